@@ -1,0 +1,64 @@
+# Needs Python 3.11 and make; everything else goes into .venv.
+#
+#   make repro [PRESET=name] [DATA=folder] [FORCE=1]   run what is not up to date, print the table
+#   make test      make check      make ui      make clean
+
+.DEFAULT_GOAL := repro
+.PHONY: repro test check ui clean
+.SUFFIXES:
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export DO_NOT_TRACK ?= true
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+export PYTHONUNBUFFERED ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export CUBLAS_WORKSPACE_CONFIG ?= :4096:8
+export PYTHONHASHSEED ?= 0
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+IS_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
+
+repro: $(INSTALLED)
+	@if [ -n "$(PRESET)" ]; then \
+		$(BIN)/python -m tasks.preset "$(PRESET)" $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FORCE)),--force); \
+	elif [ -n "$(DATA)" ]; then echo "error: DATA goes with PRESET=name" >&2; exit 1; fi
+	@# An unpacked archive has no git repository; DVC does without when it is told so.
+	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+	$(BIN)/dvc repro
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: $(INSTALLED)
+	@$(BIN)/python -m flows.ui
+
+# What the pipeline and the set-up made. Records (MLflow, Prefect) and cached results go too; params.yaml and dvc.lock stay.
+clean:
+	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations metrics plots curves reports
+	rm -rf data/checked.txt data/source.json data/raw data/prompts
+	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
+	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	-@rmdir data models 2>/dev/null || true
+
+# An install that was cut short leaves .venv/.installing behind and is begun anew.
+$(INSTALLED): constraints.txt pyproject.toml
+	@python=$$(for name in python3.11 python3; do $$name -c '$(IS_3_11)' 2>/dev/null && echo $$name && break; done); \
+	[ -n "$$python" ] || { echo "error: Python 3.11 is needed; neither python3.11 nor python3 is it" >&2; exit 1; }; \
+	if [ -e .venv/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "Setting up .venv, once: this downloads the packages named in constraints.txt and takes some minutes."; \
+		$$python -m venv --clear .venv; \
+	fi
+	@touch .venv/.installing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@rm .venv/.installing
+	@touch $@

@@ -1,0 +1,109 @@
+"""The base model: one that is given, or a GPT-2-shaped one trained on the rows from nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rarlhf.errors import UserError
+from rarlhf.loading import load_causal_lm
+from rarlhf.params import ModelParams, ScratchModelParams
+from rarlhf.progress import Recorder
+from rarlhf.runtime import Machine, seed_globals
+from rarlhf.supervised import fit, save_model, steps_in, training_options
+
+END_OF_TEXT = "<|endoftext|>"
+Curve = list[dict[str, float]]
+
+
+def make_base_model(
+    texts: Sequence[str], folder: Path, params: ModelParams, machine: Machine, recorder: Recorder
+) -> Curve:
+    """Writes the base model to `folder`; returns its training curve, empty where it was given.
+
+    Args:
+        texts: training texts, read where `model.source` is scratch.
+        folder: where the model and its tokenizer are written.
+        params: section `model`.
+        machine: device and precision.
+        recorder: takes the loss.
+    """
+    if params.source != "scratch":
+        save_model(*load_causal_lm(params.source, params.revision), folder)
+        return []
+    tokenizer = train_tokenizer(texts, params.scratch)
+    model = new_model(tokenizer, params.scratch).to(machine.device)
+    rows = PackedRows(texts, tokenizer, params.scratch.context)
+    p = params.scratch
+    steps = steps_in(len(rows), p.batch_size, p.epochs)
+    options = training_options(machine, p.epochs, p.batch_size, p.lr, "cosine", p.seed, steps)
+    recorder.say(f"{model.num_parameters():,} parameters, {len(rows):,} rows of {p.context} tokens, {steps:,} steps")
+    curve = fit("base model", model, rows, None, options, steps, recorder)
+    save_model(model, tokenizer, folder)
+    return curve
+
+
+def train_tokenizer(texts: Sequence[str], params: ScratchModelParams) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of `texts` with one special token, which begins, ends and pads."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=params.vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        model_max_length=params.context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerBase, params: ScratchModelParams) -> GPT2LMHeadModel:
+    """A GPT-2-shaped model with weights drawn from `params.seed`, without dropout."""
+    seed_globals("base", params.seed)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=params.context,
+        n_embd=params.width,
+        n_layer=params.layers,
+        n_head=params.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return GPT2LMHeadModel(config)
+
+
+class PackedRows(Dataset[dict[str, Tensor]]):
+    """Texts one after another, each ended by the end of text, cut into rows of equal length."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+        ids: list[int] = []
+        encoded: Any = tokenizer(list(texts), truncation=False, verbose=False)
+        for row in encoded["input_ids"]:
+            ids += [*row, tokenizer.eos_token_id]
+        count = len(ids) // length
+        if count == 0:
+            raise UserError(f"the training texts fill no row of {length} tokens; give more rows or lower model.scratch.context")
+        self.rows = torch.tensor(ids[: count * length]).view(count, length)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}

@@ -1,0 +1,149 @@
+"""The reward model's making: one that is given, or a DistilBERT-shaped classifier trained on the rows from nothing."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from rarlhf.data.rows import Row
+from rarlhf.loading import load_classifier
+from rarlhf.params import RewardParams
+from rarlhf.progress import Recorder
+from rarlhf.reward_model import RewardModel, output_index
+from rarlhf.runtime import Machine, seed_globals
+from rarlhf.supervised import fit, save_model, steps_in, training_options
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+Curve = list[dict[str, float]]
+
+
+def make_reward_model(
+    rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
+) -> Curve:
+    """Writes the reward model to `folder`; returns its training curve, empty where it was given.
+
+    Args:
+        rows: training rows, read where `reward.source` is scratch.
+        folder: where the classifier and its tokenizer are written.
+        params: section `reward`.
+        machine: device and precision.
+        recorder: takes the loss.
+    """
+    if params.source != "scratch":
+        model, tokenizer = load_classifier(params.source, params.revision)
+        output_index(model, params.label)
+        save_model(model, tokenizer, folder)
+        return []
+    tokenizer = train_tokenizer([row.text for row in rows], params)
+    model = new_classifier(tokenizer, params).to(machine.device)
+    p = params.scratch
+    examples = LabelledTexts(rows, tokenizer, params)
+    steps = steps_in(len(examples), p.batch_size, p.epochs)
+    options = training_options(machine, p.epochs, p.batch_size, p.lr, "linear", p.seed, steps)
+    options |= {"train_sampling_strategy": "group_by_length", "length_column_name": "length"}
+    recorder.say(f"{model.num_parameters():,} parameters, {len(examples):,} texts, {steps:,} steps")
+    curve = fit("reward model", model, examples, Padded(tokenizer), options, steps, recorder)
+    save_model(model, tokenizer, folder)
+    return curve
+
+
+def train_tokenizer(texts: Sequence[str], params: RewardParams) -> PreTrainedTokenizerBase:
+    """An uncased WordPiece tokenizer of `texts`, of BERT's form."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=params.scratch.vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=params.max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> DistilBertForSequenceClassification:
+    """A DistilBERT-shaped classifier with one sigmoid output, so that its raw logit is the log-odds of `reward.label`."""
+    seed_globals("reward", params.scratch.seed)
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=params.max_length,
+        dim=params.scratch.width,
+        n_layers=params.scratch.layers,
+        n_heads=params.scratch.heads,
+        hidden_dim=4 * params.scratch.width,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=1,
+        id2label={0: str(params.label)},
+        label2id={str(params.label): 0},
+        problem_type="multi_label_classification",
+    )
+    return DistilBertForSequenceClassification(config)
+
+
+class LabelledTexts(Dataset[dict[str, Any]]):
+    """Tokenised texts with the target of the classifier's one output: the wanted class for sign 1, else the unwanted."""
+
+    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
+        encoded = tokenizer([row.text for row in rows], truncation=True, max_length=params.max_length)
+        self.input_ids = encoded["input_ids"]
+        self.targets = [float(row.label if params.sign == 1 else 1 - row.label) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        ids = self.input_ids[index]
+        return {"input_ids": ids, "labels": [self.targets[index]], "length": len(ids)}
+
+
+class Padded:
+    """Collates examples, dropping the length that only the sampler reads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.pad = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Mapping[str, Tensor]:
+        """Pads a batch to its longest text."""
+        return self.pad([{key: x[key] for key in ("input_ids", "labels")} for x in examples])
+
+
+def classifier_quality(reward_model: RewardModel, rows: Sequence[Row]) -> dict[str, float]:
+    """Accuracy at score 0 and area under the ROC curve on `rows`, whose label 1 is the wanted class."""
+    scores = reward_model([row.text for row in rows])
+    wanted = torch.tensor([row.label == 1 for row in rows])
+    accuracy = ((scores > 0) == wanted).double().mean()
+    return {"accuracy": float(accuracy), "auc": area_under_curve(scores, wanted), "rows": len(rows)}
+
+
+def area_under_curve(scores: Tensor, wanted: Tensor) -> float:
+    """Share of (wanted, unwanted) pairs in which the wanted one scores higher; a tie counts one half.
+
+    Args:
+        scores: (N,) float.
+        wanted: (N,) bool, at least one of each.
+    """
+    ordered = torch.sort(scores[~wanted]).values
+    below = torch.searchsorted(ordered, scores[wanted], right=False)
+    upto = torch.searchsorted(ordered, scores[wanted], right=True)
+    return float((below + upto).double().mean() / (2 * len(ordered)))

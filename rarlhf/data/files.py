@@ -1,0 +1,31 @@
+"""JSON and JSON lines as this project writes them: UTF-8, keys in the order given, equal data giving equal bytes."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rarlhf.data.rows import Row
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Reads a file of `write_jsonl`: one JSON object a line."""
+    with path.open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, each as it comes."""
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for record in records:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def write_json(path: Path, data: object) -> None:
+    """Writes one JSON document, indented by two spaces."""
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file in data/raw."""
+    return [Row(**record) for record in read_jsonl(path)]

@@ -1,0 +1,294 @@
+"""The rows of a run, from the generator, from files or from the hub: the same rows whatever the source.
+
+Whatever a source calls its classes, a row's label is 1 for the wanted class. Nothing is dropped without being counted
+under its reason.
+"""
+
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from rarlhf.data.readers import READERS, Located, Record, read_records
+from rarlhf.data.rows import Row
+from rarlhf.data.world import generate_rows
+from rarlhf.errors import UserError
+from rarlhf.params import ColumnParams, DataParams
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+EMPTY = "empty text"
+EMPTY_PROMPT = "empty prompt"
+OVERLAP = "text also in test"
+NOT_CHOSEN = "beyond the number asked for"
+SECOND_SCORER = "kept back for the second scorer"
+
+
+@dataclass
+class Counts:
+    """How many rows of a split were read and used, and why the others were not."""
+
+    read: int = 0
+    used: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def record(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"read": self.read, "used": self.used, "dropped": dict(sorted(self.dropped.items()))}
+
+    def drop(self, reason: str, number: int) -> None:
+        """Moves rows from the used to the dropped ones; a reason that met no row is not listed."""
+        self.used -= number
+        if number:
+            self.dropped[reason] += number
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """What stage `download` makes. No text of `train` or `second_scorer` is in `test`."""
+
+    train: list[Row]
+    test: list[Row]
+    second_scorer: list[Row]  # kept back from `train`
+    counts: dict[Split, Counts]
+
+
+def load_raw_rows(data: DataParams) -> RawRows:
+    """Loads both splits, keeps them apart, and chooses the number of rows asked for.
+
+    The choice is drawn with `data.seed` and keeps the source's order.
+
+    Raises: UserError if the source cannot be read, or what is left lacks a class.
+    """
+    train, train_counts = load_rows(data, "train")
+    test, test_counts = load_rows(data, "test")
+    test_texts = {row.text for row in test}
+    apart = [row for row in train if row.text not in test_texts]
+    train_counts.drop(OVERLAP, len(train) - len(apart))
+    test, _ = _choose(test, data.test_rows, data, "test", test_counts, NOT_CHOSEN)
+    train, _ = _choose(apart, data.train_rows, data, "train", train_counts, NOT_CHOSEN)
+    keep = max(len(train) - data.second_scorer_rows, 0)
+    train, second_scorer = _choose(train, keep, data, "second_scorer", train_counts, SECOND_SCORER)
+    for rows, name in ((train, "train"), (test, "test")):
+        _require_both_classes(rows, f"what is left of the {name} rows")
+    return RawRows(train, test, second_scorer, {"train": train_counts, "test": test_counts})
+
+
+def load_rows(data: DataParams, split: Split) -> tuple[list[Row], Counts]:
+    """Loads the rows of one split that can be used, in the source's order.
+
+    Raises: UserError if the source cannot be read, has no rows, a bad row, or not exactly two labels.
+    """
+    if data.source == "generator":
+        count = data.train_rows if split == "train" else data.test_rows
+        if count is None:
+            raise UserError(f"data.{split}_rows is null: source generator needs a number")
+        rows = generate_rows(count, f"generator/{split}/{data.seed}")
+        return rows, Counts(count, count)
+    if data.source == "file":
+        path = data_file(data, split)
+        return _rows_of(read_records(path, _columns(data.columns)), data, str(path))
+    return _rows_of(_hub_records(data, split), data, f"{data.name} split {getattr(data.splits, split)}")
+
+
+def fingerprint(data: DataParams) -> dict[str, Any]:
+    """What the rows come from, so that other content gives another fingerprint.
+
+    Returns: a JSON object without machine paths; for source `file` the SHA-256 of each file, in hexadecimal.
+    Raises: UserError if a data file is missing or cannot be read.
+    """
+    if data.source == "generator":
+        return {"source": "generator"}
+    if data.source == "hub":
+        return {"source": "hub", "name": data.name, "config": data.config, "revision": data.revision}
+    paths = [data_file(data, split) for split in SPLITS]
+    return {"source": "file", "files": {path.name: _sha256(path) for path in paths}}
+
+
+def data_file(data: DataParams, split: Split) -> Path:
+    """The one data file of a split in the folder `data.path`.
+
+    A relative folder stands in the repository's root: the main one too where DVC runs an experiment elsewhere.
+
+    Raises: UserError if the folder, or a file for the split, is missing, or there are several.
+    """
+    if data.path is None:
+        raise UserError("data.path is null: source file needs the folder that holds train.jsonl and test.jsonl")
+    folder = Path(os.environ.get("DVC_ROOT", "."), data.path)
+    if not folder.is_dir():
+        raise UserError(f"data.path: there is no folder {folder}; a relative path starts at the repository's root")
+    found = [folder / f"{split}{ending}" for ending in READERS if (folder / f"{split}{ending}").exists()]
+    if not found:
+        forms = ", ".join(f"{split}{ending}" for ending in READERS)
+        raise UserError(f"data.path: {folder} has no {split} file; put one of {forms} there")
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise UserError(f"data.path: {folder} has {names}; keep one, it is not clear which is meant")
+    return found[0]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from error
+
+
+def _hub_records(data: DataParams, split: Split) -> Iterator[Located]:
+    import datasets
+
+    name, part = data.name, getattr(data.splits, split)
+    try:
+        rows = datasets.load_dataset(name, data.config, split=part, revision=data.revision)
+    except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub client raise, offline too
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"data set {name} (config {data.config}, split {part}, revision {data.revision}) could not be loaded from the "
+            f"hub ({reason}). Without network: put train.jsonl and test.jsonl into a folder and set data.source: file "
+            "and data.path to it"
+        ) from error
+    lacking = [column for column in _columns(data.columns) if column not in rows.column_names]
+    if lacking:
+        have = ", ".join(rows.column_names)
+        raise UserError(
+            f"data set {name} lacks the column {', '.join(lacking)}; it has {have}: set data.columns to its names"
+        )
+    for number, record in enumerate(rows, start=1):
+        yield f"{name} split {part} row {number}", record
+
+
+def _columns(columns: ColumnParams) -> list[str]:
+    named = (columns.text, columns.label, columns.prompt, columns.toxicity)
+    return [column for column in named if column is not None]
+
+
+def _rows_of(records: Iterable[Located], data: DataParams, source: str) -> tuple[list[Row], Counts]:
+    counts, rows = Counts(), []
+    labels = _Labels(data, source)
+    for where, record in records:
+        row = _row_of(where, record, data.columns, labels)
+        counts.read += 1
+        counts.used += 1
+        if not row.text.strip():
+            counts.drop(EMPTY, 1)
+        elif row.prompt is not None and not row.prompt.strip():
+            counts.drop(EMPTY_PROMPT, 1)
+        else:
+            rows.append(row)
+    if not counts.read:
+        raise UserError(f"{source} holds no rows: give a file with texts and labels")
+    labels.require_both()
+    _require_both_classes(rows, f"{source}, without its empty rows,")
+    return rows, counts
+
+
+def _row_of(where: str, record: Record, columns: ColumnParams, labels: "_Labels") -> Row:
+    prompt = None if columns.prompt is None else _text(where, record, columns.prompt)
+    toxicity = None if columns.toxicity is None else _number(where, record, columns.toxicity)
+    text, label = _text(where, record, columns.text), labels.read(where, record[columns.label])
+    return Row(text, label, prompt, toxicity)
+
+
+def _text(where: str, record: Record, column: str) -> str:
+    text = record[column]
+    if not isinstance(text, str):
+        raise UserError(f"{where}: column {column} holds {text!r}, which is no text; mend or remove the row")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: column {column} holds half a character ({error.reason}); mend the text") from error
+    return text
+
+
+def _number(where: str, record: Record, column: str) -> float | None:
+    """The number in a column, None where it holds nothing."""
+    value = record[column]
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{where}: column {column} holds {value!r}, which is no number; mend it or leave it empty"
+        ) from None
+    return None if math.isnan(number) else number
+
+
+class _Labels:
+    """Reads the label column of one split: exactly two classes, one of which is `data.positive_label`."""
+
+    def __init__(self, data: DataParams, source: str) -> None:
+        self._column, self._source = data.columns.label, source
+        self._positive = _label_key(data.positive_label)
+        self._positive_as_given = data.positive_label
+        self._seen: list[str] = []
+
+    def read(self, where: str, value: object) -> int:
+        key = _label_key(value)
+        if key is None:
+            raise UserError(
+                f"{where}: column {self._column} holds {value!r}, which names no class; mend or remove the row"
+            )
+        if key not in self._seen:
+            self._seen.append(key)
+        if len(set(self._seen) - {self._positive}) > 1:
+            known = ", ".join(self._seen[:-1])
+            raise UserError(
+                f"{where}: column {self._column} holds {value!r} besides {known} and data.positive_label "
+                f"{self._positive_as_given!r}; there must be two classes"
+            )
+        return int(key == self._positive)
+
+    def require_both(self) -> None:
+        if self._positive not in self._seen:
+            raise UserError(
+                f"{self._source}: no row has the label {self._positive_as_given!r} (data.positive_label), all have "
+                f"{self._seen[0]}; set data.positive_label, or add rows of the wanted class"
+            )
+        if len(self._seen) == 1:
+            raise UserError(f"{self._source}: all rows have the label {self._seen[0]}; add rows of the other class")
+
+
+def _label_key(value: object) -> str | None:
+    """One spelling for each class: 1, 1.0, True, "1" and "true" are the same; None where it names no class."""
+    if isinstance(value, str):
+        text = value.strip()
+        named = {"true": "1", "false": "0"}.get(text.lower(), text)
+        return (_whole_number(named) or named) if named else None
+    return _whole_number(value) if isinstance(value, int | float) else None
+
+
+def _whole_number(value: str | float) -> str | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return str(int(number)) if number.is_integer() else None
+
+
+def _require_both_classes(rows: list[Row], name: str) -> None:
+    if len({row.label for row in rows}) < 2:
+        raise UserError(f"{name} has {len(rows)} rows and not both classes; give more rows or raise the number of rows")
+
+
+def _choose(  # noqa: PLR0913, each is a different thing
+    rows: list[Row], number: int | None, data: DataParams, name: str, counts: Counts, reason: str
+) -> tuple[list[Row], list[Row]]:
+    """Splits the rows into a seeded choice of `number` (None: all) and the others, both in their old order."""
+    chosen = set(_shuffled(len(rows), f"{name}/{data.seed}")[:number])
+    counts.drop(reason, len(rows) - len(chosen))
+    kept = [row for index, row in enumerate(rows) if index in chosen]
+    return kept, [row for index, row in enumerate(rows) if index not in chosen]
+
+
+def _shuffled(count: int, seed: str) -> list[int]:
+    order = list(range(count))
+    Random(f"data/{seed}").shuffle(order)
+    return order

@@ -1,0 +1,167 @@
+"""From generations and perplexities to metrics/evaluate.json: every metric over seeds, and methods against each other.
+
+Letters for shapes: S seeds, P test prompts, k samples per prompt.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import TypedDict
+
+import numpy as np
+
+from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
+from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
+from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, over_seeds, paired_difference
+from rarlhf.params import Params
+
+DEFINITIONS = 1  # version of the metrics' definitions in docs/evaluation.md; raised when one changes
+LIKE_KL = 0.10  # two methods are at like KL if theirs differ by at most this share of kl.target
+COMPARED = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
+SUMMARY = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
+
+
+class TestSet(TypedDict):
+    """What was tested on."""
+
+    prompts: int
+    samples: int  # per prompt
+    tail_prompts: int
+    tail_rule: str
+
+
+class Comparison(TypedDict):
+    """One method less another."""
+
+    first: str
+    second: str
+    like_kl: bool
+    metrics: dict[str, Difference]
+
+
+class Evaluation(TypedDict):
+    """The content of metrics/evaluate.json."""
+
+    preset: str
+    seeds: list[int]
+    methods: dict[str, dict[str, Spread]]
+    comparisons: dict[str, Comparison]  # key "FIRST_minus_SECOND"
+    test: TestSet
+    confidence: float  # of the comparisons' intervals; `ci95` is always 95 %
+    kl_target: float  # nats
+    definitions: int
+
+
+def evaluate(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
+    """Compute the content of metrics/evaluate.json.
+
+    Args:
+        tables: generations of every method and seed on the same prompts; `base` and `sft` are one model each with a set
+            of generations per seed, so their spread is that of sampling alone.
+        perplexities: perplexity of the reference texts of every method and seed.
+        params: `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read.
+
+    Returns: a JSON-ready dictionary.
+
+    Raises: UserError if the tables differ in their prompts or samples, or the prompt tail is empty.
+    """
+    check_comparable(tables)
+    tail = tail_of(tables, params)
+    methods = {
+        method: _spreads(by_seed, perplexities[method], tail, params.ppo.max_new_tokens)
+        for method, by_seed in tables.items()
+    }
+    return Evaluation(
+        preset=params.preset,
+        seeds=list(params.seeds),
+        methods=methods,
+        comparisons=_compare(methods, _prompt_draws(tables, tail, params.evaluate.seed), params),
+        test=_test_set(tables, tail, params),
+        confidence=params.evaluate.confidence,
+        kl_target=params.kl.target,
+        definitions=DEFINITIONS,
+    )
+
+
+def tail_of(tables: Tables, params: Params) -> BoolArray:
+    """The prompt tail of these tables' test prompts: (P,) bool."""
+    return prompt_tail(any_table(tables).prompt_scores, params.evaluate.tail_quantile, params.evaluate.tail_threshold)
+
+
+def any_table(tables: Tables) -> Generations:
+    """The first table: its prompts are everybody's."""
+    return next(iter(next(iter(tables.values())).values()))
+
+
+def _spreads(
+    by_seed: Mapping[int, Generations], perplexities: Mapping[int, float], tail: BoolArray, max_new_tokens: int
+) -> dict[str, Spread]:
+    measured = [measure(table, tail, max_new_tokens) for table in by_seed.values()]
+    for values, seed in zip(measured, by_seed, strict=True):
+        values["perplexity_reference"] = perplexities[seed]
+    return {name: over_seeds([values[name] for values in measured]) for name in measured[0]}
+
+
+def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:
+    prompts, samples = any_table(tables).scores.shape
+    if params.evaluate.tail_threshold is not None:
+        rule = f"prompt score at or below {params.evaluate.tail_threshold:g}"
+    else:
+        rule = f"lowest {params.evaluate.tail_quantile:.0%} by prompt score"
+    return TestSet(prompts=prompts, samples=samples, tail_prompts=int(tail.sum()), tail_rule=rule)
+
+
+def _prompt_draws(tables: Tables, tail: BoolArray, seed: int) -> dict[str, dict[str, FloatArray]]:
+    """Metric -> method -> the metric on resampled prompts; tail prompts among themselves, as the tail is fixed."""
+    scores = {method: stacked(by_seed, "scores") for method, by_seed in tables.items()}
+    kl = {method: stacked(by_seed, "kl") for method, by_seed in tables.items()}
+    jobs: dict[str, tuple[Mapping[str, FloatArray], Callable[[FloatArray], float]]] = {
+        "reward_mean": (scores, _mean),
+        "reward_prompt_tail": ({method: values[:, tail] for method, values in scores.items()}, _mean),
+        "reward_cvar_10": (scores, _cvar_10),
+        "kl_sft": (kl, _mean),
+    }
+    return {metric: bootstrap(values, statistic, seed) for metric, (values, statistic) in jobs.items()}
+
+
+def _mean(values: FloatArray) -> float:
+    return float(values.mean())
+
+
+def _cvar_10(values: FloatArray) -> float:
+    return float(cvar(values.reshape(-1), 0.10))
+
+
+def _compare(
+    methods: Mapping[str, Mapping[str, Spread]], draws: Mapping[str, Mapping[str, FloatArray]], params: Params
+) -> dict[str, Comparison]:
+    """Every later method less every earlier one, in the order of `methods`."""
+    comparisons = {}
+    for second, first in combinations(methods, 2):
+        metrics = {
+            metric: paired_difference(
+                methods[first][metric]["per_seed"],
+                methods[second][metric]["per_seed"],
+                _prompt_error(draws.get(metric), first, second),
+                params.evaluate.confidence,
+            )
+            for metric in COMPARED
+        }
+        like_kl = abs(metrics["kl_sft"]["mean"]) <= LIKE_KL * params.kl.target
+        comparisons[f"{first}_minus_{second}"] = Comparison(
+            first=first, second=second, like_kl=like_kl, metrics=metrics
+        )
+    return comparisons
+
+
+def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float:
+    """0 for the perplexity: its reference texts are the same for all and count as fixed."""
+    return 0.0 if draws is None else float(np.std(draws[first] - draws[second], ddof=1))
+
+
+def summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """At most 12 numbers for `dvc exp show`: the last two methods' means of five metrics.
+
+    Returns: method -> metric -> mean over seeds.
+    """
+    last: Sequence[str] = list(evaluation["methods"])[-2:]
+    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in SUMMARY} for m in last}

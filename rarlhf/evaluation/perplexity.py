@@ -1,0 +1,64 @@
+"""Perplexity of reference text under a model: the paper's perplexity, not that of the model's own generations."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rarlhf.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def reference_perplexity(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], batch_size: int
+) -> float:
+    """Mean over the texts of exp(mean negative log-likelihood of the text's tokens), natural logarithm.
+
+    The tokenizer's BOS token (or its EOS token, if it has none) stands before every text, so that the first token is
+    predicted too. A text is cut to the model's context less that one token.
+
+    Args:
+        model: causal language model, on any device; left in eval mode.
+        tokenizer: of the same vocabulary.
+        texts: at least one, none empty.
+        batch_size: texts per forward pass, >= 1; texts of like length are put together, order has no influence.
+
+    Returns: number >= 1, lower is better; a mean of per-text perplexities, not exp of the corpus mean.
+
+    Raises: UserError if there is no text, a text has no token, or the tokenizer has neither BOS nor EOS.
+
+    Source: `perplexity` of huggingface/evaluate with its defaults, as the authors' evaluation uses it.
+    """
+    if not texts:
+        raise UserError("no reference texts for the perplexity: raise prompts.perplexity")
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise UserError("the tokenizer has neither a BOS nor an EOS token: perplexity needs one before each text")
+    context = int(model.config.max_position_embeddings)
+    rows = [[start, *tokenizer.encode(text, add_special_tokens=False)][:context] for text in texts]
+    if min(map(len, rows)) < 2:
+        raise UserError("a reference text for the perplexity has no token: drop empty texts")
+    model.eval()
+    losses = torch.cat([_mean_losses(model, batch) for batch in _batches(rows, batch_size)])
+    return float(losses.exp().mean())
+
+
+def _batches(rows: list[list[int]], batch_size: int) -> Iterator[list[list[int]]]:
+    by_length = sorted(rows, key=lambda row: (len(row), row))
+    for first in range(0, len(by_length), batch_size):
+        yield by_length[first : first + batch_size]
+
+
+@torch.no_grad()
+def _mean_losses(model: "PreTrainedModel", rows: list[list[int]]) -> Tensor:
+    """Mean negative log-likelihood of each row's tokens after the first: (len(rows),) float64 on the CPU."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    mask = torch.arange(width, device=model.device) < lengths[:, None]
+    logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").double()
+    return ((losses * mask[:, 1:]).sum(dim=1) / (lengths - 1)).cpu()

@@ -1,0 +1,192 @@
+"""reports/report.html: one file with its style and pictures inside, which opens anywhere without a network."""
+
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from rarlhf.evaluation import figures
+from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
+from rarlhf.evaluation.evaluate import COMPARED, Evaluation, any_table
+from rarlhf.evaluation.findings import LABELS, SIGN, best_methods, findings, headline
+from rarlhf.evaluation.rows import BoolArray, Tables, stacked
+from rarlhf.evaluation.statistics import distinguishable
+from rarlhf.evaluation.tables import COLUMNS, difference_text, number, result_rows, with_half_width
+from rarlhf.params import Params
+
+CAPTIONS: Mapping[str, tuple[str, str]] = {
+    "reward_quantile": (
+        "Reward by prompt difficulty",
+        "Mean reward over the first x % of the test prompts, those with the lowest score of their own first (the "
+        "paper's curve). The left end is the prompt tail, the right end the mean. Bands: lowest and highest seed.",
+    ),
+    "cvar_curve": (
+        "Outcome CVaR",
+        "Mean of the worst alpha % of all continuations, whatever their prompt. It rises to the mean reward at 100 %; "
+        "the further left a line is ahead, the rarer the failures it prevents. Bands: lowest and highest seed.",
+    ),
+    "reward_distribution": (
+        "Shift of the reward distribution",
+        "Rewards of all continuations of all seeds, the base model in grey. Shaded: below the 10 % quantile (VaR); "
+        "dashed: the mean of that tail (CVaR).",
+    ),
+    "trade_off": (
+        "Reward against KL",
+        "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right has "
+        "moved further from the SFT model. Methods compare fairly where they stand above each other.",
+    ),
+    "training": (
+        "Training",
+        "Per iteration, over the training prompts of that batch. KL should hold its target; the episodes kept follow "
+        "the risk schedule; the CVaR is of the whole batch at the schedule's final level. Bands: lowest, highest seed.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report."""
+
+    name: str  # file name in plots/ without suffix
+    title: str
+    caption: str  # how to read it
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one method wrote to a prompt."""
+
+    method: str
+    text: str
+    score: str
+
+
+@dataclass(frozen=True)
+class TailSample:
+    """One tail prompt with every method's answer beside each other."""
+
+    prompt: str
+    prompt_score: str
+    answers: tuple[Answer, ...]
+
+
+def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluation, params: Params) -> list[Picture]:
+    """Every figure of the report, in reading order; the training curves only where a method was trained by PPO."""
+    rewards = {method: stacked(by_seed, "scores").reshape(-1) for method, by_seed in tables.items()}
+    drawn = {
+        "reward_quantile": figures.reward_quantiles(quantile_curves(tables)),
+        "cvar_curve": figures.outcome_cvar(cvar_curves(tables)),
+        "reward_distribution": figures.reward_distribution(rewards),
+        "trade_off": figures.trade_off(evaluation),
+        "training": figures.training_curves(training, params.kl.target, params.risk.alpha),
+    }
+    return [Picture(name, *CAPTIONS[name], figures.png(figure)) for name, figure in drawn.items() if figure is not None]
+
+
+def tail_samples(tables: Tables, tail: BoolArray, count: int, seed: int) -> list[TailSample]:
+    """Prompts of the tail drawn at random, with the first seed's first continuation of every method.
+
+    Args:
+        tables: generations of every method and seed.
+        tail: (P,) bool, the prompt tail.
+        count: prompts to draw, fewer where the tail is smaller.
+        seed: of the draw, so that no one picks.
+
+    Returns: prompts by ascending id, methods in the order of `tables`.
+    """
+    candidates = np.flatnonzero(tail)
+    drawn = np.random.default_rng(seed).choice(candidates, size=min(count, len(candidates)), replace=False)
+    return [_tail_sample(tables, int(index)) for index in np.sort(drawn)]
+
+
+def _tail_sample(tables: Tables, index: int) -> TailSample:
+    first = {method: next(iter(by_seed.values())) for method, by_seed in tables.items()}
+    answers = tuple(
+        Answer(method, table.continuations[index][0], number(float(table.scores[index, 0])))
+        for method, table in first.items()
+    )
+    table = any_table(tables)
+    return TailSample(table.prompts[index], number(float(table.prompt_scores[index])), answers)
+
+
+def render_report(
+    evaluation: Evaluation,
+    pictures: Sequence[Picture],
+    samples: Sequence[TailSample],
+    counts: Mapping[str, object],
+    params: Params,
+    provenance: Mapping[str, str],
+    offensive: bool,
+) -> str:
+    """The report as one HTML page without scripts, outside addresses or times.
+
+    Args:
+        evaluation: content of metrics/evaluate.json.
+        pictures: figures in reading order.
+        samples: tail samples; their texts are escaped.
+        counts: rows read, used and dropped, nested by name.
+        params: all params, shown in full.
+        provenance: name -> hash or version, for the foot.
+        offensive: whether samples quote text that may offend; puts a notice before them and folds them away.
+
+    Returns: HTML, equal for equal arguments.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = resources.files("rarlhf.evaluation").joinpath("report.html.j2").read_text("utf-8")
+    return environment.from_string(source).render(
+        evaluation=evaluation,
+        labels=LABELS,
+        headline=headline(evaluation),
+        findings=findings(evaluation),
+        confidence=f"{evaluation['confidence']:.0%}",
+        results=_results(evaluation),
+        result_headings=list(COLUMNS.values()),
+        differences=_differences(evaluation),
+        difference_headings=[COLUMNS[metric] for metric in COMPARED],
+        all_metrics=_all_metrics(evaluation),
+        pictures=[(p, b64encode(p.png).decode("ascii")) for p in pictures],
+        samples=samples,
+        counts=list(_flat(counts)),
+        params=list(_flat(params.model_dump(mode="json"))),
+        provenance=provenance,
+        offensive=offensive,
+    )
+
+
+def _results(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
+    """Rows of (text, is best) cells."""
+    best = {metric: best_methods(evaluation, metric) if metric in SIGN else [] for metric in COLUMNS}
+    return [
+        [(row[0], False), *((cell, method in best[metric]) for cell, metric in zip(row[1:], COLUMNS, strict=True))]
+        for method, row in zip(evaluation["methods"], result_rows(evaluation, list(COLUMNS)), strict=True)
+    ]
+
+
+def _differences(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
+    """Rows of (text, leaves out zero) cells: `RA-RLHF - RLHF`, then the difference of each compared metric."""
+    return [
+        [
+            (f"{LABELS[c['first']]} - {LABELS[c['second']]}{'' if c['like_kl'] else ' †'}", False),
+            *((difference_text(d), distinguishable(d["interval"])) for d in (c["metrics"][m] for m in COMPARED)),
+        ]
+        for c in evaluation["comparisons"].values()
+    ]
+
+
+def _all_metrics(evaluation: Evaluation) -> list[list[str]]:
+    """One row per metric: its name, then each method's `mean ±half-width`."""
+    methods, confidence = list(evaluation["methods"].values()), evaluation["confidence"]
+    return [[metric, *(with_half_width(spreads[metric], confidence) for spreads in methods)] for metric in methods[0]]
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested keys joined by dots with their values as text."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "null" if value is None else str(value)

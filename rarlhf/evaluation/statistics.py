@@ -1,0 +1,132 @@
+"""Spread over seeds, and paired differences between methods with the error of seeds and of prompts.
+
+Letters for shapes: S seeds, P test prompts, k samples per prompt. How intervals are to be read: docs/evaluation.md.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
+from statistics import mean as exact_mean
+from statistics import stdev
+from typing import TypedDict
+
+import numpy as np
+from scipy import stats
+
+from rarlhf.evaluation.rows import FloatArray
+
+BOOTSTRAP_REPLICATES = 500  # relative error of a bootstrap standard error: 1 / sqrt(2 x 500) = 3 %
+
+
+class Spread(TypedDict):
+    """One metric of one method over seeds."""
+
+    mean: float
+    std: float | None  # sample standard deviation (ddof 1), None for one seed
+    n: int  # seeds
+    ci95: list[float] | None  # Student t interval of the mean at 95 %, None for one seed
+    per_seed: list[float]
+
+
+class Difference(TypedDict):
+    """One metric of one method less another's."""
+
+    mean: float
+    n: int  # seeds
+    seed_error: float | None  # standard error of the mean over seeds
+    prompt_error: float  # bootstrap standard error of the choice of test prompts
+    interval: list[float] | None  # at evaluate.confidence, both errors in it; None where no error is known
+    per_seed: list[float]
+
+
+def over_seeds(values: Sequence[float]) -> Spread:
+    """Mean, sample standard deviation and 95 % t interval (S - 1 degrees of freedom) over seeds.
+
+    Args:
+        values: one number per seed, at least one.
+
+    Returns: `std` and `ci95` are None for one seed: one run says nothing about the spread.
+    """
+    half = t_half_width(values, 0.95)
+    mean = exact_mean(values)  # of equal numbers exactly that number
+    return Spread(
+        mean=mean,
+        std=None if half is None else stdev(values),
+        n=len(values),
+        ci95=None if half is None else [mean - half, mean + half],
+        per_seed=[float(value) for value in values],
+    )
+
+
+def t_half_width(values: Sequence[float], confidence: float) -> float | None:
+    """Half the width of the Student t interval of the mean, confidence in (0, 1); None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    return _standard_error(values) * float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], prompt_error: float, confidence: float
+) -> Difference:
+    """`first` less `second`, paired by seed, with an interval that holds both sources of error.
+
+    Half width = sqrt((t x seed error)^2 + (z x prompt error)^2): t with S - 1 degrees for the few seeds, the normal
+    quantile for the many prompts (Zou and Donner 2008, intervals of a sum). The noise of sampling continuations is in
+    both parts, so the interval is rather too wide than too narrow.
+
+    Args:
+        first: S numbers, one per seed.
+        second: S numbers of the same seeds.
+        prompt_error: standard error of the difference from the choice of prompts (see `bootstrap`), >= 0.
+        confidence: in (0, 1).
+
+    Returns: the difference; its interval is None for one seed, and where nothing varies (the perplexity of two methods
+        with one model each): no error is known then, which is not the same as none.
+
+    Raises: ValueError if the numbers of seeds differ.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"paired values need the same seeds, got {len(first)} and {len(second)}")
+    per_seed = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    mean, interval = exact_mean(per_seed), None
+    seed_half = t_half_width(per_seed, confidence)
+    if seed_half is not None and seed_half + prompt_error > 0:
+        half = float(np.hypot(seed_half, prompt_error * stats.norm.ppf((1 + confidence) / 2)))
+        interval = [mean - half, mean + half]
+    return Difference(
+        mean=mean,
+        n=len(per_seed),
+        seed_error=None if seed_half is None else _standard_error(per_seed),
+        prompt_error=prompt_error,
+        interval=interval,
+        per_seed=per_seed,
+    )
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return stdev(values) / sqrt(len(values))
+
+
+def bootstrap(
+    values: Mapping[str, FloatArray], statistic: Callable[[FloatArray], float], seed: int
+) -> dict[str, FloatArray]:
+    """A statistic's mean over seeds on resampled prompts, the same draw of prompts for every method and seed.
+
+    Args:
+        values: method -> (S, P, k) float, the same prompts in the same order for all.
+        statistic: of one seed's (P, k) values.
+        seed: of the draws, >= 0.
+
+    Returns: method -> (BOOTSTRAP_REPLICATES,) float; the standard deviation of two methods' difference is the prompts'
+        own error of that difference (what both share cancels, because the prompts are drawn together).
+    """
+    prompts = next(iter(values.values())).shape[1]
+    draws = np.random.default_rng(seed).integers(prompts, size=(BOOTSTRAP_REPLICATES, prompts))
+    return {
+        method: np.array([np.mean([statistic(of_seed[draw]) for of_seed in array]) for draw in draws])
+        for method, array in values.items()
+    }
+
+
+def distinguishable(interval: Sequence[float] | None) -> bool:
+    """Whether an interval of a difference lies wholly on one side of zero; False where there is no interval."""
+    return interval is not None and not interval[0] <= 0 <= interval[1]

@@ -1,0 +1,101 @@
+"""Continuations of the test prompts by one model, scored, with their KL to the SFT model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rarlhf.policy import Episodes, Sampling, response_logprobs
+from rarlhf.loading import load_causal_lm
+from rarlhf.params import Params
+from rarlhf.ppo import Score
+from rarlhf.progress import progress
+from rarlhf.prompts import Query
+from rarlhf.rlhf import sampling_of
+from rarlhf.rollout import chunks, real_tokens
+from rarlhf.runtime import Machine, generator
+from rarlhf.sampling import left_pad, sample_responses
+
+Job = tuple[Query, int]  # a query and the index of its sample
+
+
+class Generator:
+    """Samples, scores and measures continuations; made once for all seeds of a method."""
+
+    def __init__(self, sft: Path, score: Score, params: Params, machine: Machine) -> None:
+        lm, self.tokenizer = load_causal_lm(str(sft))
+        self.sft = lm.to(machine.device)
+        self.score = score
+        self.params = params
+        self.machine = machine
+        self.sampling = sampling_of(params, self.tokenizer.eos_token_id)
+
+    def __call__(self, name: str, model: Path, queries: Sequence[Query], seed: int) -> list[dict[str, Any]]:
+        """Samples `generate.samples` continuations of each query.
+
+        Args:
+            name: what the progress bar calls it.
+            model: folder of the model that is evaluated; it shares the SFT model's tokenizer.
+            queries: test queries.
+            seed: the run's seed; every method draws the same uniform numbers for it.
+        Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum over
+            the response of log pi - log pi_sft in nats.
+        """
+        lm = load_causal_lm(str(model))[0].to(self.machine.device)
+        jobs = [(query, sample) for query in queries for sample in range(self.params.generate.samples)]
+        draws = generator("generate", self.params.generate.seed, seed)
+        uniforms = torch.rand(len(jobs), self.sampling.max_new_tokens, generator=draws)
+        rows: list[dict[str, Any]] = []
+        with progress(name, len(jobs)) as show:
+            for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
+                rows += self._batch(lm, [jobs[i] for i in index], uniforms[index])
+                show(len(rows), "")
+        scores = self.score([row["prompt"] + row["continuation"] for row in rows]).tolist()
+        return [row | {"score": value} for row, value in zip(rows, scores, strict=True)]
+
+    @torch.no_grad()
+    def _batch(self, lm: PreTrainedModel, jobs: Sequence[Job], uniforms: Tensor) -> list[dict[str, Any]]:
+        tokens, mask = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
+        with self.machine.autocast():
+            episodes = sample_responses(lm, tokens, mask, self.sampling, uniforms.to(self.machine.device))
+            kl = _kl(lm, self.sft, episodes, self.sampling)
+        return _rows(jobs, episodes, kl, self.tokenizer)
+
+
+def _kl(lm: PreTrainedModel, sft: PreTrainedModel, episodes: Episodes, sampling: Sampling) -> Tensor:
+    """(B,) summed log-ratio to the SFT model, both from full forward passes."""
+    difference = response_logprobs(lm, episodes, sampling) - response_logprobs(sft, episodes, sampling)
+    return torch.where(episodes.response_mask, difference, 0.0).sum(dim=1)
+
+
+def _rows(
+    jobs: Sequence[Job], episodes: Episodes, kl: Tensor, tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    responses, masks = episodes.responses.tolist(), episodes.response_mask.tolist()
+    rows = []
+    for (query, sample), response, mask, nats in zip(jobs, responses, masks, kl.tolist(), strict=True):
+        ids = real_tokens(response, mask)
+        rows.append(
+            {
+                "prompt_id": query["prompt_id"],
+                "prompt": query["prompt"],
+                "prompt_score": query["prompt_score"],
+                "label": query["label"],
+                "sample": sample,
+                "continuation": continuation(query, ids, tokenizer),
+                "tokens": len(ids),
+                "kl_sft": nats,
+            }
+        )
+    return rows
+
+
+def continuation(query: Query, response: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text that the response adds to the prompt; decoded together, so that a character split between them comes out whole."""
+    text = tokenizer.decode(query["input_ids"] + response, skip_special_tokens=True)
+    if text.startswith(query["prompt"]):
+        return text[len(query["prompt"]) :]
+    return tokenizer.decode(response, skip_special_tokens=True)

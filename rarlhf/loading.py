@@ -1,0 +1,71 @@
+"""Loading models and tokenizers from local folders or the hub: safetensors only, no remote code, one clear line on failure."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rarlhf.errors import UserError
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A causal language model's tokenizer, the end of text serving as padding where there is none.
+
+    Raises: UserError if it is not there, cannot be fetched, or has no end of text.
+    """
+    return _with_padding(_pretrained(AutoTokenizer, source, revision, "model.source"), source)
+
+
+def load_causal_lm(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in eval mode with its tokenizer, the end of text serving as padding where there is none.
+
+    Raises: UserError if it is not there, cannot be fetched, or its tokenizer has no end of text.
+    """
+    model = _pretrained(AutoModelForCausalLM, source, revision, "model.source", use_safetensors=True)
+    return model.eval(), load_tokenizer(source, revision)
+
+
+def load_classifier(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence classifier in eval mode with its tokenizer.
+
+    Raises: UserError if it is not there, cannot be fetched, or its tokenizer cannot pad.
+    """
+    key = "reward.source"
+    model = _pretrained(AutoModelForSequenceClassification, source, revision, key, use_safetensors=True)
+    tokenizer = _pretrained(AutoTokenizer, source, revision, key)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer of {source} has no padding token; set pad_token in its tokenizer_config.json")
+    return model.eval(), tokenizer
+
+
+def _with_padding(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrainedTokenizerBase:
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {source} has no end-of-text token; set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _pretrained(auto_class: Any, source: str, revision: str | None, key: str, **options: object) -> Any:
+    local = Path(source).is_dir()
+    pinned = options if local else options | {"revision": revision}
+    try:
+        return auto_class.from_pretrained(source, trust_remote_code=False, **pinned)
+    except (OSError, ValueError) as error:
+        raise UserError(_reason(source, key, local, error)) from error
+
+
+def _reason(source: str, key: str, local: bool, error: Exception) -> str:
+    detail = " ".join(str(error).split())[:200]
+    if local:
+        return f"{key} = {source!r}: this folder cannot be loaded as such a model ({detail})"
+    return (
+        f"{key} = {source!r}: neither a local folder nor to be had from the hub; without network download it elsewhere "
+        f"and give its folder as {key} ({detail})"
+    )

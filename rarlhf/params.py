@@ -1,0 +1,368 @@
+"""params.yaml as one typed, frozen, validated model.
+
+`load_params` is the only way in. It refuses a file with unknown, missing, ill-typed, out-of-range or clashing keys and
+names all of them at once, each with its key, its value and the rule. Units, ranges and sources stand as comments beside
+the keys in presets/*.yaml; there are no defaults here, so that params.yaml stays the one home of every value.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from rarlhf.errors import UserError
+from rarlhf.schedule import schedule_end
+
+METHODS = ("base", "sft", "rlhf", "ra_rlhf")
+
+
+def _number_from_text(value: object) -> object:
+    """Reads `1e-05`, which YAML 1.1 writers leave as text, as the number it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number_from_text)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+Open01 = Annotated[Number, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class RuntimeParams(Section):
+    """Machine settings that the bytes of the results depend on."""
+
+    device: Literal["cpu", "cuda", "auto"]
+    threads: Annotated[int, Field(ge=1, le=256)]
+    precision: Literal["float32", "bfloat16", "auto"]
+
+
+class ColumnParams(Section):
+    """Column of each field in a file or hub data set; None where there is none."""
+
+    text: Annotated[str, Field(min_length=1)]
+    label: Annotated[str, Field(min_length=1)]
+    prompt: str | None
+    toxicity: str | None
+
+
+class SplitParams(Section):
+    """Names of a hub data set's splits."""
+
+    train: str
+    test: str
+
+
+class DataParams(Section):
+    """Where the rows come from."""
+
+    source: Literal["generator", "file", "hub"]
+    path: str | None
+    watch: list[Literal["path"]]
+    name: str | None
+    config: str | None
+    revision: str | None
+    splits: SplitParams
+    columns: ColumnParams
+    positive_label: int | str | bool
+    train_rows: Count | None
+    test_rows: Count | None
+    second_scorer_rows: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class ScratchModelParams(Section):
+    """Shape and training of a GPT-2-shaped model made from nothing."""
+
+    vocab_size: Annotated[int, Field(ge=258, le=65536)]
+    context: Annotated[int, Field(ge=16, le=4096)]
+    layers: Annotated[int, Field(ge=1, le=48)]
+    width: Annotated[int, Field(ge=8, le=8192)]
+    heads: Count
+    epochs: Positive
+    batch_size: Count
+    lr: Open01
+    seed: Seed
+
+
+class ModelParams(Section):
+    """The base model."""
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    scratch: ScratchModelParams
+
+
+class ScratchRewardParams(Section):
+    """Shape and training of a DistilBERT-shaped classifier made from nothing."""
+
+    vocab_size: Annotated[int, Field(ge=40, le=65536)]
+    layers: Annotated[int, Field(ge=1, le=24)]
+    width: Annotated[int, Field(ge=8, le=8192)]
+    heads: Count
+    epochs: Positive
+    batch_size: Count
+    lr: Open01
+    seed: Seed
+
+
+class RewardParams(Section):
+    """The reward model, a sequence classifier over text."""
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    label: str | int
+    sign: Literal[1, -1]
+    max_length: Annotated[int, Field(ge=8, le=4096)]
+    batch_size: Count
+    scratch: ScratchRewardParams
+
+
+class PromptParams(Section):
+    """How rows become queries."""
+
+    tokens: Annotated[int, Field(ge=1, le=1024)]
+    min_chars: Annotated[int, Field(ge=0)]
+    train: Count
+    validation: Count
+    test: Annotated[int, Field(ge=20)]
+    perplexity: Count
+    perplexity_chars: Count
+    seed: Seed
+
+
+class SFTParams(Section):
+    """Supervised fine-tuning on the wanted class."""
+
+    tokens: Annotated[int, Field(ge=2, le=4096)]
+    epochs: Positive
+    batch_size: Count
+    lr: Open01
+    seed: Seed
+
+
+class PPOParams(Section):
+    """PPO as both `rlhf` and `ra_rlhf` run it."""
+
+    iterations: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=2)]
+    mini_batch_size: Count
+    micro_batch_size: Count
+    epochs: Count
+    lr: Open01
+    value_lr: Open01
+    value_warmup: Annotated[int, Field(ge=0)]
+    max_new_tokens: Count
+    min_new_tokens: Annotated[int, Field(ge=0)]
+    temperature: Annotated[Number, Field(gt=0, le=10)]
+    gamma: Share
+    gae_lambda: Annotated[Number, Field(ge=0, le=1)]
+    clip: Open01
+    value_clip: Positive | None
+    value_coef: NonNegative
+    max_ratio: Annotated[Number, Field(gt=1)]
+    max_grad_norm: Positive | None
+    checkpoint_every: Count
+
+
+class KLParams(Section):
+    """The KL penalty and its controller."""
+
+    coef: NonNegative
+    target: Positive
+    rate: NonNegative
+    average: Literal["all", "kept", "kept_over_batch"]
+
+
+class RiskParams(Section):
+    """The risk measure and its schedule."""
+
+    measure: Literal["none", "cvar"]
+    alpha: Share
+    warmup: Annotated[int, Field(ge=0)]
+    rho: Share
+    ranking: Literal["episode_return", "lambda_return", "value"]
+
+    @property
+    def level(self) -> Fraction:
+        """`alpha` as the exact rational it is written as."""
+        return Fraction(str(self.alpha))
+
+
+class GenerateParams(Section):
+    """Sampling for the evaluation."""
+
+    samples: Count
+    batch_size: Count
+    seed: Seed
+
+
+class EvaluateParams(Section):
+    """What the evaluation reports."""
+
+    tail_quantile: Open01 | None
+    tail_threshold: Number | None
+    confidence: Open01
+    table_rows: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    preset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    methods: Annotated[list[Literal["base", "sft", "rlhf", "ra_rlhf"]], Field(min_length=1)]
+    runtime: RuntimeParams
+    data: DataParams
+    model: ModelParams
+    reward: RewardParams
+    prompts: PromptParams
+    sft: SFTParams
+    ppo: PPOParams
+    kl: KLParams
+    risk: RiskParams
+    generate: GenerateParams
+    evaluate: EvaluateParams
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Reads and validates a params file.
+
+    Raises: UserError naming every unknown, missing, ill-typed, out-of-range or clashing key with its value and rule.
+    """
+    raw = _read_yaml(Path(path))
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds no sections; copy a preset over it (cp presets/tiny.yaml {path})")
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        problems = [_describe(detail) for detail in error.errors()]
+    else:
+        problems = list(_clashes(params))
+        if not problems:
+            return params
+    raise UserError(f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n" + "\n".join(problems))
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: copy a preset over it (cp presets/tiny.yaml {path}), or run from its folder")
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        first = " ".join(str(error).split())
+        raise UserError(f"{path} is not readable as YAML: {first}") from error
+
+
+def _describe(detail: Mapping[str, Any]) -> str:
+    """One line for one pydantic error: key, value, rule."""
+    key = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "constrained-")))
+    if detail["type"] == "extra_forbidden":
+        return f"  {key}: unknown key{_nearest(key)}"
+    if detail["type"] == "missing":
+        return f"  {key}: missing; presets/tiny.yaml shows it with its unit and range"
+    return f"  {key} = {detail['input']!r}: {detail['msg'].replace('Input should', 'should')}"
+
+
+def _nearest(key: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(key, list(_known_keys(Params)), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _clashes(p: Params) -> Iterator[str]:
+    """Values that are each in range but do not go together."""
+    for holds, keys, rule in _rules(p):
+        if not holds:
+            values = ", ".join(f"{key} = {_value(p, key)!r}" for key in keys)
+            yield f"  {values}: {rule}"
+
+
+def _value(params: Params, key: str) -> object:
+    value: object = params
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+Rule = tuple[bool, tuple[str, ...], str]
+
+
+def _rules(p: Params) -> Iterable[Rule]:
+    yield from _general_rules(p)
+    yield from _data_rules(p)
+    yield from _shape_rules(p)
+    yield from _ppo_rules(p)
+
+
+def _general_rules(p: Params) -> Iterable[Rule]:
+    yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
+    yield len(set(p.methods)) == len(p.methods), ("methods",), "methods must be distinct"
+    one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
+    yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "give one of the two, the other null"
+
+
+def _data_rules(p: Params) -> Iterable[Rule]:
+    source = p.data.source
+    yield source != "file" or bool(p.data.path), ("data.source", "data.path"), (
+        "source file needs the folder of the data files: set data.path, or make repro PRESET=... DATA=FOLDER"
+    )
+    hub = bool(p.data.name) and bool(p.data.revision)
+    yield source != "hub" or hub, ("data.source", "data.name", "data.revision"), "source hub needs a name and a revision"
+    yield source == "file" or not p.data.watch, ("data.source", "data.watch"), "only the files of source file can be watched"
+    yield len(p.data.watch) <= 1, ("data.watch",), "path is named twice"
+    room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
+    yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
+
+
+def _shape_rules(p: Params) -> Iterable[Rule]:
+    model, reward = p.model.scratch, p.reward.scratch
+    yield model.width % model.heads == 0, ("model.scratch.width", "model.scratch.heads"), "heads must divide width"
+    yield reward.width % reward.heads == 0, ("reward.scratch.width", "reward.scratch.heads"), "heads must divide width"
+    if p.model.source == "scratch":
+        length = p.prompts.tokens + p.ppo.max_new_tokens
+        yield length <= model.context, ("prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"), (
+            f"query and response take {length} tokens, more than the context"
+        )
+        yield p.sft.tokens <= model.context, ("sft.tokens", "model.scratch.context"), "SFT texts exceed the context"
+
+
+def _ppo_rules(p: Params) -> Iterable[Rule]:
+    ppo, risk = p.ppo, p.risk
+    yield ppo.batch_size % ppo.mini_batch_size == 0, ("ppo.batch_size", "ppo.mini_batch_size"), (
+        "mini_batch_size must divide batch_size"
+    )
+    yield ppo.mini_batch_size % ppo.micro_batch_size == 0, ("ppo.mini_batch_size", "ppo.micro_batch_size"), (
+        "micro_batch_size must divide mini_batch_size"
+    )
+    yield ppo.min_new_tokens <= ppo.max_new_tokens, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
+    yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    end = schedule_end(ppo.iterations, Fraction(str(risk.rho)))
+    yield risk.measure == "none" or end > risk.warmup, ("risk.warmup", "risk.rho", "ppo.iterations"), (
+        f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: raise rho or lower warmup"
+    )

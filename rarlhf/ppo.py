@@ -1,0 +1,350 @@
+"""PPO with a soft risk schedule: RA-RLHF, and plain RLHF as its risk-neutral case.
+
+One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, arXiv 2501.06911):
+
+1. How risk-averse now: the level alpha' of the soft-risk schedule, B' = ceil(alpha' B).
+2. Collect a rollout: one response to each of B queries, its score, log-probabilities and values.
+3. Token rewards: minus the KL penalty, plus the score at the last real token (Eq. 5).
+4. Advantages and value targets by GAE.
+5. Keep the B' episodes with the lowest return (or another ranking, params `risk.ranking`).
+6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
+7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
+
+Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so the
+better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample.
+
+Letters for shapes: B episodes, Q query tokens, T response tokens, V vocabulary.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rarlhf.advantages import gae, token_rewards
+from rarlhf.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from rarlhf.errors import UserError
+from rarlhf.kl import adapted_kl_coef, controlled_kl
+from rarlhf.losses import masked_mean, policy_loss, value_loss
+from rarlhf.params import KLParams, PPOParams, RiskParams
+from rarlhf.policy import Episodes, Policy, PolicyOutput, response_logprobs, response_states
+from rarlhf.progress import Recorder, progress
+from rarlhf.risk import cvar, value_at_risk, worst_episodes
+from rarlhf.runtime import Machine, derived_seed, generator
+from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, query_batch, real_tokens, select, stacked
+from rarlhf.sampling import left_pad, sample_responses
+from rarlhf.schedule import kept_episodes, risk_level
+
+Score = Callable[[Sequence[str]], Tensor]
+
+
+class PPOTrainer:
+    """Trains a policy against a score under a KL penalty, on all episodes or on the worst ones.
+
+    Everything is handed in; the trainer loads nothing. `train` runs all iterations with checkpoints; `generate`,
+    `rollout` and `step` are the same pieces for a loop of one's own.
+    """
+
+    def __init__(  # noqa: PLR0913, each is a different thing
+        self,
+        policy: Policy,
+        ref_policy: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        score: Score,
+        ppo: PPOParams,
+        kl: KLParams,
+        risk: RiskParams,
+        seed: int,
+        machine: Machine,
+        recorder: Recorder,
+    ) -> None:
+        self.policy = policy.eval()  # dropout stays off: log-probabilities are compared between passes
+        self.ref_policy = ref_policy.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.score = score
+        self.ppo, self.kl, self.risk = ppo, kl, risk
+        self.seed = seed
+        self.machine = machine
+        self.recorder = recorder
+        self.kl_coef = kl.coef
+        self.records: list[dict[str, float]] = []
+        self.seconds: dict[str, float] = {}
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(policy.lm.parameters()), "lr": ppo.lr},
+                {"params": list(policy.value_head.parameters()), "lr": ppo.value_lr},
+            ]
+        )
+
+    def train(self, queries: Sequence[list[int]], checkpoint: Path) -> list[dict[str, float]]:
+        """Runs the value warm-up and all iterations, going on from `checkpoint` if it exists.
+
+        Args:
+            queries: token ids of the training queries, at least `ppo.batch_size`.
+            checkpoint: file written every `ppo.checkpoint_every` iterations.
+        Returns: one record per iteration.
+        """
+        done = self.restore(checkpoint)
+        first = 1 - self.ppo.value_warmup
+        with progress("iteration", self.ppo.iterations) as show:
+            for iteration in range(first if done is None else done + 1, self.ppo.iterations + 1):
+                batch = query_batch(queries, iteration - first, self.ppo.batch_size, self.seed)
+                if iteration < 1:
+                    self.warm_up_value(self.collect_rollout(batch, iteration))
+                    continue
+                record = self.step(self.collect_rollout(batch, iteration), iteration)
+                show(iteration, _short(record))
+                if iteration % self.ppo.checkpoint_every == 0 and iteration < self.ppo.iterations:
+                    self.save(checkpoint, iteration)
+        return self.records
+
+    def step(self, rollout: Rollout, iteration: int) -> dict[str, float]:
+        """One iteration's update from a rollout; returns its record.
+
+        Args:
+            rollout: B episodes sampled from the current policy.
+            iteration: m in 1..M, which sets the risk level.
+        """
+        ppo, mask = self.ppo, rollout.episodes.response_mask
+        level = self.level(iteration)
+        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)
+        advantages, returns = gae(rewards, rollout.values, mask, ppo.gamma, ppo.gae_lambda)
+        tail_mask = worst_episodes(self.ranking(rewards, returns, rollout), kept_episodes(len(rewards), level))
+        stats = self.update(select(rollout, advantages, returns, tail_mask), iteration)
+        kl = controlled_kl(rollout.log_ratio.sum(dim=1), tail_mask, self.kl.average)
+        record = self.describe(iteration, level, rollout, rewards, returns, kl, stats)
+        self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
+        self.records.append(record)
+        self.recorder.record(iteration, record | {f"time/{name}": s for name, s in self.seconds.items()})
+        self.seconds = {}
+        return record
+
+    def level(self, iteration: int) -> Fraction:
+        """Share of episodes kept at `iteration`; 1 where the measure is `none`."""
+        if self.risk.measure == "none":
+            return Fraction(1)
+        rho = Fraction(str(self.risk.rho))
+        return risk_level(iteration, self.ppo.iterations, self.risk.level, self.risk.warmup, rho)
+
+    def ranking(self, rewards: Tensor, returns: Tensor, rollout: Rollout) -> Tensor:
+        """(B,) what the worst episodes are worst in: the paper's return, the code's lambda-return, or the critic."""
+        if self.risk.ranking == "episode_return":
+            return rewards.sum(dim=1)
+        return returns[:, 0] if self.risk.ranking == "lambda_return" else rollout.values[:, 0]
+
+    def collect_rollout(self, queries: Sequence[list[int]], iteration: int) -> Rollout:
+        """Samples, scores and measures one response to each query.
+
+        Args:
+            queries: B lists of token ids.
+            iteration: names the random stream, so that a resumed run draws the same tokens.
+        """
+        with self.timed("decode"):
+            episodes = self.generate(queries, iteration)
+        with self.timed("score"):
+            scores = self.score(self.texts(episodes)).to(self.machine.device)
+        return self.rollout(episodes, scores)
+
+    def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
+        """Samples one response to each query from the current policy."""
+        tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
+        draws = generator("rollout", self.seed, iteration)
+        uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
+        parts = []
+        with self.machine.autocast():
+            for rows in chunks(torch.arange(len(queries)), self.ppo.micro_batch_size):
+                args = (tokens[rows], mask[rows], self.policy.sampling, uniforms[rows])
+                parts.append(sample_responses(self.policy.lm, *args))
+        return stacked(parts, self.policy.sampling.end_id)
+
+    def texts(self, episodes: Episodes) -> list[str]:
+        """Text of each query with its response, without special tokens: what the score sees."""
+        rows = zip(*(field.tolist() for field in episodes), strict=True)
+        ids = [real_tokens(query, q_mask) + real_tokens(response, r_mask) for query, q_mask, response, r_mask in rows]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    @torch.no_grad()
+    def rollout(self, episodes: Episodes, scores: Tensor) -> Rollout:
+        """Completes episodes and their scores (B,) with log-probabilities, reference ones and values."""
+        with self.timed("policy"), self.machine.autocast():
+            parts = [self.policy(part) for part in self._micro_batches(episodes)]
+        with self.timed("reference"), self.machine.autocast():
+            reference = [
+                response_logprobs(self.ref_policy, part, self.policy.sampling) for part in self._micro_batches(episodes)
+            ]
+        output = PolicyOutput(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+        return Rollout(episodes, output.logprobs, torch.cat(reference), output.values, output.entropy, scores)
+
+    def update(self, targets: Targets, iteration: int) -> UpdateStats:
+        """Runs the PPO epochs over the kept episodes.
+
+        Raises: UserError if a loss is not finite; the last checkpoint stays as it is.
+        """
+        steps = []
+        with self.timed("update"):
+            for epoch in range(self.ppo.epochs):
+                order = torch.randperm(len(targets.logprobs), generator=generator("order", self.seed, iteration, epoch))
+                for rows in chunks(order, self.ppo.mini_batch_size):
+                    steps.append(self.optimizer_step(targets.rows(rows), iteration))
+        return combined(steps)
+
+    def optimizer_step(self, batch: Targets, iteration: int) -> UpdateStats:
+        """One optimiser step on a mini-batch, its gradient summed over micro-batches."""
+        tokens = int(batch.episodes.response_mask.sum())
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for rows in chunks(torch.arange(len(batch.logprobs)), self.ppo.micro_batch_size):
+            loss, part = self.losses(batch.rows(rows), tokens)
+            loss.backward()
+            parts.append(part)
+        totals = torch.stack([part[:-1] for part in parts]).sum(dim=0).tolist()
+        policy, value, clipped, approx_kl, ratio = totals
+        if not math.isfinite(policy + value):
+            raise UserError(
+                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); lower ppo.lr or "
+                "ppo.value_lr, or raise kl.coef. The last checkpoint is kept"
+            )
+        skipped = ratio > self.ppo.max_ratio
+        if not skipped:
+            self._apply_gradient()
+        ratio_max = max(float(part[-1]) for part in parts)
+        return UpdateStats(policy, value, clipped, approx_kl, ratio_max, float(skipped))
+
+    def losses(self, batch: Targets, tokens: int) -> tuple[Tensor, Tensor]:
+        """Loss of a micro-batch, and its sums divided by the mini-batch's `tokens`.
+
+        Returns: () loss; (6,) policy loss, value loss, clip fraction, approximate KL, mean ratio, and the largest ratio.
+        """
+        mask = batch.episodes.response_mask
+        with self.machine.autocast():
+            output = self.policy(batch.episodes)
+        log_ratio = torch.where(mask, output.logprobs - batch.logprobs, 0.0)
+        ratio = log_ratio.exp()
+        policy = policy_loss(ratio, batch.advantages, self.ppo.clip)
+        value = value_loss(output.values, batch.values, batch.returns, self.ppo.value_clip)
+        clipped = ((ratio - 1.0).abs() > self.ppo.clip).float()
+        per_token = (policy, value, clipped, ratio - 1.0 - log_ratio, ratio)
+        sums = torch.stack([torch.where(mask, x, 0.0).sum() / tokens for x in per_token])
+        loss = sums[0] + self.ppo.value_coef * sums[1]
+        return loss, torch.cat([sums, ratio[mask].max().unsqueeze(0)]).detach()
+
+    def _apply_gradient(self) -> None:
+        if self.ppo.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
+        self.optimizer.step()
+
+    def warm_up_value(self, rollout: Rollout) -> None:
+        """Fits the value head alone to all episodes' returns, on detached features; the policy does not move."""
+        mask = rollout.episodes.response_mask
+        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)
+        _, returns = gae(rewards, rollout.values, mask, self.ppo.gamma, self.ppo.gae_lambda)
+        with torch.no_grad(), self.machine.autocast():
+            parts = [response_states(self.policy.lm, part) for part in self._micro_batches(rollout.episodes)]
+        states = torch.cat(parts).float()
+        for _ in range(self.ppo.epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            error = value_loss(self.policy.values_of(states), rollout.values, returns, self.ppo.value_clip)
+            masked_mean(error, mask).backward()
+            self.optimizer.step()
+
+    def describe(  # noqa: PLR0913, one line of the table each
+        self,
+        iteration: int,
+        level: Fraction,
+        rollout: Rollout,
+        rewards: Tensor,
+        returns: Tensor,
+        kl: float,
+        stats: UpdateStats,
+    ) -> dict[str, float]:
+        """The iteration's record; VaR and CVaR are of the whole batch at the final level, so that curves compare."""
+        mask = rollout.episodes.response_mask
+        episode_returns = rewards.sum(dim=1)
+        tail = self.risk.level
+        return {
+            "iteration": iteration,
+            "objective/score_mean": float(rollout.scores.mean()),
+            "objective/kl": float(rollout.log_ratio.sum(dim=1).mean()),
+            "objective/kl_controlled": kl,
+            "objective/kl_coef": self.kl_coef,
+            "objective/return_mean": float(episode_returns.mean()),
+            "objective/entropy": float(masked_mean(rollout.entropy, mask)),
+            "risk/alpha": float(level),
+            "risk/kept": kept_episodes(len(mask), level),
+            "risk/value_at_risk": float(value_at_risk(episode_returns, tail)),
+            "risk/cvar": float(cvar(episode_returns, tail)),
+            "risk/score_cvar": float(cvar(rollout.scores, tail)),
+            "policy/loss": stats.policy_loss,
+            "policy/clip_fraction": stats.clip_fraction,
+            "policy/ratio_max": stats.ratio_max,
+            "policy/approx_kl": stats.approx_kl,
+            "policy/skipped_steps": stats.skipped,
+            "value/loss": stats.value_loss,
+            "value/explained_variance": _explained_variance(rollout.values[mask], returns[mask]),
+            "response/length_mean": float(mask.sum(dim=1).float().mean()),
+            "response/terminated": float(self.terminated(rollout.episodes).float().mean()),
+        }
+
+    def terminated(self, episodes: Episodes) -> Tensor:
+        """(B,) bool: ended by the end of text rather than cut at the length limit."""
+        ended = (episodes.responses == self.policy.sampling.end_id) & episodes.response_mask
+        return ended.any(dim=1)
+
+    def save(self, path: Path, iteration: int) -> None:
+        """Writes everything that `restore` needs to go on after `iteration` with the same bytes."""
+        names = {parameter: name for name, parameter in self.policy.named_parameters()}
+        weights = {f"policy/{name}": parameter for parameter, name in names.items()}
+        moments = {f"adam/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, names).items()}
+        state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
+        save_checkpoint(path, weights | moments, state)
+
+    def restore(self, path: Path) -> int | None:
+        """Takes up the checkpoint at `path`; returns its iteration, or None if there is none."""
+        loaded = load_checkpoint(path)
+        if loaded is None:
+            return None
+        tensors, state = loaded
+        names = {parameter: name for name, parameter in self.policy.named_parameters()}
+        with torch.no_grad():
+            for parameter, name in names.items():
+                parameter.copy_(tensors[f"policy/{name}"])
+        moments = {name.removeprefix("adam/"): t for name, t in tensors.items() if name.startswith("adam/")}
+        restore_optimizer(self.optimizer, names, moments)
+        self.kl_coef, self.records = state["kl_coef"], state["records"]
+        for record in self.records:
+            self.recorder.record(int(record["iteration"]), record)
+        self.recorder.say(f"going on after iteration {state['iteration']} of {self.ppo.iterations}")
+        return int(state["iteration"])
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the seconds spent inside to the record's `time/PHASE`."""
+        start = time.perf_counter()
+        yield
+        if self.machine.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def _micro_batches(self, episodes: Episodes) -> Iterator[Episodes]:
+        for rows in chunks(torch.arange(len(episodes.queries)), self.ppo.micro_batch_size):
+            yield episodes.rows(rows)
+
+
+def _explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns); 0 where the returns do not vary."""
+    variance = returns.var()
+    return float(1.0 - (returns - values).var() / variance) if variance > 0 else 0.0
+
+
+def _short(record: dict[str, float]) -> str:
+    return (
+        f"score {record['objective/score_mean']:+.2f} tail {record['risk/score_cvar']:+.2f} "
+        f"KL {record['objective/kl']:.2f} kept {record['risk/kept']:.0f}"
+    )

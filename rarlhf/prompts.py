@@ -1,0 +1,116 @@
+"""Rows become queries, SFT texts and perplexity texts (facts of the paper's data: its code's `build_dataset`)."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypedDict
+
+from transformers import PreTrainedTokenizerBase
+
+from rarlhf.data.rows import Row
+from rarlhf.errors import UserError
+from rarlhf.params import PromptParams
+from rarlhf.ppo import Score
+from rarlhf.progress import Recorder
+
+
+class Query(TypedDict):
+    """One query, a line of data/prompts/*.jsonl."""
+
+    prompt_id: int  # index of its row in data/raw
+    prompt: str
+    prompt_score: float  # of the bare prompt by the reward model
+    label: int  # of the row it was cut from
+    input_ids: list[int]
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """All that stage `prompts` makes."""
+
+    train: list[Query]
+    validation: list[Query]
+    test: list[Query]
+    sft: list[str]
+    perplexity: list[str]
+    counts: dict[str, Any]
+
+
+def make_prompts(  # noqa: PLR0913, each is a different thing
+    train: Sequence[Row],
+    test: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    score: Score,
+    params: PromptParams,
+    recorder: Recorder,
+) -> PromptSets:
+    """Chooses rows, cuts them to queries and scores the bare prompts.
+
+    Args:
+        train: training rows; SFT texts are all their wanted-class texts.
+        test: test rows; perplexity texts are their wanted-class texts, cut to `perplexity_chars`.
+        tokenizer: the base model's.
+        score: the reward model.
+        params: section `prompts`.
+        recorder: takes the lines for the person who watches.
+    Raises: UserError if too few rows are left for a set.
+    """
+    queries, train_counts = _cut(train, tokenizer, params, params.train + params.validation, "train")
+    test_queries, test_counts = _cut(test, tokenizer, params, params.test, "test")
+    recorder.say(f"scoring {len(queries) + len(test_queries):,} bare prompts")
+    for query_set in (queries, test_queries):
+        scores = score([query["prompt"] for query in query_set]).tolist()
+        for query, value in zip(query_set, scores, strict=True):
+            query["prompt_score"] = value
+    sft = [row.text for row in train if row.label == 1]
+    perplexity = _perplexity_texts(test, params)
+    counts = {"train": train_counts, "test": test_counts, "sft": len(sft), "perplexity": len(perplexity)}
+    return PromptSets(
+        queries[: params.train], queries[params.train :], test_queries, sft, perplexity, counts
+    )
+
+
+def _cut(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: PromptParams, wanted: int, split: str
+) -> tuple[list[Query], dict[str, int]]:
+    """The first `wanted` usable queries of `rows` in a seeded order, and why rows were not used."""
+    order = list(range(len(rows)))
+    Random(f"prompts/{split}/{params.seed}").shuffle(order)
+    counts: Counter[str] = Counter()
+    queries: list[Query] = []
+    for index in order:
+        if len(queries) == wanted:
+            break
+        query, reason = _query(index, rows[index], tokenizer, params)
+        counts[reason] += 1
+        if query is not None:
+            queries.append(query)
+    counts["not needed"] = len(rows) - sum(counts.values())
+    if len(queries) < wanted:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()) if count and reason != "used")
+        raise UserError(
+            f"only {len(queries)} of {len(rows)} {split} rows make a query and {wanted} are asked for ({reasons or 'no rows'}); "
+            f"lower prompts.{'test' if split == 'test' else 'train'} or prompts.min_chars, or give more rows"
+        )
+    return queries, dict(sorted(counts.items()))
+
+
+def _query(
+    index: int, row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams
+) -> tuple[Query | None, str]:
+    if len(row.text) < params.min_chars:
+        return None, f"shorter than {params.min_chars} characters"
+    ids = tokenizer(row.prompt or row.text, truncation=True, max_length=params.tokens)["input_ids"]
+    prompt = tokenizer.decode(ids, skip_special_tokens=True)
+    if not prompt.strip():
+        return None, "empty prompt"
+    return Query(prompt_id=index, prompt=prompt, prompt_score=0.0, label=row.label, input_ids=ids), "used"
+
+
+def _perplexity_texts(rows: Sequence[Row], params: PromptParams) -> list[str]:
+    texts = [row.text[: params.perplexity_chars] for row in rows if row.label == 1]
+    if not texts:
+        raise UserError("no test row is of the wanted class, so there is no text to measure perplexity on")
+    Random(f"perplexity/{params.seed}").shuffle(texts)
+    return texts[: params.perplexity]

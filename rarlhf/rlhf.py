@@ -1,0 +1,60 @@
+"""From folders to a trained policy: puts together what `PPOTrainer` needs and saves what comes out."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+from rarlhf.loading import load_causal_lm
+from rarlhf.params import Params
+from rarlhf.policy import Policy, Sampling, reset_value_head
+from rarlhf.ppo import PPOTrainer, Score
+from rarlhf.progress import Recorder
+from rarlhf.runtime import Machine, generator
+from rarlhf.supervised import save_model
+
+
+def train_policy(  # noqa: PLR0913, each is a different thing
+    queries: Sequence[list[int]],
+    sft: Path,
+    folder: Path,
+    checkpoint: Path,
+    score: Score,
+    params: Params,
+    seed: int,
+    machine: Machine,
+    recorder: Recorder,
+) -> list[dict[str, float]]:
+    """Trains the SFT model by PPO and writes the policy to `folder`; returns one record per iteration.
+
+    Args:
+        queries: token ids of the training queries.
+        sft: folder of the SFT model: the start and, frozen, the reference policy.
+        folder: where the policy is written, as `from_pretrained` loads it.
+        checkpoint: file to go on from, and to write to.
+        score: the reward model.
+        params: all parameters; `risk.measure` none is plain RLHF.
+        seed: of sampling, order and the value head.
+        machine: device and precision.
+        recorder: takes the numbers of each iteration.
+    """
+    lm, tokenizer = load_causal_lm(str(sft))
+    lm = lm.to(machine.device)
+    ref_policy = deepcopy(lm)
+    policy = Policy(lm, sampling_of(params, tokenizer.eos_token_id))
+    reset_value_head(policy.value_head, generator("value_head", seed))
+    trainer = PPOTrainer(
+        policy, ref_policy, tokenizer, score, params.ppo, params.kl, params.risk, seed, machine, recorder
+    )
+    records = trainer.train(queries, checkpoint)
+    save_model(policy.lm, tokenizer, folder)
+    return records
+
+
+def risk_neutral(params: Params) -> Params:
+    """The same parameters for plain RLHF: risk measure `none`, the rest untouched."""
+    return params.model_copy(update={"risk": params.risk.model_copy(update={"measure": "none"})})
+
+
+def sampling_of(params: Params, end_id: int) -> Sampling:
+    """How responses are drawn, in training and in evaluation alike."""
+    return Sampling(params.ppo.temperature, params.ppo.min_new_tokens, params.ppo.max_new_tokens, end_id)

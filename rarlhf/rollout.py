@@ -1,0 +1,104 @@
+"""Records of one PPO iteration, and how they are cut, joined and chosen from.
+
+Letters for shapes: B episodes, B' kept episodes, T response tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rarlhf.advantages import whiten
+from rarlhf.policy import Episodes
+from rarlhf.runtime import generator
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampling pass. Everything is constant: no gradient flows into it and nothing edits it."""
+
+    episodes: Episodes
+    logprobs: Tensor  # (B, T) float32, log-probabilities at sampling time
+    ref_logprobs: Tensor  # (B, T) float32, under the reference policy
+    values: Tensor  # (B, T) float32, critic at sampling time, score units
+    entropy: Tensor  # (B, T) float32, nats
+    scores: Tensor  # (B,) float32, reward model's value of query and response
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """(B, T) log pi - log pi_ref in nats, zero on padding: the k1 estimator of the KL per token."""
+        return torch.where(self.episodes.response_mask, self.logprobs - self.ref_logprobs, 0.0)
+
+
+class Targets(NamedTuple):
+    """What the PPO epochs train on: kept episodes only, B' rows."""
+
+    episodes: Episodes
+    logprobs: Tensor  # (B', T)
+    values: Tensor  # (B', T)
+    advantages: Tensor  # (B', T), whitened over the kept real tokens
+    returns: Tensor  # (B', T), value targets
+
+    def rows(self, index: Tensor) -> "Targets":
+        """The targets at `index` (int64), in that order."""
+        return Targets(self.episodes.rows(index), *(field[index] for field in self[1:]))
+
+
+class UpdateStats(NamedTuple):
+    """Means over the optimiser steps of one update, but for the largest ratio."""
+
+    policy_loss: float
+    value_loss: float
+    clip_fraction: float  # share of kept tokens whose ratio left the clip range
+    approx_kl: float  # mean of (ratio - 1) - log ratio over kept tokens, nats
+    ratio_max: float
+    skipped: float  # optimiser steps left out because their mean ratio was above max_ratio
+
+
+def select(rollout: Rollout, advantages: Tensor, returns: Tensor, tail_mask: Tensor) -> Targets:
+    """The kept episodes in batch order, their advantages whitened over their real tokens alone."""
+    episodes = rollout.episodes.rows(tail_mask)
+    whitened = whiten(advantages[tail_mask], episodes.response_mask)
+    return Targets(episodes, rollout.logprobs[tail_mask], rollout.values[tail_mask], whitened, returns[tail_mask])
+
+
+def query_batch(queries: Sequence[list[int]], index: int, batch_size: int, seed: int) -> list[list[int]]:
+    """The `index`-th batch (from 0) of passes over shuffled queries, each pass's incomplete last batch left out."""
+    per_pass = len(queries) // batch_size
+    order = torch.randperm(len(queries), generator=generator("queries", seed, index // per_pass)).tolist()
+    start = index % per_pass * batch_size
+    return [queries[i] for i in order[start : start + batch_size]]
+
+
+def chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """`rows` (N,) in pieces of `size`, the last one possibly shorter."""
+    return rows.split(size)
+
+
+def real_tokens(tokens: list[int], mask: list[bool]) -> list[int]:
+    """The tokens whose mask is True."""
+    return [token for token, is_real in zip(tokens, mask, strict=True) if is_real]
+
+
+def stacked(parts: list[Episodes], pad_id: int) -> Episodes:
+    """Joins micro-batches whose longest responses differ."""
+    width = max(part.responses.shape[1] for part in parts)
+
+    def widened(x: Tensor, fill: int | bool) -> Tensor:
+        return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=fill)
+
+    return Episodes(
+        torch.cat([part.queries for part in parts]),
+        torch.cat([part.query_mask for part in parts]),
+        torch.cat([widened(part.responses, pad_id) for part in parts]),
+        torch.cat([widened(part.response_mask, False) for part in parts]),
+    )
+
+
+def combined(steps: list[UpdateStats]) -> UpdateStats:
+    """One update's numbers from those of its optimiser steps."""
+    means = [sum(values) / len(steps) for values in zip(*steps, strict=True)]
+    worst = max(step.ratio_max for step in steps)
+    return UpdateStats(*means)._replace(ratio_max=worst, skipped=sum(step.skipped for step in steps))

@@ -1,0 +1,85 @@
+"""Device, threads, precision and named randomness: everything of the machine that the bytes of a result depend on."""
+
+import hashlib
+import random
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rarlhf.errors import UserError
+from rarlhf.params import RuntimeParams
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where tensors live and in which precision forward passes run."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context of every forward pass: bfloat16 autocast, or nothing in float32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def prepare(runtime: RuntimeParams) -> Machine:
+    """Sets threads and determinism for this process and resolves `auto`.
+
+    Raises: UserError if a CUDA device is asked for and there is none.
+    """
+    torch.set_num_threads(runtime.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    _quieten_libraries()
+    device = _device(runtime.device)
+    return Machine(device, torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32)
+
+
+def _quieten_libraries() -> None:
+    """Leaves the bars and advice of libraries out of the log; the stages show their own progress."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("runtime.device = 'cuda': no CUDA device is visible here; use cpu or auto in params.yaml")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _reduced(precision: str, device: torch.device) -> bool:
+    """Whether to run in bfloat16; `auto` does so only where the processor multiplies it faster than float32."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def derived_seed(*names: object) -> int:
+    """A 63-bit seed that is a pure function of the names given, so that each use of randomness has its own stream."""
+    digest = hashlib.sha256("/".join(str(name) for name in names).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(*names: object) -> torch.Generator:
+    """A CPU generator seeded by `derived_seed`."""
+    return torch.Generator().manual_seed(derived_seed(*names))
+
+
+def seed_globals(*names: object) -> None:
+    """Seeds the global generators, for library code that draws from them (initial weights, trainers)."""
+    seed = derived_seed(*names)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

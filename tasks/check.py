@@ -1,0 +1,24 @@
+"""Stage `check`: refuse bad parameters, and say what the run will take, before anything runs."""
+
+from pathlib import Path
+
+from tasks.stage import Run, stage
+
+
+@stage
+def check(run: Run, out: Path) -> None:
+    """Estimate time, memory and disk, and refuse a machine that clearly does not suffice."""
+    from rarlhf.resources import available_memory, estimate, refuse_if_short
+
+    needs = estimate(run.params)
+    if needs is None:
+        run.log(f"no estimate: the shape of {run.params.model.source} is not known before it is fetched")
+    else:
+        run.log(needs.text())
+        refuse_if_short(needs, Path.cwd(), available_memory())
+    with run.output(out) as file:  # constant, so that only bad parameters stop what comes after
+        file.write_text("params.yaml is valid\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    check()

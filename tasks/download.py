@@ -1,0 +1,32 @@
+"""Stage `download`: the rows of the run, from whatever source, in one form."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rarlhf.data.files import write_json, write_jsonl
+from rarlhf.data.sources import load_raw_rows
+from tasks.stage import Run, stage
+
+
+@stage
+def download(run: Run, inputs: Path, out: Path) -> None:
+    """Load the rows, choose, and keep back the second scorer's; DVC reruns this when `inputs` changes."""
+    rows = load_raw_rows(run.params.data)
+    counts = {split: count.record() for split, count in rows.counts.items()}
+    for split, count in counts.items():
+        run.log(counts_line(split, count))
+    with run.output(out) as folder:
+        for name in ("train", "test", "second_scorer"):
+            write_jsonl(folder / f"{name}.jsonl", (row.record() for row in getattr(rows, name)))
+        write_json(folder / "counts.json", counts)
+
+
+def counts_line(split: str, count: Mapping[str, Any]) -> str:
+    """One line of text for one split's counts."""
+    dropped = "; ".join(f"{number:,} {reason}" for reason, number in count["dropped"].items())
+    return f"{split}: {count['read']:,} rows read, {count['used']:,} used, dropped: {dropped or 'none'}"
+
+
+if __name__ == "__main__":
+    download()

@@ -1,0 +1,123 @@
+"""Stage `evaluate`: metrics with their intervals, figures, and the report."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from tasks.stage import Run, stage
+
+if TYPE_CHECKING:
+    from rarlhf.evaluation.evaluate import Evaluation
+    from rarlhf.evaluation.report import Picture
+    from rarlhf.evaluation.rows import Tables
+
+PERPLEXITY_BATCH = 16  # texts per forward pass: memory and speed only
+SINGLE_MODELS = ("base", "sft")  # one model for all seeds
+
+
+@stage
+def evaluate(  # noqa: PLR0913, PLR0917
+    run: Run,
+    generations: Path,
+    prompts: Path,
+    models: Path,
+    curves: Path,
+    metrics: Path,
+    summary: Path,
+    plots: Path,
+    report: Path,
+) -> None:
+    """Measure the generations, compare the methods, and write the numbers, the figures and the report."""
+    from rarlhf.data.files import write_json
+    from rarlhf.evaluation.curves import cvar_curves, quantile_curves, read_training, write_plot_data
+    from rarlhf.evaluation.evaluate import evaluate as evaluate_tables
+    from rarlhf.evaluation.evaluate import summary as summary_of
+    from rarlhf.evaluation.report import draw_pictures
+    from rarlhf.evaluation.rows import read_tables
+    from rarlhf.evaluation.tables import terminal_table
+
+    params = run.params
+    tables = read_tables(generations, params.methods, params.seeds)
+    training = read_training(curves, params.methods, params.seeds)
+    evaluation = evaluate_tables(tables, _perplexities(run, models, prompts), params)
+    pictures = draw_pictures(tables, training, evaluation, params)
+    with run.output(metrics) as path:
+        write_json(path, evaluation)
+    with run.output(summary) as path:
+        write_json(path, summary_of(evaluation))
+    with run.output(plots) as folder:
+        write_plot_data(folder, quantile_curves(tables), cvar_curves(tables), training)
+        for picture in pictures:
+            (folder / f"{picture.name}.png").write_bytes(picture.png)
+        run.tracker.artifact(folder)
+    html = _report(run, prompts, tables, evaluation, pictures)
+    with run.output(report) as path:
+        path.write_text(html, encoding="utf-8")
+    _track(run, evaluation, html)
+    run.log(terminal_table(evaluation))
+
+
+def _perplexities(run: Run, models: Path, prompts: Path) -> dict[str, dict[int, float]]:
+    """Perplexity of the reference texts under the model of every method and seed; one model is measured once."""
+    from rarlhf.data.files import read_jsonl
+    from rarlhf.evaluation.perplexity import reference_perplexity
+    from rarlhf.loading import load_causal_lm
+    from rarlhf.runtime import prepare
+
+    machine = prepare(run.params.runtime)
+    texts = [row["text"] for row in read_jsonl(prompts / "perplexity.jsonl")]
+
+    def measure(folder: Path) -> float:
+        model, tokenizer = load_causal_lm(str(folder))
+        model.to(machine.device)  # type: ignore[arg-type]  # transformers' decorator hides the signature
+        with machine.autocast():
+            value = reference_perplexity(model, tokenizer, texts, PERPLEXITY_BATCH)
+        run.log(f"perplexity of {len(texts):,} reference texts under {folder}: {value:.2f}")
+        return value
+
+    perplexities: dict[str, dict[int, float]] = {}
+    for method in run.params.methods:
+        if method in SINGLE_MODELS:
+            perplexities[method] = dict.fromkeys(run.params.seeds, measure(models / method))
+        else:
+            perplexities[method] = {seed: measure(models / method / str(seed)) for seed in run.params.seeds}
+    return perplexities
+
+
+def _report(run: Run, prompts: Path, tables: "Tables", evaluation: "Evaluation", pictures: "list[Picture]") -> str:
+    from rarlhf.evaluation.evaluate import tail_of
+    from rarlhf.evaluation.report import render_report, tail_samples
+
+    params = run.params
+    samples = tail_samples(tables, tail_of(tables, params), params.evaluate.table_rows, params.evaluate.seed)
+    counts = json.loads((prompts / "counts.json").read_text(encoding="utf-8"))
+    provenance = {"inputs (SHA-256)": run.inputs_hash} | {
+        f"{path} (SHA-256)": digest for path, digest in run.inputs.files.items() if path.startswith("data/")
+    }
+    real_text = params.data.source != "generator"
+    return render_report(evaluation, pictures, samples, counts, params, provenance, offensive=real_text)
+
+
+def _track(run: Run, evaluation: "Evaluation", html: str) -> None:
+    """The results as metrics and table of the run, the report as a page."""
+    means = {
+        f"{method}/{metric}": spread["mean"]
+        for method, spreads in evaluation["methods"].items()
+        for metric, spread in spreads.items()
+    }
+    rows = [
+        {"method": method, "metric": metric, **{key: spread[key] for key in ("mean", "std", "n")}}
+        for method, spreads in evaluation["methods"].items()
+        for metric, spread in spreads.items()
+    ]
+    run.tracker.metrics(means)
+    run.tracker.table(rows, "results.json")
+    with TemporaryDirectory() as folder:
+        page = Path(folder, "report.html")
+        page.write_text(html, encoding="utf-8")
+        run.tracker.artifact(page)
+
+
+if __name__ == "__main__":
+    evaluate()

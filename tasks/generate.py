@@ -1,0 +1,31 @@
+"""Stage `generate`: scored continuations of the test prompts by one method, all its seeds."""
+
+from pathlib import Path
+
+from tasks.stage import Run, stage
+
+
+@stage
+def generate(run: Run, method: str, model: Path, sft: Path, reward: Path, prompts: Path, out: Path) -> None:  # noqa: PLR0913
+    """Sample continuations of the test prompts, score them and measure their KL to the SFT model."""
+    from rarlhf.data.files import read_jsonl, write_jsonl
+    from rarlhf.generate import Generator
+    from rarlhf.reward_model import load_reward_model
+    from rarlhf.runtime import prepare
+
+    machine = prepare(run.params.runtime)
+    score = load_reward_model(reward, run.params.reward, machine)
+    generator = Generator(sft, score, run.params, machine)
+    queries = list(read_jsonl(prompts / "test.jsonl"))
+    with run.output(out) as folder:
+        for seed in run.params.seeds:
+            trained = model / str(seed)
+            rows = generator(f"{method} seed {seed}", trained if trained.is_dir() else model, queries, seed)
+            write_jsonl(folder / f"{seed}.jsonl", rows)
+            mean = sum(row["score"] for row in rows) / len(rows)
+            run.log(f"{method} seed {seed}: {len(rows):,} continuations, mean score {mean:+.3f}")
+            run.tracker.metrics({"reward_mean": mean}, seed)
+
+
+if __name__ == "__main__":
+    generate()

@@ -1,0 +1,120 @@
+"""What a stage depends on, read from dvc.yaml, and its hash."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from rarlhf.errors import UserError
+from rarlhf.params import Params
+
+TEMPLATE = re.compile(r"\$\{([^}]+)\}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The parameters and files that decide a stage's outputs.
+
+    Attributes:
+        stage: name of the stage with its seed or method, as in `rlhf@1`.
+        params: dotted key of params.yaml to value.
+        files: path of each file or folder to the SHA-256 of its content, in hexadecimal.
+    """
+
+    stage: str
+    params: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over all of it, in hexadecimal."""
+        text = json.dumps([self.stage, self.params, self.files], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_inputs(stage: str, arguments: Mapping[str, object], params: Params) -> Inputs:
+    """Reads a stage's entry in dvc.yaml and hashes the files it names.
+
+    Args:
+        stage: name of the entry.
+        arguments: the stage's own arguments; `${item.seed}` in dvc.yaml stands for the argument `seed`.
+        params: the parameters, which other `${...}` stand for.
+
+    Raises: UserError if dvc.yaml, the entry, a parameter or a file is missing.
+    """
+    values = params.model_dump(mode="json")
+    entry = _entry(stage)
+    names = {**values, "item": arguments}
+    files = [_fill(path, names) for path in entry.get("deps", [])]
+    return Inputs(
+        label(stage, arguments),
+        {key: lookup(values, key) for key in _keys(entry, names)},
+        {path: digest(Path(path)) for path in files},
+    )
+
+
+def label(stage: str, arguments: Mapping[str, object]) -> str:
+    """Name of one run of a stage, as DVC writes it: `rlhf@1`, `generate@sft`, `check`."""
+    item = [str(arguments[key]) for key in ("method", "seed") if key in arguments]
+    return f"{stage}@{'-'.join(item)}" if item else stage
+
+
+def lookup(values: Any, key: str) -> Any:
+    """The value at a dotted key of nested mappings; the whole for the empty key.
+
+    Raises: UserError if there is none.
+    """
+    for part in filter(None, key.split(".")):
+        if not isinstance(values, Mapping) or part not in values:
+            raise UserError(f"dvc.yaml names the key {key}, which params.yaml does not have")
+        values = values[part]
+    return values
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents in a folder, in hexadecimal.
+
+    Raises: UserError if there is nothing at `path`.
+    """
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    if not path.is_dir():
+        raise UserError(f"{path} is missing, an input of this stage: `dvc repro` makes the inputs first")
+    lines = (f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in _files(path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder in sorted order, links followed, without Python's compiled copies."""
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(root, name) for root, _, names in walk if not root.endswith("__pycache__") for name in names)
+
+
+def _entry(stage: str) -> Mapping[str, Any]:
+    path = Path("dvc.yaml")
+    if not path.is_file():
+        raise UserError("dvc.yaml is missing: run from the repository's root")
+    stages = YAML(typ="safe").load(path.read_text(encoding="utf-8"))["stages"]
+    if stage not in stages:
+        raise UserError(f"dvc.yaml has no stage {stage}; it has {', '.join(stages)}")
+    return dict(stages[stage])
+
+
+def _keys(entry: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of the entry's `params:`; `params.yaml:` with nothing after it is the whole file, as in DVC."""
+    for item in entry.get("params", []):
+        keys = [item] if isinstance(item, str) else (item["params.yaml"] or [""])
+        yield from (_fill(key, names) for key in keys)
+
+
+def _fill(text: str, names: Mapping[str, Any]) -> str:
+    """The text with each `${key}` replaced by its value."""
+    return TEMPLATE.sub(lambda match: str(lookup(names, match[1].strip())), text)

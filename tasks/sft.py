@@ -1,0 +1,22 @@
+"""Stage `sft`: supervised fine-tuning on the texts of the wanted class."""
+
+from pathlib import Path
+
+from tasks.stage import Run, stage
+
+
+@stage
+def sft(run: Run, base: Path, prompts: Path, out: Path, curve: Path) -> None:
+    """Fine-tune the base model on the texts of the wanted class."""
+    from rarlhf.data.files import read_jsonl
+    from rarlhf.runtime import prepare
+    from rarlhf.sft import train_sft
+    from rarlhf.supervised import write_curve
+
+    texts = [row["text"] for row in read_jsonl(prompts / "sft.jsonl")]
+    with run.output(out) as folder, run.output(curve) as csv:
+        write_curve(train_sft(texts, base, folder, run.params.sft, prepare(run.params.runtime), run.recorder), csv)
+
+
+if __name__ == "__main__":
+    sft()

@@ -1,0 +1,18 @@
+"""Stage `source`: what the rows come from, looked at anew so that changed data files rerun what depends on them."""
+
+from pathlib import Path
+
+from rarlhf.data.files import write_json
+from rarlhf.data.sources import fingerprint
+from tasks.stage import Run, stage
+
+
+@stage
+def source(run: Run, out: Path) -> None:
+    """Write the source's fingerprint."""
+    with run.output(out) as file:
+        write_json(file, fingerprint(run.params.data))
+
+
+if __name__ == "__main__":
+    source()

@@ -1,0 +1,42 @@
+"""Small real models and tokenizers, made once for all tests of the library."""
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from rarlhf.base_model import new_model, train_tokenizer
+from rarlhf.params import Params, ScratchModelParams, load_params
+from rarlhf.runtime import Machine
+
+TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
+SHAPE = ScratchModelParams(
+    vocab_size=280, context=32, layers=2, width=16, heads=2, epochs=1.0, batch_size=2, lr=0.01, seed=5
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of a few texts."""
+    return train_tokenizer(TEXTS, SHAPE)
+
+
+@pytest.fixture
+def lm(tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
+    """A GPT-2-shaped model with random weights large enough for its distributions to be far from uniform."""
+    model = new_model(tokenizer, SHAPE).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def machine() -> Machine:
+    """The CPU in float32."""
+    return Machine(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The default preset."""
+    return load_params("presets/tiny.yaml")

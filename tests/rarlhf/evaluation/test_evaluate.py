@@ -1,0 +1,110 @@
+import json
+
+import pytest
+
+from rarlhf.errors import UserError
+from rarlhf.evaluation.evaluate import Evaluation, evaluate, summary
+from rarlhf.params import Params
+
+REQUIRED = {
+    "reward_mean", "reward_prompt_tail", "reward_var_05", "reward_var_10", "reward_var_20", "reward_cvar_05",
+    "reward_cvar_10", "reward_cvar_20", "kl_sft", "perplexity_reference", "dist_1", "dist_2", "dist_3", "length_mean",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluation(tables, perplexities, params) -> Evaluation:
+    return evaluate(tables, perplexities, params)
+
+
+def changed(params: Params, **evaluate_params: object) -> Params:
+    return params.model_copy(update={"evaluate": params.evaluate.model_copy(update=evaluate_params)})
+
+
+def test_has_the_promised_form(evaluation: Evaluation, params: Params) -> None:
+    assert (evaluation["preset"], evaluation["seeds"]) == (params.preset, params.seeds)
+    assert list(evaluation["methods"]) == ["base", "sft", "rlhf", "ra_rlhf"]
+    for spreads in evaluation["methods"].values():
+        assert set(spreads) >= REQUIRED
+        for spread in spreads.values():
+            assert set(spread) == {"mean", "std", "n", "ci95", "per_seed"}
+            assert spread["n"] == len(spread["per_seed"]) == 3
+    assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation
+
+
+def test_values_come_from_their_own_table(evaluation: Evaluation, tables) -> None:
+    for method, by_seed in tables.items():
+        expected = [table.scores.mean() for table in by_seed.values()]
+        assert evaluation["methods"][method]["reward_mean"]["per_seed"] == pytest.approx(expected)
+    assert evaluation["methods"]["ra_rlhf"]["perplexity_reference"]["per_seed"] == [47.0, 47.9, 46.8]
+
+
+def test_prompt_tail_is_fixed_by_the_prompts(tables, perplexities, params: Params) -> None:
+    tenth = evaluate(tables, perplexities, params)
+    assert tenth["test"] == {
+        "prompts": 40, "samples": 4, "tail_prompts": 4, "tail_rule": "lowest 10% by prompt score"
+    }  # fmt: skip
+    whole = evaluate(tables, perplexities, changed(params, tail_quantile=None, tail_threshold=1e9))
+    assert whole["test"]["tail_prompts"] == 40
+    for spreads in whole["methods"].values():
+        assert spreads["reward_prompt_tail"]["mean"] == pytest.approx(spreads["reward_mean"]["mean"])
+    with pytest.raises(UserError, match="tail_threshold"):
+        evaluate(tables, perplexities, changed(params, tail_quantile=None, tail_threshold=-1e9))
+
+
+def test_comparisons_are_later_less_earlier(evaluation: Evaluation) -> None:
+    assert list(evaluation["comparisons"]) == [
+        "sft_minus_base", "rlhf_minus_base", "ra_rlhf_minus_base",
+        "rlhf_minus_sft", "ra_rlhf_minus_sft", "ra_rlhf_minus_rlhf",
+    ]  # fmt: skip
+    methods = evaluation["methods"]
+    difference = evaluation["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_cvar_10"]
+    assert difference["mean"] == pytest.approx(
+        methods["rlhf"]["reward_cvar_10"]["mean"] - methods["sft"]["reward_cvar_10"]["mean"]
+    )
+    assert difference["prompt_error"] > 0
+
+
+def test_prompt_tail_has_the_error_of_its_few_prompts(evaluation: Evaluation) -> None:
+    # 4 of 40 prompts: the error of a mean is about sqrt(10) = 3.2 times that over all prompts
+    metrics = evaluation["comparisons"]["rlhf_minus_sft"]["metrics"]
+    assert metrics["reward_prompt_tail"]["prompt_error"] > 1.6 * metrics["reward_mean"]["prompt_error"]
+
+
+def test_like_kl_is_told_from_unlike(evaluation: Evaluation) -> None:
+    # target 2, so like means within 0.2 nats: 2.0 and 2.1 are, 2.1 and 0 are not
+    assert evaluation["comparisons"]["ra_rlhf_minus_rlhf"]["like_kl"]
+    assert not evaluation["comparisons"]["rlhf_minus_sft"]["like_kl"]
+
+
+def test_a_method_equals_itself(tables, perplexities, params: Params) -> None:
+    twins = {"sft": tables["sft"], "rlhf": tables["sft"]}
+    twin_perplexities = {"sft": perplexities["sft"], "rlhf": perplexities["sft"]}
+    for difference in evaluate(twins, twin_perplexities, params)["comparisons"]["rlhf_minus_sft"]["metrics"].values():
+        assert (difference["mean"], difference["prompt_error"], difference["interval"]) == (0.0, 0.0, None)
+
+
+def test_confidence_and_seed_change_the_intervals_alone(tables, perplexities, params: Params) -> None:
+    default = evaluate(tables, perplexities, params)
+    wide = evaluate(tables, perplexities, changed(params, confidence=0.99))
+    redrawn = evaluate(tables, perplexities, changed(params, seed=99))
+    assert default["methods"] == wide["methods"] == redrawn["methods"]
+    pair = "ra_rlhf_minus_rlhf"
+    narrow, broad, other = (e["comparisons"][pair]["metrics"]["reward_mean"] for e in (default, wide, redrawn))
+    assert broad["interval"][0] < narrow["interval"][0] < narrow["interval"][1] < broad["interval"][1]
+    assert other["prompt_error"] != narrow["prompt_error"]
+    assert default == evaluate(tables, perplexities, params)
+
+
+def test_one_seed_gives_means_without_intervals(tables, perplexities, params: Params) -> None:
+    single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
+    result = evaluate(single, perplexities, params.model_copy(update={"seeds": [1]}))
+    assert result["methods"]["rlhf"]["reward_mean"]["ci95"] is None
+    assert result["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_mean"]["interval"] is None
+
+
+def test_summary_is_short_and_of_the_last_two_methods(evaluation: Evaluation) -> None:
+    short = summary(evaluation)
+    assert list(short) == ["rlhf", "ra_rlhf"]
+    assert sum(len(values) for values in short.values()) <= 12
+    assert short["rlhf"]["kl_sft"] == evaluation["methods"]["rlhf"]["kl_sft"]["mean"]

@@ -1,0 +1,127 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from rarlhf.evaluation.evaluate import evaluate, tail_of
+from rarlhf.evaluation.report import TailSample, draw_pictures, render_report, tail_samples
+
+RUN = {name: np.arange(1.0, 6.0) for name in ("iteration", "score_mean", "score_cvar", "kl", "kl_coef", "kept")}
+TRAINING = {method: {seed: RUN for seed in (1, 2, 3)} for method in ("rlhf", "ra_rlhf")}
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Nesting(HTMLParser):
+    """Fails where a tag is closed that was not the last one opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.seen.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def build(tables, perplexities, params, offensive: bool = False) -> str:
+    evaluation = evaluate(tables, perplexities, params)
+    return render_report(
+        evaluation,
+        draw_pictures(tables, TRAINING, evaluation, params),
+        tail_samples(tables, tail_of(tables, params), params.evaluate.table_rows, params.evaluate.seed),
+        {"train": {"used": 3200, "too short": 12}, "sft": 3000},
+        params,
+        {"inputs (SHA-256)": "0123abcd"},
+        offensive,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tables, perplexities, params) -> str:
+    return build(tables, perplexities, params)
+
+
+def test_page_needs_nothing_from_outside(page: str) -> None:
+    assert "http" not in page
+    assert "<script" not in page
+    assert "<link" not in page
+    assert "@import" not in page
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+def test_page_is_well_formed(page: str) -> None:
+    parser = Nesting()
+    parser.feed(page)
+    assert parser.open == []
+    assert {"table", "figure", "details", "footer"} <= parser.seen
+
+
+def test_equal_input_gives_equal_bytes(page: str, tables, perplexities, params) -> None:
+    assert build(tables, perplexities, params) == page
+
+
+def test_page_says_what_was_compared_and_found(page: str) -> None:
+    for text in ("RA-RLHF", "tiny", "1, 2, 3", "4 prompts: lowest 10% by prompt score", "like KL", "0123abcd"):
+        assert text in page
+    assert "<td>train.too short</td><td>12</td>" in page
+    assert "<td>risk.alpha</td><td>0.3</td>" in page
+    assert "reward_cvar_of_means_10" in page
+
+
+def test_texts_of_models_are_escaped(page: str) -> None:
+    assert "&lt;b&gt;&amp;" in page
+    assert "<b>" not in page
+
+
+def test_offensive_text_is_announced_and_folded(page: str, tables, perplexities, params) -> None:
+    assert "offensive" not in page
+    assert "<details open>" in page
+    warned = build(tables, perplexities, params, offensive=True)
+    assert "may be offensive" in warned
+    assert "<details open>" not in warned
+
+
+def test_page_of_two_methods_without_training(tables, perplexities, params) -> None:
+    evaluation = evaluate({method: tables[method] for method in ("base", "sft")}, perplexities, params)
+    two = {method: tables[method] for method in ("base", "sft")}
+    pictures = draw_pictures(two, {}, evaluation, params)
+    assert [picture.name for picture in pictures] == [
+        "reward_quantile",
+        "cvar_curve",
+        "reward_distribution",
+        "trade_off",
+    ]
+    page = render_report(evaluation, pictures, [], {}, params, {}, offensive=False)
+    assert "not both run" in page
+    assert "Samples from the prompt tail" not in page
+
+
+def texts_of(samples: list[TailSample]) -> list[str]:
+    return [sample.prompt for sample in samples]
+
+
+def test_samples_are_drawn_from_the_tail_by_the_seed(tables, params) -> None:
+    tail = np.arange(40) < 20
+    first, same, other = (tail_samples(tables, tail, 5, seed) for seed in (1, 1, 2))
+    assert first == same
+    assert texts_of(first) != texts_of(other)
+    assert all(int(text.removeprefix("prompt ")) < 20 for text in texts_of(first))
+    assert [answer.method for answer in first[0].answers] == list(tables)
+    assert len(tail_samples(tables, tail, 99, 1)) == 20
+    assert tail_samples(tables, tail, 0, 1) == []
+
+
+def test_sample_shows_the_first_seeds_first_continuation(tables) -> None:
+    sample = tail_samples(tables, np.arange(40) == 7, 1, 1)[0]
+    table = tables["rlhf"][1]
+    assert sample.prompt == "prompt 7"
+    assert sample.answers[2].text == table.continuations[7][0]
+    assert sample.answers[2].score == f"{table.scores[7, 0]:.2f}"

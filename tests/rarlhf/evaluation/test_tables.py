@@ -1,0 +1,46 @@
+from copy import deepcopy
+
+import pytest
+
+from rarlhf.evaluation.evaluate import evaluate
+from rarlhf.evaluation.statistics import over_seeds
+from rarlhf.evaluation.tables import aligned, difference_text, number, terminal_table, with_half_width
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.234, "1.23"), (-99.994, "-99.99"), (123.45, "123.5"), (-1234.5, "-1234"), (123456.0, "1e+05"), (0.0, "0.00")],
+)
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_half_width_is_left_out_where_there_is_none() -> None:
+    assert with_half_width(over_seeds([1.0, 2.0, 3.0]), 0.95) == "2.00 ±2.48"  # 4.3027 / sqrt(3)
+    assert with_half_width(over_seeds([2.0]), 0.95) == "2.00"
+    assert with_half_width(over_seeds([2.0, 2.0]), 0.95) == "2.00"
+
+
+def test_difference_text() -> None:
+    difference = {"mean": 0.305, "interval": [-0.1, 0.71]}
+    assert difference_text(difference) == "+0.30 [-0.10, 0.71]"
+    assert difference_text({"mean": -4.4, "interval": None}) == "-4.40"
+
+
+def test_columns_line_up() -> None:
+    assert aligned([["a", "b"], ["long", "1"], ["x", "-22"]]).splitlines() == [
+        "a       b", "---------", "long    1", "x     -22"
+    ]  # fmt: skip
+
+
+def test_terminal_table_names_every_method_and_fits(tables, perplexities, params) -> None:
+    evaluation = evaluate(tables, perplexities, params)
+    text = terminal_table(evaluation)
+    assert "tiny: 3 seeds, 40 test prompts x 4 samples; prompt tail: 4 prompts" in text
+    for name in ("Base", "SFT", "RLHF", "RA-RLHF", "KL, nats"):
+        assert name in text
+    wide = deepcopy(evaluation)
+    for spreads in wide["methods"].values():
+        for spread in spreads.values():
+            spread |= {"mean": -1234.0, "per_seed": [-1211.0, -1234.0, -1257.0]}
+    assert max(map(len, terminal_table(wide).splitlines())) <= 100

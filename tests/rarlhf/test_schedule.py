@@ -1,0 +1,33 @@
+"""The soft-risk schedule against hand counts."""
+
+from fractions import Fraction
+
+import pytest
+
+from rarlhf.schedule import kept_episodes, risk_level, schedule_end
+
+
+def test_kept_episodes_of_a_small_run() -> None:
+    # B 10, n 2, M 12, alpha .4, rho .95: J = ceil(11.4) = 12, K = .6 / 10 = .06 an iteration.
+    kept = [kept_episodes(10, risk_level(m, 12, Fraction("0.4"), 2, Fraction("0.95"))) for m in range(1, 13)]
+    assert kept == [10, 10, 10, 9, 9, 8, 7, 7, 6, 6, 5, 4]
+
+
+def test_counts_are_exact_where_floats_are_not() -> None:
+    assert kept_episodes(25, Fraction("0.28")) == 7  # .28 * 25 is 7.000000000000001 in floats, whose ceiling is 8
+
+
+def test_schedule_never_rises_and_ends_at_alpha() -> None:
+    levels = [risk_level(m, 194, Fraction("0.4"), 30, Fraction("0.95")) for m in range(1, 195)]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[29] == 1  # m = n still keeps all
+    assert levels[schedule_end(194, Fraction("0.95")) - 1] == Fraction("0.4")
+
+
+def test_alpha_one_keeps_everything() -> None:
+    assert {risk_level(m, 20, Fraction(1), 3, Fraction("0.8")) for m in range(1, 21)} == {1}
+
+
+def test_refuses_a_schedule_without_room() -> None:
+    with pytest.raises(ValueError, match="must exceed warmup = 10"):
+        risk_level(1, 80, Fraction("0.3"), 10, Fraction("0.1"))

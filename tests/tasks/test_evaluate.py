@@ -1,0 +1,151 @@
+"""The stage on tiny models and generations of two seeds."""
+
+import json
+from pathlib import Path
+from shutil import copyfile
+
+import numpy as np
+import pytest
+import torch
+
+from rarlhf.base_model import new_model, train_tokenizer
+from rarlhf.data.files import write_json, write_jsonl
+from rarlhf.evaluation.perplexity import reference_perplexity
+from rarlhf.loading import load_causal_lm
+from rarlhf.params import Params, ScratchModelParams, load_params
+from tasks.evaluate import evaluate
+from tasks.inputs import Inputs
+from tasks.stage import Run
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ["we liked the film .", "we saw the music ."]
+SHAPE = ScratchModelParams(
+    vocab_size=280, context=32, layers=1, width=8, heads=2, epochs=1.0, batch_size=2, lr=0.01, seed=5
+)
+MODELS = ("base", "sft", "rlhf/1", "rlhf/2", "ra_rlhf/1", "ra_rlhf/2")
+
+
+class RecordingTracker:
+    """Keeps what it is given; artifacts are read at once, as their place is temporary."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self.tables: dict[str, list] = {}
+        self.artifacts: dict[str, Path] = {}
+
+    def metrics(self, values, step: int = 0) -> None:
+        self.values |= values
+
+    def table(self, rows, path: str) -> None:
+        self.tables[path] = list(rows)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        assert path.exists()
+        self.artifacts[path.name] = path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Inputs of the stage in a folder of their own, which becomes the current one."""
+    monkeypatch.chdir(tmp_path)
+    copyfile(ROOT / "presets" / "tiny.yaml", "params.yaml")
+    tokenizer = train_tokenizer(TEXTS, SHAPE)
+    for index, name in enumerate(MODELS):
+        model = new_model(tokenizer, SHAPE)
+        with torch.no_grad():
+            model.transformer.wte.weight.mul_(10.0 + index)
+        model.save_pretrained(Path("models", name))
+        tokenizer.save_pretrained(Path("models", name))
+    for index, method in enumerate(("base", "sft", "rlhf", "ra_rlhf")):
+        for seed in (1, 2):
+            Path("generations", method).mkdir(parents=True, exist_ok=True)
+            write_jsonl(Path("generations", method, f"{seed}.jsonl"), generation_rows(index, seed))
+    for method in ("rlhf", "ra_rlhf"):
+        for seed in (1, 2):
+            Path("curves", method).mkdir(parents=True, exist_ok=True)
+            Path("curves", method, f"{seed}.csv").write_text(
+                "iteration,objective/score_mean,risk/score_cvar,objective/kl,objective/kl_coef,risk/kept\n"
+                "1,0.1,-1.0,0.5,1.2,8\n2,0.2,-0.9,1.0,1.1,4\n"
+            )
+    Path("data", "prompts").mkdir(parents=True)
+    write_jsonl(Path("data", "prompts", "perplexity.jsonl"), [{"text": text} for text in TEXTS])
+    write_json(Path("data", "prompts", "counts.json"), {"train": {"used": 3200}})
+    return tmp_path
+
+
+def generation_rows(method: int, seed: int) -> list[dict]:
+    random = np.random.default_rng((method, seed))
+    return [
+        {
+            "prompt_id": prompt, "prompt": "we saw", "prompt_score": prompt / 10, "label": 1, "sample": sample,
+            "continuation": " the film", "tokens": 3, "score": float(random.normal() + method), "kl_sft": 0.1 * method,
+        }
+        for prompt in range(20)
+        for sample in range(2)
+    ]  # fmt: skip
+
+
+def run_stage(params: Params) -> RecordingTracker:
+    tracker = RecordingTracker()
+    run = Run(params, Inputs("evaluate", {}, {"data/prompts": "feed", "tasks/evaluate.py": "beef"}), tracker)
+    evaluate.__wrapped__(
+        run,
+        generations=Path("generations"),
+        prompts=Path("data/prompts"),
+        models=Path("models"),
+        curves=Path("curves"),
+        metrics=Path("metrics/evaluate.json"),
+        summary=Path("metrics/summary.json"),
+        plots=Path("plots"),
+        report=Path("reports/report.html"),
+    )
+    run.finish()
+    return tracker
+
+
+@pytest.fixture
+def two_seeds() -> Params:
+    return load_params(ROOT / "presets" / "tiny.yaml").model_copy(update={"seeds": [1, 2]})
+
+
+def outputs() -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes() for folder in ("metrics", "plots", "reports") for path in Path(folder).iterdir()
+    }
+
+
+def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = run_stage(two_seeds)
+    first = outputs()
+    assert set(first) == {
+        "metrics/evaluate.json", "metrics/summary.json", "reports/report.html", "plots/reward_quantile.csv",
+        "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png", "plots/training.csv",
+        "plots/training.png", "plots/reward_distribution.png", "plots/trade_off.png",
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "RA-RLHF" in printed
+    assert printed.count("perplexity of 2 reference texts under models/") == len(MODELS)
+    assert set(tracker.artifacts) == {"plots", "report.html"}
+    assert len(tracker.tables["results.json"]) == 4 * len(json.loads(first["metrics/evaluate.json"])["methods"]["sft"])
+    run_stage(two_seeds)
+    assert outputs() == first
+
+
+def test_perplexity_is_that_of_each_methods_own_model(workspace: Path, two_seeds: Params) -> None:
+    tracker = run_stage(two_seeds)
+    methods = json.loads(Path("metrics/evaluate.json").read_text())["methods"]
+    for method, names in {"sft": ("sft", "sft"), "ra_rlhf": ("ra_rlhf/1", "ra_rlhf/2")}.items():
+        expected = [reference_perplexity(*load_causal_lm(f"models/{name}"), TEXTS, 16) for name in names]
+        assert methods[method]["perplexity_reference"]["per_seed"] == expected
+    assert methods["sft"]["perplexity_reference"] != methods["base"]["perplexity_reference"]
+    assert tracker.values["sft/perplexity_reference"] == methods["sft"]["perplexity_reference"]["mean"]
+
+
+def test_report_says_where_it_comes_from_and_warns_of_real_text(workspace: Path, two_seeds: Params) -> None:
+    run_stage(two_seeds)
+    page = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "data/prompts (SHA-256): feed" in page
+    assert "beef" not in page
+    assert "may be offensive" not in page
+    run_stage(two_seeds.model_copy(update={"data": two_seeds.data.model_copy(update={"source": "file"})}))
+    assert "may be offensive" in Path("reports/report.html").read_text(encoding="utf-8")

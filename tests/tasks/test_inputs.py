@@ -1,0 +1,82 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rarlhf.errors import UserError
+from rarlhf.params import Params
+from tasks.inputs import digest, label, read_inputs
+
+
+def test_a_stage_has_its_own_params_and_files_and_no_others(params: Params) -> None:
+    inputs = read_inputs("toy", {"seed": 2, "source": Path("in.txt")}, params)
+    assert inputs.stage == "toy@2"
+    assert sorted(inputs.params) == ["ppo.lr", "risk"]
+    assert inputs.params["ppo.lr"] == params.ppo.lr
+    assert inputs.params["risk"]["alpha"] == params.risk.alpha
+    assert sorted(inputs.files) == ["data/raw", "in.txt", "made/2.txt"]
+
+
+def test_keys_named_under_the_file_and_the_whole_file(params: Params) -> None:
+    Path("scratch.txt").write_text("")
+    some = read_inputs("some", {}, params)
+    assert some.params == {"kl.coef": params.kl.coef}
+    assert list(some.files) == ["scratch.txt"]
+    assert read_inputs("check", {}, params).params == {"": params.model_dump(mode="json")}
+
+
+def test_digests_are_sha256_of_content(workspace: Path) -> None:
+    content = hashlib.sha256(b"{}\n").hexdigest()
+    assert digest(Path("data/raw/train.jsonl")) == content
+    assert digest(Path("data/raw")) == hashlib.sha256(f"train.jsonl {content}\n".encode()).hexdigest()
+
+
+@pytest.mark.parametrize("path", ["in.txt", "data/raw/train.jsonl", "made/2.txt"])
+def test_the_hash_follows_every_file(path: str, params: Params) -> None:
+    before = read_inputs("toy", {"seed": 2}, params).hash
+    Path(path).write_text("changed")
+    assert read_inputs("toy", {"seed": 2}, params).hash != before
+
+
+def test_the_hash_follows_names_in_folders_the_seed_and_own_params_only(params: Params) -> None:
+    before = read_inputs("toy", {"seed": 2}, params).hash
+    assert read_inputs("toy", {"seed": 2}, params).hash == before
+    assert read_inputs("toy", {"seed": 1}, params).hash != before
+    other = params.model_copy(update={"kl": params.kl.model_copy(update={"coef": 9.0})})
+    assert read_inputs("toy", {"seed": 2}, other).hash == before
+    own = params.model_copy(update={"risk": params.risk.model_copy(update={"alpha": 0.9})})
+    assert read_inputs("toy", {"seed": 2}, own).hash != before
+    Path("data/raw/train.jsonl").rename("data/raw/test.jsonl")
+    assert read_inputs("toy", {"seed": 2}, params).hash != before
+
+
+def test_compiled_python_does_not_count(workspace: Path) -> None:
+    before = digest(Path("data"))
+    Path("data/raw/__pycache__").mkdir()
+    Path("data/raw/__pycache__/x.pyc").write_text("x")
+    assert digest(Path("data")) == before
+
+
+def test_labels_are_dvcs_names() -> None:
+    assert label("check", {"out": Path("x")}) == "check"
+    assert label("rlhf", {"seed": 3}) == "rlhf@3"
+    assert label("generate", {"method": "sft"}) == "generate@sft"
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("nosuch", "dvc.yaml has no stage nosuch; it has toy, check"),
+        ("wrong", "names the key risk.beta"),
+        ("lacking", "nowhere is missing"),
+    ],
+)
+def test_what_is_not_there_is_said(stage: str, message: str, params: Params) -> None:
+    with pytest.raises(UserError, match=message):
+        read_inputs(stage, {}, params)
+
+
+def test_a_missing_dvc_yaml_is_said(params: Params) -> None:
+    Path("dvc.yaml").unlink()
+    with pytest.raises(UserError, match="run from the repository's root"):
+        read_inputs("toy", {}, params)
