@@ -1,8 +1,8 @@
 """What is possible in the small world: the best mean and the best CVaR under each KL budget, exactly.
 
-A policy chooses a sequence of styles for each kind of prompt. Wordings and nouns do not pay, so the optimal policy keeps
-the reference's choice of them, and the KL divergence of texts is the KL divergence of style sequences: 64 for each of
-3 kinds, few enough to enumerate. Maximise over policies, with KL = sum_x share(x) KL(policy(.|x) || reference(.|x)):
+A policy chooses a sequence of styles for each kind of prompt. Wordings and nouns do not pay, so the optimal policy
+keeps the reference's choice of them, and the KL divergence of texts is that of style sequences: 64 for each of 3 kinds,
+few enough to enumerate. With KL = sum over kinds x of share(x) KL(policy(.|x) || reference(.|x)), maximise
 
 - the mean: policy = reference x exp(t V) / Z, one t for all prompts, as large as the budget allows;
 - CVaR_a = max over eta of E[eta - (eta - V)+ / a] (Rockafellar and Uryasev, 2000): for a fixed eta the policy is

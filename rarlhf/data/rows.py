@@ -14,5 +14,10 @@ class Row:
 
     def record(self) -> dict[str, str | int | float]:
         """The row as a JSON object, without the fields that are not there."""
-        fields = {"text": self.text, "label": self.label, "prompt": self.prompt, "toxicity": self.toxicity}
+        fields: dict[str, str | int | float | None] = {
+            "text": self.text,
+            "label": self.label,
+            "prompt": self.prompt,
+            "toxicity": self.toxicity,
+        }
         return {name: value for name, value in fields.items() if value is not None}

@@ -71,10 +71,13 @@ def load_raw_rows(data: DataParams) -> RawRows:
     test_texts = {row.text for row in test}
     apart = [row for row in train if row.text not in test_texts]
     train_counts.drop(OVERLAP, len(train) - len(apart))
-    test, _ = _choose(test, data.test_rows, data, "test", test_counts, NOT_CHOSEN)
-    train, _ = _choose(apart, data.train_rows, data, "train", train_counts, NOT_CHOSEN)
+    test, unused = _choose(test, data.test_rows, f"test/{data.seed}")
+    test_counts.drop(NOT_CHOSEN, len(unused))
+    train, unused = _choose(apart, data.train_rows, f"train/{data.seed}")
+    train_counts.drop(NOT_CHOSEN, len(unused))
     keep = max(len(train) - data.second_scorer_rows, 0)
-    train, second_scorer = _choose(train, keep, data, "second_scorer", train_counts, SECOND_SCORER)
+    train, second_scorer = _choose(train, keep, f"second_scorer/{data.seed}")
+    train_counts.drop(SECOND_SCORER, len(second_scorer))
     for rows, name in ((train, "train"), (test, "test")):
         _require_both_classes(rows, f"what is left of the {name} rows")
     return RawRows(train, test, second_scorer, {"train": train_counts, "test": test_counts})
@@ -150,9 +153,9 @@ def _hub_records(data: DataParams, split: Split) -> Iterator[Located]:
     except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub client raise, offline too
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"data set {name} (config {data.config}, split {part}, revision {data.revision}) could not be loaded from the "
-            f"hub ({reason}). Without network: put train.jsonl and test.jsonl into a folder and set data.source: file "
-            "and data.path to it"
+            f"data set {name} (config {data.config}, split {part}, revision {data.revision}) could not be loaded from "
+            f"the hub ({reason}). Without network: put train.jsonl and test.jsonl into a folder and set data.source: "
+            "file and data.path to it"
         ) from error
     lacking = [column for column in _columns(data.columns) if column not in rows.column_names]
     if lacking:
@@ -278,17 +281,10 @@ def _require_both_classes(rows: list[Row], name: str) -> None:
         raise UserError(f"{name} has {len(rows)} rows and not both classes; give more rows or raise the number of rows")
 
 
-def _choose(  # noqa: PLR0913, each is a different thing
-    rows: list[Row], number: int | None, data: DataParams, name: str, counts: Counts, reason: str
-) -> tuple[list[Row], list[Row]]:
+def _choose(rows: list[Row], number: int | None, seed: str) -> tuple[list[Row], list[Row]]:
     """Splits the rows into a seeded choice of `number` (None: all) and the others, both in their old order."""
-    chosen = set(_shuffled(len(rows), f"{name}/{data.seed}")[:number])
-    counts.drop(reason, len(rows) - len(chosen))
+    order = list(range(len(rows)))
+    Random(f"data/{seed}").shuffle(order)
+    chosen = set(order[:number])
     kept = [row for index, row in enumerate(rows) if index in chosen]
     return kept, [row for index, row in enumerate(rows) if index not in chosen]
-
-
-def _shuffled(count: int, seed: str) -> list[int]:
-    order = list(range(count))
-    Random(f"data/{seed}").shuffle(order)
-    return order

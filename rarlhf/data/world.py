@@ -2,18 +2,19 @@
 
 A review is a prompt of 8 words, `we VERB the ADJ NOUN and ADJ NOUN`, and three clauses, for example
 
-    we regret the long film and quiet cast . the plot was fine , a weak story , we found the music dull .
+    we regret the long film and quiet cast . the plot was fine , a weak story , we found the song dull .
 
 The verb gives the kind of the prompt (`liked` 35 %, `saw` 35 %, `regret` 30 %). Each clause has a style, rave, praise,
-fair or harsh, drawn on its own with the kind's weights; each style has several words, and a clause several wordings. The
-latent sentiment, in logits, is the kind's base plus what each clause pays; the label is 1 with probability sigmoid(latent
-sentiment).
+fair or harsh, drawn on its own with the kind's weights; each style has several words, and a clause several wordings.
+The latent sentiment, in logits, is the kind's base plus what each clause pays; the label is 1 with probability
+sigmoid(latent sentiment).
 
-Why mean and tail disagree. After `liked` and `saw` the better words pay more, and they are not rare. After `regret`,
-praise reads as mockery: only `fair` clauses pay, and they are rare there. So a hard prompt can be helped, but at a high
-price in KL. Without a KL budget every prompt is turned and nothing has to be chosen. Under a budget the two aims part: the
-mean buys the sentiment that is cheapest per nat, which easy prompts have, while the lower tail consists of hard prompts, so
-that CVaR buys the dear sentiment there and leaves less for the easy ones. `rarlhf.data.frontier` computes both optima.
+Why mean and tail disagree. After `liked` and `saw` the better words pay more. After `regret`, praise reads as mockery:
+only `fair` clauses pay, and a review of nothing else is rare there. So a hard prompt can be helped, but at a high price
+in KL. Without a KL budget every prompt is turned and nothing has to be chosen. Under a budget the two aims part: the
+mean buys the sentiment that is cheapest per nat, more of which easy prompts have, while the lower tail consists of hard
+prompts, so that CVaR buys the dear sentiment there and leaves less for the easy ones. `rarlhf.data.frontier` computes
+both optima.
 """
 
 import itertools
@@ -50,7 +51,7 @@ KINDS = {
 }
 
 ADJECTIVES = ("long", "short", "quiet", "loud", "slow", "quick", "new", "old")
-NOUNS = ("film", "cast", "plot", "music", "story", "scene", "tone", "end")
+NOUNS = ("film", "cast", "plot", "song", "story", "scene", "tone", "end")
 STYLE_WORDS = {
     "rave": ("superb", "brilliant", "wonderful"),
     "praise": ("good", "lovely", "charming"),

@@ -1,0 +1,76 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flows.ui
+
+APP = """
+async def app(scope, receive, send):
+    pass
+"""
+MAIN = """
+import sys
+import flows.ui
+flows.ui.SERVERS = {name: (int(port), command.split()) for name, port, command in zip(*[iter(sys.argv[1:])] * 3)}
+flows.ui.prepare_store = lambda root: None
+sys.exit(flows.ui.main())
+"""
+UVICORN = "uvicorn toyapp:app --lifespan off --log-level error"
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def start(*servers: str) -> subprocess.Popen[str]:
+    """`make ui` with other servers, each given by name, port and command."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(flows.ui.__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, *servers],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("toyapp.py").write_text(APP)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_addresses_are_printed_and_a_signal_ends_both(number: signal.Signals) -> None:
+    one, two = free_port(), free_port()
+    process = start("One", one, UVICORN, "Two", two, UVICORN)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    assert sorted(lines) == ["Ctrl-C ends both.\n", f"One: http://127.0.0.1:{one}\n", f"Two: http://127.0.0.1:{two}\n"]
+    process.send_signal(number)
+    _, shown = process.communicate(timeout=30)
+    assert (process.returncode, shown) == (0, "")
+    assert not flows.ui._answers(int(one)) and not flows.ui._answers(int(two))
+
+
+def test_a_server_that_ends_by_itself_takes_the_other_along() -> None:
+    one = free_port()
+    process = start("One", one, UVICORN, "Two", free_port(), "platform")
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert shown.startswith("error: Two's server ended with status ")
+    assert not flows.ui._answers(int(one))
+
+
+def test_an_address_in_use_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        process = start("One", str(port), UVICORN)
+        _, shown = process.communicate(timeout=30)
+    assert (process.returncode, shown) == (1, f"error: the address is in use already: One 127.0.0.1:{port}\n")

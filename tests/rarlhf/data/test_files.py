@@ -1,0 +1,24 @@
+"""Files as the project writes them."""
+
+from rarlhf.data.files import read_jsonl, read_rows, write_json, write_jsonl
+from rarlhf.data.rows import Row
+
+
+def test_jsonl_round_trip_keeps_any_text(tmp_path):
+    records = [{"text": 'naïve \u2028 ✓ \n "x"', "label": 1}, {"text": "", "label": 0}]
+    write_jsonl(tmp_path / "a.jsonl", iter(records))
+    assert read_jsonl(tmp_path / "a.jsonl") == records
+    assert "naïve" in (tmp_path / "a.jsonl").read_text(encoding="utf-8")
+    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_rows_round_trip_and_leave_out_what_is_not_there(tmp_path):
+    rows = [Row("a b", 1), Row("c d", 0, "c", 0.25)]
+    write_jsonl(tmp_path / "rows.jsonl", [row.record() for row in rows])
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+    assert (tmp_path / "rows.jsonl").read_text().splitlines()[0] == '{"text": "a b", "label": 1}'
+
+
+def test_json_bytes(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1], "a": "é"})
+    assert (tmp_path / "a.json").read_bytes() == '{\n  "b": [\n    1\n  ],\n  "a": "é"\n}\n'.encode()
