@@ -23,7 +23,9 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, response_mask: Tensor, kl_c
     return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
 
 
-def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
     """Advantages and value targets of episodes that all end at their last real token.
 
     End of text and the length limit are both terminal: the value after the last token is 0, never bootstrapped.

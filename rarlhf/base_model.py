@@ -18,6 +18,7 @@ from rarlhf.runtime import Machine, seed_globals
 from rarlhf.supervised import fit, save_model, steps_in, training_options
 
 END_OF_TEXT = "<|endoftext|>"
+IGNORED = -100  # target that transformers leaves out of the loss
 Curve = list[dict[str, float]]
 
 
@@ -38,8 +39,8 @@ def make_base_model(
         return []
     tokenizer = train_tokenizer(texts, params.scratch)
     model = new_model(tokenizer, params.scratch).to(machine.device)
-    rows = PackedRows(texts, tokenizer, params.scratch.context)
     p = params.scratch
+    rows = packed_rows(texts, tokenizer, p.context) if p.packing else single_rows(texts, tokenizer, p.context)
     steps = steps_in(len(rows), p.batch_size, p.epochs)
     options = training_options(machine, p.epochs, p.batch_size, p.lr, "cosine", p.seed, steps)
     recorder.say(f"{model.num_parameters():,} parameters, {len(rows):,} rows of {p.context} tokens, {steps:,} steps")
@@ -82,6 +83,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, params: ScratchModelParams) ->
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
+        initializer_range=params.init_std,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -89,21 +91,43 @@ def new_model(tokenizer: PreTrainedTokenizerBase, params: ScratchModelParams) ->
     return GPT2LMHeadModel(config)
 
 
-class PackedRows(Dataset[dict[str, Tensor]]):
-    """Texts one after another, each ended by the end of text, cut into rows of equal length."""
+class TokenRows(Dataset[dict[str, Tensor]]):
+    """Rows of tokens of one length, each its own target but for what is padding."""
 
-    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> None:
-        ids: list[int] = []
-        encoded: Any = tokenizer(list(texts), truncation=False, verbose=False)
-        for row in encoded["input_ids"]:
-            ids += [*row, tokenizer.eos_token_id]
-        count = len(ids) // length
-        if count == 0:
-            raise UserError(f"the training texts fill no row of {length} tokens; give more rows or lower model.scratch.context")
-        self.rows = torch.tensor(ids[: count * length]).view(count, length)
+    def __init__(self, rows: Tensor, lengths: Tensor) -> None:
+        self.rows = rows
+        self.real = torch.arange(rows.shape[1]) < lengths.unsqueeze(1)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+        row, real = self.rows[index], self.real[index]
+        return {"input_ids": row, "attention_mask": real.long(), "labels": row.masked_fill(~real, IGNORED)}
+
+
+def packed_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenRows:
+    """Texts one after another, each ended by the end of text, cut into rows of `length` tokens; the rest is left out.
+
+    Raises: UserError if the texts fill no row.
+    """
+    ids = [token for row in _ended(texts, tokenizer) for token in row]
+    count = len(ids) // length
+    if count == 0:
+        raise UserError(
+            f"the training texts fill no row of {length} tokens; give more rows or lower model.scratch.context"
+        )
+    return TokenRows(torch.tensor(ids[: count * length]).view(count, length), torch.full((count,), length))
+
+
+def single_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenRows:
+    """One text a row, ended by the end of text, cut or padded to `length` tokens, or to the longest if that is less."""
+    ended = [row[:length] for row in _ended(texts, tokenizer)]
+    width = max(len(row) for row in ended)
+    rows = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in ended])
+    return TokenRows(rows, torch.tensor([len(row) for row in ended]))
+
+
+def _ended(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    encoded: Any = tokenizer(list(texts), truncation=False, verbose=False)
+    return [[*row, tokenizer.eos_token_id] for row in encoded["input_ids"]]

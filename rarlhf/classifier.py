@@ -51,7 +51,11 @@ def make_reward_model(
     examples = LabelledTexts(rows, tokenizer, params)
     steps = steps_in(len(examples), p.batch_size, p.epochs)
     options = training_options(machine, p.epochs, p.batch_size, p.lr, "linear", p.seed, steps)
-    options |= {"train_sampling_strategy": "group_by_length", "length_column_name": "length"}
+    options |= {
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "weight_decay": p.weight_decay,
+    }
     recorder.say(f"{model.num_parameters():,} parameters, {len(examples):,} texts, {steps:,} steps")
     curve = fit("reward model", model, examples, Padded(tokenizer), options, steps, recorder)
     save_model(model, tokenizer, folder)
@@ -92,6 +96,10 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> 
         n_layers=params.scratch.layers,
         n_heads=params.scratch.heads,
         hidden_dim=4 * params.scratch.width,
+        initializer_range=params.scratch.init_std,
+        dropout=params.scratch.dropout,
+        attention_dropout=params.scratch.dropout,
+        seq_classif_dropout=params.scratch.dropout,
         pad_token_id=tokenizer.pad_token_id,
         num_labels=1,
         id2label={0: str(params.label)},

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rarlhf.policy import Episodes, Sampling, response_logprobs
 from rarlhf.loading import load_causal_lm
 from rarlhf.params import Params
+from rarlhf.policy import Episodes, Sampling, response_logprobs
 from rarlhf.ppo import Score
 from rarlhf.progress import progress
 from rarlhf.prompts import Query

@@ -24,7 +24,7 @@ def controlled_kl(episode_kl: Tensor, tail_mask: Tensor, average: KLAverage) -> 
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, rate: float) -> float:
-    """beta (1 + clip(KL / target - 1, -0.2, 0.2) K_beta): more penalty where KL is above its target.
+    """Beta (1 + clip(KL / target - 1, -0.2, 0.2) K_beta): more penalty where KL is above its target.
 
     Args:
         kl_coef: beta, score units per nat.

@@ -46,7 +46,9 @@ def load_classifier(source: str, revision: str | None = None) -> tuple[PreTraine
 
 def _with_padding(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {source} has no end-of-text token; set eos_token in its tokenizer_config.json")
+        raise UserError(
+            f"the tokenizer of {source} has no end-of-text token; set eos_token in its tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -95,6 +95,8 @@ class ScratchModelParams(Section):
     layers: Annotated[int, Field(ge=1, le=48)]
     width: Annotated[int, Field(ge=8, le=8192)]
     heads: Count
+    init_std: Open01
+    packing: bool
     epochs: Positive
     batch_size: Count
     lr: Open01
@@ -116,9 +118,12 @@ class ScratchRewardParams(Section):
     layers: Annotated[int, Field(ge=1, le=24)]
     width: Annotated[int, Field(ge=8, le=8192)]
     heads: Count
+    init_std: Open01
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
     epochs: Positive
     batch_size: Count
     lr: Open01
+    weight_decay: NonNegative
     seed: Seed
 
 
@@ -263,7 +268,9 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 def _read_yaml(path: Path) -> Any:
     if not path.is_file():
-        raise UserError(f"{path} is missing: copy a preset over it (cp presets/tiny.yaml {path}), or run from its folder")
+        raise UserError(
+            f"{path} is missing: copy a preset over it (cp presets/tiny.yaml {path}), or run from its folder"
+        )
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
@@ -329,12 +336,22 @@ def _general_rules(p: Params) -> Iterable[Rule]:
 
 def _data_rules(p: Params) -> Iterable[Rule]:
     source = p.data.source
-    yield source != "file" or bool(p.data.path), ("data.source", "data.path"), (
-        "source file needs the folder of the data files: set data.path, or make repro PRESET=... DATA=FOLDER"
+    yield (
+        source != "file" or bool(p.data.path),
+        ("data.source", "data.path"),
+        ("source file needs the folder of the data files: set data.path, or make repro PRESET=... DATA=FOLDER"),
     )
     hub = bool(p.data.name) and bool(p.data.revision)
-    yield source != "hub" or hub, ("data.source", "data.name", "data.revision"), "source hub needs a name and a revision"
-    yield source == "file" or not p.data.watch, ("data.source", "data.watch"), "only the files of source file can be watched"
+    yield (
+        source != "hub" or hub,
+        ("data.source", "data.name", "data.revision"),
+        "source hub needs a name and a revision",
+    )
+    yield (
+        source == "file" or not p.data.watch,
+        ("data.source", "data.watch"),
+        "only the files of source file can be watched",
+    )
     yield len(p.data.watch) <= 1, ("data.watch",), "path is named twice"
     room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
     yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
@@ -346,23 +363,33 @@ def _shape_rules(p: Params) -> Iterable[Rule]:
     yield reward.width % reward.heads == 0, ("reward.scratch.width", "reward.scratch.heads"), "heads must divide width"
     if p.model.source == "scratch":
         length = p.prompts.tokens + p.ppo.max_new_tokens
-        yield length <= model.context, ("prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"), (
-            f"query and response take {length} tokens, more than the context"
+        yield (
+            length <= model.context,
+            ("prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"),
+            (f"query and response take {length} tokens, more than the context"),
         )
         yield p.sft.tokens <= model.context, ("sft.tokens", "model.scratch.context"), "SFT texts exceed the context"
 
 
 def _ppo_rules(p: Params) -> Iterable[Rule]:
     ppo, risk = p.ppo, p.risk
-    yield ppo.batch_size % ppo.mini_batch_size == 0, ("ppo.batch_size", "ppo.mini_batch_size"), (
-        "mini_batch_size must divide batch_size"
+    yield (
+        ppo.batch_size % ppo.mini_batch_size == 0,
+        ("ppo.batch_size", "ppo.mini_batch_size"),
+        ("mini_batch_size must divide batch_size"),
     )
-    yield ppo.mini_batch_size % ppo.micro_batch_size == 0, ("ppo.mini_batch_size", "ppo.micro_batch_size"), (
-        "micro_batch_size must divide mini_batch_size"
+    yield (
+        ppo.mini_batch_size % ppo.micro_batch_size == 0,
+        ("ppo.mini_batch_size", "ppo.micro_batch_size"),
+        ("micro_batch_size must divide mini_batch_size"),
     )
     yield ppo.min_new_tokens <= ppo.max_new_tokens, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
     yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
     end = schedule_end(ppo.iterations, Fraction(str(risk.rho)))
-    yield risk.measure == "none" or end > risk.warmup, ("risk.warmup", "risk.rho", "ppo.iterations"), (
-        f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: raise rho or lower warmup"
+    yield (
+        risk.measure == "none" or end > risk.warmup,
+        ("risk.warmup", "risk.rho", "ppo.iterations"),
+        (
+            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: raise rho or lower warmup"
+        ),
     )

@@ -37,8 +37,8 @@ from rarlhf.params import KLParams, PPOParams, RiskParams
 from rarlhf.policy import Episodes, Policy, PolicyOutput, response_logprobs, response_states
 from rarlhf.progress import Recorder, progress
 from rarlhf.risk import cvar, value_at_risk, worst_episodes
-from rarlhf.runtime import Machine, derived_seed, generator
 from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, query_batch, real_tokens, select, stacked
+from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
 from rarlhf.schedule import kept_episodes, risk_level
 

@@ -66,9 +66,7 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
     sft = [row.text for row in train if row.label == 1]
     perplexity = _perplexity_texts(test, params)
     counts = {"train": train_counts, "test": test_counts, "sft": len(sft), "perplexity": len(perplexity)}
-    return PromptSets(
-        queries[: params.train], queries[params.train :], test_queries, sft, perplexity, counts
-    )
+    return PromptSets(queries[: params.train], queries[params.train :], test_queries, sft, perplexity, counts)
 
 
 def _cut(
@@ -88,7 +86,9 @@ def _cut(
             queries.append(query)
     counts["not needed"] = len(rows) - sum(counts.values())
     if len(queries) < wanted:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()) if count and reason != "used")
+        reasons = ", ".join(
+            f"{count} {reason}" for reason, count in sorted(counts.items()) if count and reason != "used"
+        )
         raise UserError(
             f"only {len(queries)} of {len(rows)} {split} rows make a query and {wanted} are asked for ({reasons or 'no rows'}); "
             f"lower prompts.{'test' if split == 'test' else 'train'} or prompts.min_chars, or give more rows"
@@ -96,9 +96,7 @@ def _cut(
     return queries, dict(sorted(counts.items()))
 
 
-def _query(
-    index: int, row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams
-) -> tuple[Query | None, str]:
+def _query(index: int, row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams) -> tuple[Query | None, str]:
     if len(row.text) < params.min_chars:
         return None, f"shorter than {params.min_chars} characters"
     ids = tokenizer(row.prompt or row.text, truncation=True, max_length=params.tokens)["input_ids"]

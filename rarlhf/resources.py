@@ -75,7 +75,9 @@ def estimate(params: Params) -> Needs | None:
     seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods))
     weights = 4.0 * shape.parameters
     rows = params.ppo.micro_batch_size * (params.prompts.tokens + params.ppo.max_new_tokens)
-    activations = 4.0 * rows * (3 * shape.vocab_size + 40 * shape.layers * (shape.parameters / 12 / max(shape.layers, 1)) ** 0.5)
+    activations = (
+        4.0 * rows * (3 * shape.vocab_size + 40 * shape.layers * (shape.parameters / 12 / max(shape.layers, 1)) ** 0.5)
+    )
     memory = 1.5 * GIB + 5 * weights + activations  # policy, reference, gradient, two Adam moments
     disk = weights * (2 + 1.2 * runs + 3) + 0.2 * GIB  # models, and the checkpoint of the run at hand
     return Needs(seconds, memory, disk)
@@ -100,7 +102,13 @@ def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
     scorer = transformer_shape(reward.vocab_size, params.reward.max_length, reward.layers, reward.width)
     cost = 6.0 * shape.parameters * tokens
     if params.reward.source == "scratch":
-        cost += 6.0 * (scorer.parameters - reward.vocab_size * reward.width) * rows * params.reward.max_length * reward.epochs
+        cost += (
+            6.0
+            * (scorer.parameters - reward.vocab_size * reward.width)
+            * rows
+            * params.reward.max_length
+            * reward.epochs
+        )
     return cost / rate
 
 

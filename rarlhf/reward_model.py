@@ -40,7 +40,9 @@ class RewardModel:
             scores[rows] = self._logits([texts[i] for i in rows])
         if not torch.isfinite(scores).all():
             bad = int((~torch.isfinite(scores)).nonzero()[0])
-            raise UserError(f"the reward model gave {scores[bad]} for the text {texts[bad][:60]!r}; check reward.source")
+            raise UserError(
+                f"the reward model gave {scores[bad]} for the text {texts[bad][:60]!r}; check reward.source"
+            )
         return self.params.sign * scores
 
     def _logits(self, texts: list[str]) -> Tensor:

@@ -67,7 +67,7 @@ def cvar(returns: Tensor, level: float | Fraction) -> Tensor:
 
 
 def _exact(returns: Tensor, level: float | Fraction) -> Fraction:
-    """alpha * B as an exact rational."""
+    """Alpha * B as an exact rational."""
     alpha = level if isinstance(level, Fraction) else Fraction(str(level))
     if not 0 < alpha <= 1:
         raise ValueError(f"level must be in (0, 1], got {level}")

@@ -33,9 +33,7 @@ class Curve(TrainerCallback):
         self.rows: list[dict[str, float]] = []
         self.text = ""
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Takes up a logged loss."""
         logs: Mapping[str, float] = kwargs.get("logs") or {}
         if "loss" not in logs:
@@ -44,9 +42,7 @@ class Curve(TrainerCallback):
         self.recorder.record(state.global_step, {"train/loss": logs["loss"], "train/lr": logs["learning_rate"]})
         self.text = f"loss {logs['loss']:.3f}"
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Moves the bar."""
         self.show(state.global_step, self.text)
 
@@ -114,9 +110,7 @@ def fit(  # noqa: PLR0913, each is a different thing
     return run_trainer(name, build, steps, recorder)
 
 
-def run_trainer(
-    name: str, build: Callable[[str], Trainer], steps: int, recorder: Recorder
-) -> list[dict[str, float]]:
+def run_trainer(name: str, build: Callable[[str], Trainer], steps: int, recorder: Recorder) -> list[dict[str, float]]:
     """Runs the trainer that `build` makes for a scratch folder, and returns its curve."""
     with tempfile.TemporaryDirectory() as folder, progress(name, steps) as show:
         curve = Curve(show, recorder)

@@ -14,6 +14,7 @@ are as they were before.
 import argparse
 import errno
 import inspect
+import logging
 import os
 import shutil
 import signal
@@ -178,6 +179,7 @@ def _execute(function: Callable[..., None], arguments: Mapping[str, Any]) -> Non
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     os.environ["OMP_NUM_THREADS"] = str(params.runtime.threads)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises optional kernels at import
     inputs = read_inputs(function.__name__, arguments, params)
     tracker = Tracker(stage_record(function.__name__, arguments, params, inputs), root())
     run = Run(params, inputs, tracker)

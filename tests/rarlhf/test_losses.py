@@ -24,11 +24,15 @@ def test_value_loss_by_hand() -> None:
     # 1: plain (2 - 1)^2 = 1, clipped (.2 - 1)^2 = .64, the larger is 1; 2: both (.1 - 1)^2 = .81
     torch.testing.assert_close(value_loss(new, old, returns, 0.2), torch.tensor([[0.5, 0.405]]))
     # a step past the clip towards the target counts as if it had stopped there: (.2 - 1)^2 = .64 against (.9 - 1)^2 = .01
-    torch.testing.assert_close(value_loss(torch.tensor(0.9), torch.tensor(0.0), torch.tensor(1.0), 0.2), torch.tensor(0.32))
+    torch.testing.assert_close(
+        value_loss(torch.tensor(0.9), torch.tensor(0.0), torch.tensor(1.0), 0.2), torch.tensor(0.32)
+    )
 
 
 def test_value_loss_without_clip_is_half_the_square() -> None:
-    torch.testing.assert_close(value_loss(torch.tensor(3.0), torch.tensor(0.0), torch.tensor(1.0), None), torch.tensor(2.0))
+    torch.testing.assert_close(
+        value_loss(torch.tensor(3.0), torch.tensor(0.0), torch.tensor(1.0), None), torch.tensor(2.0)
+    )
 
 
 def test_losses_agree_with_naive_twins() -> None:

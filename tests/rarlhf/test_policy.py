@@ -21,7 +21,9 @@ def test_logprobs_are_those_of_the_plain_model(lm: GPT2LMHeadModel) -> None:
     logprobs = response_logprobs(lm, episodes_of(), SAMPLING)
     expected = torch.log_softmax(lm(torch.tensor([[5, 6, 8, 9, 10]])).logits, dim=-1)[0]
     for t, token in enumerate((8, 9, 10)):
-        torch.testing.assert_close(logprobs[0, t], expected[1 + t, token])  # position 1 predicts the first response token
+        torch.testing.assert_close(
+            logprobs[0, t], expected[1 + t, token]
+        )  # position 1 predicts the first response token
     shorter = torch.log_softmax(lm(torch.tensor([[7, 11, 12]])).logits, dim=-1)[0]
     torch.testing.assert_close(logprobs[1, :2], torch.stack([shorter[0, 11], shorter[1, 12]]))
 
