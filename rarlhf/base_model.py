@@ -43,7 +43,8 @@ def make_base_model(
     rows = packed_rows(texts, tokenizer, p.context) if p.packing else single_rows(texts, tokenizer, p.context)
     steps = steps_in(len(rows), p.batch_size, p.epochs)
     options = training_options(machine, p.epochs, p.batch_size, p.lr, "cosine", p.seed, steps)
-    recorder.say(f"{model.num_parameters():,} parameters, {len(rows):,} rows of {p.context} tokens, {steps:,} steps")
+    options["warmup_steps"] = round(p.warmup * steps)
+    recorder.say(f"{model.num_parameters():,} parameters, {len(rows):,} rows of {rows.rows.shape[1]} tokens, {steps:,} steps")
     curve = fit("base model", model, rows, None, options, steps, recorder)
     save_model(model, tokenizer, folder)
     return curve
@@ -103,7 +104,7 @@ class TokenRows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row, real = self.rows[index], self.real[index]
-        return {"input_ids": row, "attention_mask": real.long(), "labels": row.masked_fill(~real, IGNORED)}
+        return {"input_ids": row, "labels": row.masked_fill(~real, IGNORED)}  # padding is last: no real token sees it
 
 
 def packed_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenRows:

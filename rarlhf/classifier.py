@@ -87,7 +87,7 @@ def train_tokenizer(texts: Sequence[str], params: RewardParams) -> PreTrainedTok
 
 
 def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> DistilBertForSequenceClassification:
-    """A DistilBERT-shaped classifier with one sigmoid output, so that its raw logit is the log-odds of `reward.label`."""
+    """A DistilBERT-shaped classifier with one sigmoid output, its raw logit being the log-odds of `reward.label`."""
     seed_globals("reward", params.scratch.seed)
     config = DistilBertConfig(
         vocab_size=len(tokenizer),
@@ -110,7 +110,7 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> 
 
 
 class LabelledTexts(Dataset[dict[str, Any]]):
-    """Tokenised texts with the target of the classifier's one output: the wanted class for sign 1, else the unwanted."""
+    """Tokenised texts with the target of the classifier's one output: 1 for the wanted class; at sign -1, the other."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
         encoded = tokenizer([row.text for row in rows], truncation=True, max_length=params.max_length)

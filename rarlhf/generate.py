@@ -41,8 +41,8 @@ class Generator:
             model: folder of the model that is evaluated; it shares the SFT model's tokenizer.
             queries: test queries.
             seed: the run's seed; every method draws the same uniform numbers for it.
-        Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum over
-            the response of log pi - log pi_sft in nats.
+        Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum
+            over the response of log pi - log pi_sft in nats.
         """
         lm = load_causal_lm(str(model))[0].to(self.machine.device)
         jobs = [(query, sample) for query in queries for sample in range(self.params.generate.samples)]
@@ -94,7 +94,7 @@ def _rows(
 
 
 def continuation(query: Query, response: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text that the response adds to the prompt; decoded together, so that a character split between them comes out whole."""
+    """Text that the response adds to the prompt; the two are decoded together, so that no character comes out split."""
     text = tokenizer.decode(query["input_ids"] + response, skip_special_tokens=True)
     if text.startswith(query["prompt"]):
         return text[len(query["prompt"]) :]

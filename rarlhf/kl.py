@@ -14,8 +14,8 @@ def controlled_kl(episode_kl: Tensor, tail_mask: Tensor, average: KLAverage) -> 
     Args:
         episode_kl: (B,) float, sum over real tokens of log pi - log pi_ref; single episodes may be negative.
         tail_mask: (B,) bool, episodes kept.
-        average: `all` episodes; the `kept` ones (paper, Eq. 6); `kept_over_batch` divides the kept ones' sum by B, as the
-            authors' code does, and so reads the KL too low by the share kept.
+        average: `all` episodes; the `kept` ones (paper, Eq. 6); `kept_over_batch` divides the kept ones' sum by B, as
+            the authors' code does, and so reads the KL too low by the share kept.
     """
     if average == "all":
         return float(episode_kl.mean())

@@ -1,4 +1,4 @@
-"""Loading models and tokenizers from local folders or the hub: safetensors only, no remote code, one clear line on failure."""
+"""Models and tokenizers from local folders or the hub: safetensors only, no remote code, one clear line on failure."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""PPO's clipped losses, per token (Schulman et al. 2017, arXiv 1707.06347). The trainer averages them over real tokens."""
+"""PPO's clipped losses, per token (Schulman et al. 2017, arXiv 1707.06347); the trainer averages over real tokens."""
 
 import torch
 from torch import Tensor

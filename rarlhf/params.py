@@ -100,6 +100,7 @@ class ScratchModelParams(Section):
     epochs: Positive
     batch_size: Count
     lr: Open01
+    warmup: Annotated[Number, Field(ge=0, lt=1)]
     seed: Seed
 
 
@@ -390,6 +391,7 @@ def _ppo_rules(p: Params) -> Iterable[Rule]:
         risk.measure == "none" or end > risk.warmup,
         ("risk.warmup", "risk.rho", "ppo.iterations"),
         (
-            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: raise rho or lower warmup"
+            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
+            "raise rho or lower warmup"
         ),
     )

@@ -106,7 +106,7 @@ def logits_of(lm: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def token_logprobs(shaped_logits: Tensor, tokens: Tensor) -> Tensor:
-    """(B, T) log-probabilities of `tokens` (B, T) under `shaped_logits` (B, T, V), without a copy of V log-softmaxes."""
+    """(B, T) log-probabilities of `tokens` (B, T) under `shaped_logits` (B, T, V), without a (B, T, V) log-softmax."""
     chosen = shaped_logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return chosen - shaped_logits.logsumexp(dim=-1)
 

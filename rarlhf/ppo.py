@@ -10,8 +10,8 @@ One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, ar
 6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
 7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
 
-Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so the
-better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample.
+Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so
+the better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample.
 
 Letters for shapes: B episodes, Q query tokens, T response tokens, V vocabulary.
 """
@@ -52,7 +52,7 @@ class PPOTrainer:
     `rollout` and `step` are the same pieces for a loop of one's own.
     """
 
-    def __init__(  # noqa: PLR0913, each is a different thing
+    def __init__(  # noqa: PLR0913, PLR0917, each is a different thing
         self,
         policy: Policy,
         ref_policy: PreTrainedModel,
@@ -220,7 +220,7 @@ class PPOTrainer:
     def losses(self, batch: Targets, tokens: int) -> tuple[Tensor, Tensor]:
         """Loss of a micro-batch, and its sums divided by the mini-batch's `tokens`.
 
-        Returns: () loss; (6,) policy loss, value loss, clip fraction, approximate KL, mean ratio, and the largest ratio.
+        Returns: () loss; (6,) policy loss, value loss, clip fraction, approximate KL, mean ratio, the largest ratio.
         """
         mask = batch.episodes.response_mask
         with self.machine.autocast():
@@ -299,7 +299,7 @@ class PPOTrainer:
 
     def save(self, path: Path, iteration: int) -> None:
         """Writes everything that `restore` needs to go on after `iteration` with the same bytes."""
-        names = {parameter: name for name, parameter in self.policy.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.policy.named_parameters()}
         weights = {f"policy/{name}": parameter for parameter, name in names.items()}
         moments = {f"adam/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, names).items()}
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
@@ -311,7 +311,7 @@ class PPOTrainer:
         if loaded is None:
             return None
         tensors, state = loaded
-        names = {parameter: name for name, parameter in self.policy.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.policy.named_parameters()}
         with torch.no_grad():
             for parameter, name in names.items():
                 parameter.copy_(tensors[f"policy/{name}"])

@@ -90,8 +90,8 @@ def _cut(
             f"{count} {reason}" for reason, count in sorted(counts.items()) if count and reason != "used"
         )
         raise UserError(
-            f"only {len(queries)} of {len(rows)} {split} rows make a query and {wanted} are asked for ({reasons or 'no rows'}); "
-            f"lower prompts.{'test' if split == 'test' else 'train'} or prompts.min_chars, or give more rows"
+            f"only {len(queries)} of {len(rows)} {split} rows make a query and {wanted} are asked for "
+            f"({reasons or 'no rows'}); lower prompts.{split} or prompts.min_chars, or give more rows"
         )
     return queries, dict(sorted(counts.items()))
 

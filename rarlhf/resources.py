@@ -154,8 +154,8 @@ def refuse_if_short(needs: Needs, folder: Path, free_memory: float | None) -> No
     free_disk = float(shutil.disk_usage(folder).free)
     if needs.disk / 2 > free_disk:
         raise UserError(
-            f"about {needs.disk / GIB:.1f} GiB of disk are needed and {free_disk / GIB:.1f} GiB are free in {folder.resolve()}; "
-            "free some room, or lower the number of seeds or the model's size"
+            f"about {needs.disk / GIB:.1f} GiB of disk are needed and {free_disk / GIB:.1f} GiB are free in "
+            f"{folder.resolve()}; free some room, or lower the number of seeds or the model's size"
         )
     if free_memory is not None and needs.memory / 2 > free_memory:
         raise UserError(

@@ -13,7 +13,7 @@ from rarlhf.runtime import Machine, generator
 from rarlhf.supervised import save_model
 
 
-def train_policy(  # noqa: PLR0913, each is a different thing
+def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
     queries: Sequence[list[int]],
     sft: Path,
     folder: Path,

@@ -33,7 +33,8 @@ def prepare(runtime: RuntimeParams) -> Machine:
     """
     torch.set_num_threads(runtime.threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    # Filling costs time, and nothing here reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _quieten_libraries()
     device = _device(runtime.device)
     return Machine(device, torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32)

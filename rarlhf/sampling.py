@@ -1,7 +1,7 @@
 """Sampling responses with a key-value cache.
 
-Each token is drawn by inverting the distribution at one uniform number that belongs to its episode and column. The draws
-therefore do not depend on how episodes are batched, and a run that resumes draws what it would have drawn.
+Each token is drawn by inverting the distribution at one uniform number that belongs to its episode and column. The
+draws therefore do not depend on how episodes are batched, and a run that resumes draws what it would have drawn.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Supervised training of the base model, the reward model and the SFT model, by the trainers of transformers and trl."""
+"""Supervised training of the base model, the reward model and the SFT model by transformers' and trl's trainers."""
 
 import csv
 import tempfile

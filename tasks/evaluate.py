@@ -70,7 +70,7 @@ def _perplexities(run: Run, models: Path, prompts: Path) -> dict[str, dict[int, 
 
     def measure(folder: Path) -> float:
         model, tokenizer = load_causal_lm(str(folder))
-        model.to(machine.device)  # type: ignore[arg-type]  # transformers' decorator hides the signature
+        model.to(machine.device)
         with machine.autocast():
             value = reference_perplexity(model, tokenizer, texts, PERPLEXITY_BATCH)
         run.log(f"perplexity of {len(texts):,} reference texts under {folder}: {value:.2f}")

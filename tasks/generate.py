@@ -1,8 +1,12 @@
 """Stage `generate`: scored continuations of the test prompts by one method, all its seeds."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from tasks.stage import Run, stage
+
+if TYPE_CHECKING:
+    from rarlhf.prompts import Query
 
 
 @stage
@@ -16,7 +20,7 @@ def generate(run: Run, method: str, model: Path, sft: Path, reward: Path, prompt
     machine = prepare(run.params.runtime)
     score = load_reward_model(reward, run.params.reward, machine)
     generator = Generator(sft, score, run.params, machine)
-    queries = list(read_jsonl(prompts / "test.jsonl"))
+    queries = cast("list[Query]", read_jsonl(prompts / "test.jsonl"))
     with run.output(out) as folder:
         for seed in run.params.seeds:
             trained = model / str(seed)

@@ -1,7 +1,7 @@
 """Lines for figures and `dvc plots`: reward by prompt quantile, outcome CVaR by level, training by iteration."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from rarlhf.evaluation.rows import FloatArray, Tables
 
 PERCENTS = tuple(range(1, 101))
 ALPHAS = tuple(percent / 100 for percent in PERCENTS)
-TRAINING_COLUMNS: Mapping[str, str] = {  # column of the training csv -> name in plots/training.csv
+TRAINING_COLUMNS: Mapping[str, str] = {  # column of the training csv -> name in plots/training_NAME.csv
     "objective/score_mean": "score_mean",
     "risk/score_cvar": "score_cvar",
     "objective/kl": "kl",
@@ -66,27 +66,23 @@ def _read_run(path: Path) -> TrainingRun:
 
 
 def write_plot_data(folder: Path, quantiles: Curves, tails: Curves, training: TrainingCurves) -> None:
-    """Write reward_quantile.csv, cvar_curve.csv (means over seeds) and training.csv (every seed) for `dvc plots`."""
-    _write(folder / "reward_quantile.csv", ("method", "quantile", "reward"), _long(quantiles, PERCENTS))
-    _write(folder / "cvar_curve.csv", ("method", "alpha", "cvar"), _long(tails, ALPHAS))
-    names = ("iteration", *TRAINING_COLUMNS.values())
-    rows = (
-        (method, seed, int(numbers[0]), *map(float, numbers[1:]))
-        for method, runs in training.items()
-        for seed, run in runs.items()
-        for numbers in zip(*(run[name] for name in names), strict=True)
-    )
-    _write(folder / "training.csv", ("method", "seed", *names), rows)
+    """Write csv files for `dvc plots`, a column per method, each number the mean over seeds.
+
+    reward_quantile.csv by percent of prompts, cvar_curve.csv by level, and training_NAME.csv by iteration.
+    """
+    _write_columns(folder / "reward_quantile.csv", "quantile", PERCENTS, quantiles)
+    _write_columns(folder / "cvar_curve.csv", "alpha", ALPHAS, tails)
+    if not training:
+        return
+    iterations = [int(i) for i in next(iter(next(iter(training.values())).values()))["iteration"]]
+    for name in TRAINING_COLUMNS.values():
+        curves = {method: np.stack([run[name] for run in runs.values()]) for method, runs in training.items()}
+        _write_columns(folder / f"training_{name}.csv", "iteration", iterations, curves)
 
 
-def _long(curves: Curves, points: Sequence[float]) -> Iterable[tuple[object, ...]]:
-    for method, lines in curves.items():
-        for point, value in zip(points, lines.mean(axis=0), strict=True):
-            yield method, point, float(value)
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def _write_columns(path: Path, axis: str, points: Sequence[float], curves: Curves) -> None:
+    means = [line.mean(axis=0).tolist() for line in curves.values()]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow([axis, *curves])
+        writer.writerows(zip(points, *means, strict=True))

@@ -10,7 +10,17 @@ from rarlhf.runtime import Machine
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
 SHAPE = ScratchModelParams(
-    vocab_size=280, context=32, layers=2, width=16, heads=2, epochs=1.0, batch_size=2, lr=0.01, seed=5
+    vocab_size=280,
+    context=32,
+    layers=2,
+    width=16,
+    heads=2,
+    init_std=0.3,
+    packing=True,
+    epochs=1.0,
+    batch_size=2,
+    lr=0.01,
+    seed=5,
 )
 
 
@@ -23,11 +33,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture
 def lm(tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
     """A GPT-2-shaped model with random weights large enough for its distributions to be far from uniform."""
-    model = new_model(tokenizer, SHAPE).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4.0)
-    return model
+    return new_model(tokenizer, SHAPE).eval()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def test_value_loss_by_hand() -> None:
     new, old, returns = torch.tensor([[2.0, 0.1]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]])
     # 1: plain (2 - 1)^2 = 1, clipped (.2 - 1)^2 = .64, the larger is 1; 2: both (.1 - 1)^2 = .81
     torch.testing.assert_close(value_loss(new, old, returns, 0.2), torch.tensor([[0.5, 0.405]]))
-    # a step past the clip towards the target counts as if it had stopped there: (.2 - 1)^2 = .64 against (.9 - 1)^2 = .01
+    # a step past the clip towards the target counts as if it stopped there: (.2 - 1)^2 = .64, not (.9 - 1)^2 = .01
     torch.testing.assert_close(
         value_loss(torch.tensor(0.9), torch.tensor(0.0), torch.tensor(1.0), 0.2), torch.tensor(0.32)
     )

@@ -119,7 +119,7 @@ def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, caps
     first = outputs()
     assert set(first) == {
         "metrics/evaluate.json", "metrics/summary.json", "reports/report.html", "plots/reward_quantile.csv",
-        "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png", "plots/training.csv",
+        "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png", "plots/training_kl.csv",
         "plots/training.png", "plots/reward_distribution.png", "plots/trade_off.png",
     }  # fmt: skip
     printed = capsys.readouterr().out
