@@ -22,9 +22,7 @@ INSTALLED := .venv/.installed
 IS_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 
 repro: $(INSTALLED)
-	@if [ -n "$(PRESET)" ]; then \
-		$(BIN)/python -m tasks.preset "$(PRESET)" $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FORCE)),--force); \
-	elif [ -n "$(DATA)" ]; then echo "error: DATA goes with PRESET=name" >&2; exit 1; fi
+	@$(BIN)/python -m tasks.preset $(if $(PRESET),"$(PRESET)") $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FORCE)),--force)
 	@# An unpacked archive has no git repository; DVC does without when it is told so.
 	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 	$(BIN)/dvc repro

@@ -42,7 +42,7 @@ Seed = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A section of params.yaml: frozen, and closed to keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class RuntimeParams(Section):

@@ -43,6 +43,7 @@ from rarlhf.sampling import left_pad, sample_responses
 from rarlhf.schedule import kept_episodes, risk_level
 
 Score = Callable[[Sequence[str]], Tensor]
+RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: one for all, so that methods and alphas compare
 
 
 class PPOTrainer:
@@ -264,10 +265,9 @@ class PPOTrainer:
         kl: float,
         stats: UpdateStats,
     ) -> dict[str, float]:
-        """The iteration's record; VaR and CVaR are of the whole batch at the final level, so that curves compare."""
+        """The iteration's record; VaR and CVaR are of the whole batch at `RECORDED_TAIL`."""
         mask = rollout.episodes.response_mask
         episode_returns = rewards.sum(dim=1)
-        tail = self.risk.level
         return {
             "iteration": iteration,
             "objective/score_mean": float(rollout.scores.mean()),
@@ -278,9 +278,9 @@ class PPOTrainer:
             "objective/entropy": float(masked_mean(rollout.entropy, mask)),
             "risk/alpha": float(level),
             "risk/kept": kept_episodes(len(mask), level),
-            "risk/value_at_risk": float(value_at_risk(episode_returns, tail)),
-            "risk/cvar": float(cvar(episode_returns, tail)),
-            "risk/score_cvar": float(cvar(rollout.scores, tail)),
+            "risk/value_at_risk": float(value_at_risk(episode_returns, RECORDED_TAIL)),
+            "risk/cvar": float(cvar(episode_returns, RECORDED_TAIL)),
+            "risk/score_cvar": float(cvar(rollout.scores, RECORDED_TAIL)),
             "policy/loss": stats.policy_loss,
             "policy/clip_fraction": stats.clip_fraction,
             "policy/ratio_max": stats.ratio_max,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from tasks.figures import track_samples
 from tasks.stage import Run, stage
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def generate(run: Run, method: str, model: Path, sft: Path, reward: Path, prompt
             mean = sum(row["score"] for row in rows) / len(rows)
             run.log(f"{method} seed {seed}: {len(rows):,} continuations, mean score {mean:+.3f}")
             run.tracker.metrics({"reward_mean": mean}, seed)
+            track_samples(run, seed, rows)
 
 
 if __name__ == "__main__":

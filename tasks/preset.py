@@ -123,13 +123,17 @@ def _validate(partial: Path) -> None:
 
 def main() -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m tasks.preset", description="Write a preset over params.yaml.")
-    parser.add_argument("name", help="name of a file in presets/")
+    parser = argparse.ArgumentParser("python -m tasks.preset", description="Write a preset over params.yaml and check it.")
+    parser.add_argument("name", nargs="?", help="name of a file in presets/; left out: only check params.yaml")
     parser.add_argument("--data", help="file or folder of the data, for presets that read files")
     parser.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited")
     arguments = parser.parse_args()
     try:
-        print(apply_preset(arguments.name, arguments.data, arguments.force))
+        if arguments.name is not None:
+            print(apply_preset(arguments.name, arguments.data, arguments.force))
+        elif arguments.data is not None:
+            raise UserError("DATA goes with PRESET=name; to change the data alone, edit data.path in params.yaml")
+        load_params(PARAMS)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

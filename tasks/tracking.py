@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "rarlhf"
 PARENT_RUN = "RARLHF_PARENT_RUN"  # environment variable by which a pipeline run hands its id to its stages
-DATA_FOLDERS = ("data", "generations")  # inputs from here are logged as data sets
+DATA_FOLDERS = ("data/raw", "data/prompts", "generations")  # inputs that are logged as data sets
 FLUSH_SECONDS = 5.0
 FLUSH_METRICS = 500  # MLflow takes up to 1000 in a batch
 BATCH_PARAMS = 100
@@ -73,7 +73,7 @@ def stage_record(stage: str, arguments: Mapping[str, object], params: Params, in
         "mlflow.parentRunId": os.environ.get(PARENT_RUN),
         "mlflow.source.name": f"tasks.{stage}",
     }
-    data = {path: digest for path, digest in inputs.files.items() if Path(path).parts[0] in DATA_FOLDERS}
+    data = {path: digest for path, digest in inputs.files.items() if path.startswith(DATA_FOLDERS)}
     flat = dict(_flatten(inputs.params)) | {"preset": params.preset}
     return Record(inputs.stage, {key: str(value) for key, value in tags.items() if value is not None}, flat, data)
 
@@ -214,7 +214,8 @@ def _experiment(client: "MlflowClient", root: Path) -> str:
     if found is not None:
         return str(found.experiment_id)
     artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (root / "mlartifacts").as_uri()
-    return client.create_experiment(EXPERIMENT, artifacts)
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on the runs, not on the pages for chat traces
+    return client.create_experiment(EXPERIMENT, artifacts, kind)
 
 
 def _close_dead_runs(client: "MlflowClient", experiment: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rarlhf.params import Params
+from tasks.figures import track_training
 from tasks.stage import Run
 
 
@@ -21,3 +22,4 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     with run.output(out) as folder, run.output(curve) as csv:
         records = train_policy(queries, sft, folder, checkpoint, score, params, seed, machine, run.recorder)
         write_curve(records, csv)
+        track_training(run, run.name.partition("@")[0], seed, csv)

@@ -46,10 +46,14 @@ def read_training(folder: Path, methods: Sequence[str], seeds: Sequence[int]) ->
     Raises: UserError if a seed's file is missing, empty, or lacks a column.
     """
     trained = [method for method in methods if (folder / method).is_dir()]
-    return {method: {seed: _read_run(folder / method / f"{seed}.csv") for seed in seeds} for method in trained}
+    return {method: {seed: read_run(folder / method / f"{seed}.csv") for seed in seeds} for method in trained}
 
 
-def _read_run(path: Path) -> TrainingRun:
+def read_run(path: Path) -> TrainingRun:
+    """Read the columns of one PPO run's csv that figures use.
+
+    Raises: UserError if the file is missing, empty, or lacks a column.
+    """
     where = f"{path.parent.name}/{path.name}"
     try:
         with path.open(encoding="utf-8", newline="") as file:

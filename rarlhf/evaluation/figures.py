@@ -125,19 +125,18 @@ def outcome_cvar(curves: Curves) -> Figure:
     return figure
 
 
-def training_curves(runs: TrainingCurves, kl_target: float, risk_alpha: float) -> Figure | None:
+def training_curves(runs: TrainingCurves, kl_target: float) -> Figure | None:
     """Reward mean and CVaR, KL with its target, coefficient and kept episodes per iteration; None without a PPO run.
 
     Args:
         runs: method -> seed -> columns from `read_training`; line: mean over seeds, band: all seeds.
         kl_target: nats.
-        risk_alpha: final level of the risk schedule, at which the curves' CVaR is taken.
     """
     if not runs:
         return None
     panels = {
         "score_mean": "mean reward (score units)",
-        "score_cvar": f"CVaR {risk_alpha:.0%} of the reward (score units)",
+        "score_cvar": "CVaR 10 % of the batch's rewards (score units)",
         "kl": "KL to SFT (nats per response)",
         "kl_coef": "KL coefficient (score units per nat)",
         "kept": "episodes kept",

@@ -82,7 +82,7 @@ def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluati
         "cvar_curve": figures.outcome_cvar(cvar_curves(tables)),
         "reward_distribution": figures.reward_distribution(rewards),
         "trade_off": figures.trade_off(evaluation),
-        "training": figures.training_curves(training, params.kl.target, params.risk.alpha),
+        "training": figures.training_curves(training, params.kl.target),
     }
     return [Picture(name, *CAPTIONS[name], figures.png(figure)) for name, figure in drawn.items() if figure is not None]
 

@@ -1,27 +1,19 @@
 """Small real models and tokenizers, made once for all tests of the library."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from rarlhf.base_model import new_model, train_tokenizer
-from rarlhf.params import Params, ScratchModelParams, load_params
+from rarlhf.params import Params, load_params
 from rarlhf.runtime import Machine
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
-SHAPE = ScratchModelParams(
-    vocab_size=280,
-    context=32,
-    layers=2,
-    width=16,
-    heads=2,
-    init_std=0.3,
-    packing=True,
-    epochs=1.0,
-    batch_size=2,
-    lr=0.01,
-    seed=5,
-)
+PRESET = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml")
+SMALL = {"vocab_size": 280, "context": 32, "layers": 2, "width": 16, "heads": 2, "init_std": 0.3, "batch_size": 2}
+SHAPE = PRESET.model.scratch.model_copy(update=SMALL)
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +37,4 @@ def machine() -> Machine:
 @pytest.fixture(scope="session")
 def params() -> Params:
     """The default preset."""
-    return load_params("presets/tiny.yaml")
+    return PRESET

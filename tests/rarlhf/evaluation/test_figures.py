@@ -60,12 +60,12 @@ def test_equal_rewards_can_be_drawn() -> None:
 
 
 def test_training_curves_need_a_run_and_show_the_target() -> None:
-    assert training_curves({}, 2.0, 0.3) is None
-    figure = training_curves({"rlhf": {1: run(5, 8)}, "ra_rlhf": {1: run(5, 3)}}, 2.0, 0.3)
+    assert training_curves({}, 2.0) is None
+    figure = training_curves({"rlhf": {1: run(5, 8)}, "ra_rlhf": {1: run(5, 3)}}, 2.0)
     assert figure is not None
     assert len(figure.axes) == 5
     assert "target 2" in texts(figure)
-    assert "CVaR 30%" in texts(figure)
+    assert "CVaR 10 %" in texts(figure)
     assert figure.axes[-1].get_ylim()[0] == 0
 
 

@@ -1,0 +1,98 @@
+"""Bandits in which the best mean and the best tail are different arms, learned by the real trainer.
+
+Each starts half and half. The tail's own objective has local optima, so a start at either arm would decide the end.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from rarlhf.params import Params
+from rarlhf.policy import Policy, Sampling, reset_value_head
+from rarlhf.ppo import PPOTrainer
+from rarlhf.progress import SilentRecorder
+from rarlhf.runtime import Machine, generator, seed_globals
+
+Arm = dict[float, float]  # payoff: probability
+END = 0
+SAMPLING = Sampling(temperature=1.0, min_new_tokens=1, max_new_tokens=1, end_id=END)  # the end cannot be drawn
+PPO = {
+    "iterations": 100,
+    "batch_size": 64,
+    "mini_batch_size": 64,
+    "micro_batch_size": 64,
+    "epochs": 2,
+    "lr": 0.003,
+    "value_lr": 0.05,
+    "value_warmup": 5,
+    "max_new_tokens": 1,
+    "checkpoint_every": 1000,
+}
+SAFE, RISKY = {0.5: 1.0}, {1.0: 0.9, -2.0: 0.1}  # means .5 and .7, means of the worst fifth .5 and -.5
+BAD = {-3.0: 1.0}
+
+
+def start() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+    """A GPT-2 of one layer that draws either of two words with probability one half, and its tokenizer."""
+    seed_globals("bandit")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"end": END, "first": 1, "second": 2}, unk_token="end")),
+        eos_token="end",
+        pad_token="end",
+    )
+    shape = {"vocab_size": 3, "n_positions": 2, "n_embd": 8, "n_layer": 1, "n_head": 2, "tie_word_embeddings": False}
+    plain = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "eos_token_id": END, "bos_token_id": END}
+    lm = GPT2LMHeadModel(GPT2Config(**shape, **plain))
+    with torch.no_grad():
+        lm.lm_head.weight.zero_()
+    return lm, tokenizer
+
+
+def payoff(arms: dict[str, Arm], seed: int) -> Callable[[Sequence[str]], Tensor]:
+    """Draws the payoff of each text, which is the name of an arm."""
+    draws = generator("payoff", seed)
+
+    def score(texts: Sequence[str]) -> Tensor:
+        chosen = [torch.multinomial(torch.tensor(list(arms[t].values())), 1, generator=draws).item() for t in texts]
+        return torch.tensor([list(arms[t])[int(i)] for t, i in zip(texts, chosen, strict=True)])
+
+    return score
+
+
+@pytest.fixture
+def learned(params: Params, machine: Machine, tmp_path: Path) -> Callable[..., float]:
+    """Probability of the second arm after training."""
+
+    def train(measure: str, first: Arm, second: Arm, seed: int) -> float:
+        lm, tokenizer = start()
+        policy = Policy(deepcopy(lm), SAMPLING)
+        reset_value_head(policy.value_head, generator("value_head", seed))
+        ppo = params.ppo.model_copy(update=PPO)
+        kl = params.kl.model_copy(update={"coef": 0.0})
+        risk = params.risk.model_copy(update={"measure": measure, "alpha": 0.2, "warmup": 0, "rho": 0.1})
+        score = payoff({"first": first, "second": second}, seed)
+        trainer = PPOTrainer(policy, lm, tokenizer, score, ppo, kl, risk, seed, machine, SilentRecorder())
+        trainer.train([[END]] * ppo.batch_size, tmp_path / "checkpoint.safetensors")
+        with torch.no_grad():
+            logits = SAMPLING.shape(policy.lm(torch.tensor([[END]])).logits, first=0)
+        return float(torch.softmax(logits[0, 0], dim=-1)[2])
+
+    return train
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_mean_learns_risky_and_the_tail_learns_safe(seed: int, learned: Callable[..., float]) -> None:
+    assert learned("none", SAFE, RISKY, seed) > 0.9
+    assert learned("cvar", SAFE, RISKY, seed) < 0.1
+
+
+def test_both_learn_risky_where_the_other_arm_is_bad(learned: Callable[..., float]) -> None:
+    """Negative control: the tail does not simply shun what varies, nor prefer the first arm."""
+    assert learned("none", BAD, RISKY, 1) > 0.9
+    assert learned("cvar", BAD, RISKY, 1) > 0.9

@@ -1,0 +1,265 @@
+"""params.yaml: presets, every refusal, and that no key is without use."""
+
+import re
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from rarlhf.errors import UserError
+from rarlhf.params import Params, Section, _rules, load_params
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = (REPOSITORY / "presets" / "tiny.yaml").read_text(encoding="utf-8")
+PRESETS = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
+MISSING = object()
+Edits = dict[str, Any]
+
+
+def plain(text: str) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def leaves(section: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def edited(values: dict[str, Any], edits: Edits) -> dict[str, Any]:
+    """`values` with the dotted keys of `edits` set, or taken out where MISSING."""
+    for key, value in edits.items():
+        *path, name = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        if value is MISSING:
+            del section[name]
+        else:
+            section[name] = value
+    return values
+
+
+def write(folder: Path, edits: Edits) -> Path:
+    """The tiny preset with edits, as a params file in `folder`."""
+    stream = StringIO()
+    YAML(typ="safe", pure=True).dump(edited(plain(TINY), edits), stream)
+    path = folder / "params.yaml"
+    path.write_text(stream.getvalue(), encoding="utf-8")
+    return path
+
+
+def refusal(folder: Path, edits: Edits) -> list[str]:
+    """The lines of the refusal, after the first."""
+    path = write(folder, edits)
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{path}: {len(lines)} problem{'s' if len(lines) > 1 else ''}:"
+    return [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_loads_and_has_the_keys_of_tiny(preset: str, tmp_path: Path) -> None:
+    values = plain((REPOSITORY / "presets" / f"{preset}.yaml").read_text(encoding="utf-8"))
+    assert list(leaves(values)) == list(leaves(plain(TINY)))
+    if values["data"]["source"] == "file" and values["data"]["path"] is None:
+        values["data"]["path"] = "data/files"
+    path = tmp_path / "params.yaml"
+    with path.open("w", encoding="utf-8") as stream:
+        YAML(typ="safe", pure=True).dump(values, stream)
+    assert load_params(path).preset == preset
+
+
+def test_values_come_as_they_are_written_and_are_frozen() -> None:
+    params = load_params(REPOSITORY / "presets" / "tiny.yaml")
+    assert params.model_dump(mode="json") == plain(TINY)
+    with pytest.raises(ValueError, match="frozen"):
+        params.risk.alpha = 0.5
+
+
+def test_a_level_is_the_rational_that_was_written(tmp_path: Path) -> None:
+    risk = load_params(write(tmp_path, {"risk.alpha": 0.28})).risk
+    assert (risk.level.numerator, risk.level.denominator) == (7, 25)
+
+
+@pytest.mark.parametrize("text", ["1e-05", "1E-5", "0.00001"])
+def test_numbers_that_yaml_leaves_as_text_are_numbers(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(r"^(ppo:(\n  .*)*?\n  lr:) \S+", rf'\1 "{text}"', TINY, count=1, flags=re.M))
+    assert load_params(path).ppo.lr == 1e-5
+
+
+# What clashes, and where the refusal is: keys with their values, and a part of the rule.
+CLASHES = [
+    ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
+    ({"methods": ["sft", "sft"]}, "methods = ['sft', 'sft']: methods must be distinct"),
+    (
+        {"evaluate.tail_threshold": -2.5},
+        "evaluate.tail_quantile = 0.1, evaluate.tail_threshold = -2.5: give one of the two",
+    ),
+    ({"evaluate.tail_quantile": None}, "evaluate.tail_quantile = None, evaluate.tail_threshold = None: give one"),
+    ({"data.source": "file"}, "data.source = 'file', data.path = None: source file needs the folder"),
+    (
+        {"data.source": "hub", "data.name": "a/b"},
+        "data.source = 'hub', data.name = 'a/b', data.revision = None: source hub needs a name and a revision",
+    ),
+    ({"data.watch": ["path"]}, "data.source = 'generator', data.watch = ['path']: only the files of source file"),
+    (
+        {"data.source": "file", "data.path": "x", "data.watch": ["path", "path"]},
+        "data.watch = ['path', 'path']: path is named twice",
+    ),
+    (
+        {"data.train_rows": 50, "data.second_scorer_rows": 50},
+        "data.train_rows = 50, data.second_scorer_rows = 50: no training rows are left",
+    ),
+    ({"model.scratch.heads": 3}, "model.scratch.width = 64, model.scratch.heads = 3: heads must divide width"),
+    ({"reward.scratch.heads": 5}, "reward.scratch.width = 64, reward.scratch.heads = 5: heads must divide width"),
+    (
+        {"prompts.tokens": 41},
+        "prompts.tokens = 41, ppo.max_new_tokens = 24, model.scratch.context = 64: query and response take 65 tokens",
+    ),
+    ({"sft.tokens": 65}, "sft.tokens = 65, model.scratch.context = 64: SFT texts exceed the context"),
+    ({"ppo.mini_batch_size": 96}, "ppo.batch_size = 128, ppo.mini_batch_size = 96: mini_batch_size must divide"),
+    (
+        {"ppo.micro_batch_size": 48},
+        "ppo.mini_batch_size = 128, ppo.micro_batch_size = 48: micro_batch_size must divide",
+    ),
+    ({"ppo.min_new_tokens": 25}, "ppo.min_new_tokens = 25, ppo.max_new_tokens = 24: min exceeds max"),
+    ({"prompts.train": 127}, "prompts.train = 127, ppo.batch_size = 128: fewer queries than one batch"),
+    (
+        {"risk.warmup": 64, "ppo.iterations": 80, "risk.rho": 0.8},  # ceil(.8 x 80) = 64
+        "risk.warmup = 64, risk.rho = 0.8, ppo.iterations = 80: alpha would be reached at iteration "
+        "ceil(rho * iterations) = 64, not after the warmup",
+    ),
+]
+
+
+@pytest.mark.parametrize(("edits", "message"), CLASHES, ids=lambda x: None if isinstance(x, str) else " ".join(x))
+def test_values_that_clash_are_refused(edits: Edits, message: str, tmp_path: Path) -> None:
+    (line,) = [line for line in refusal(tmp_path, edits) if line.startswith(message.split(":")[0])]
+    assert line.startswith(message)
+
+
+def test_every_rule_has_its_clash() -> None:
+    tiny = Params.model_validate(plain(TINY))
+    broken = set()
+    for edits, _ in CLASHES:
+        params = Params.model_validate(edited(plain(TINY), edits))
+        broken |= {index for index, (holds, _, _) in enumerate(_rules(params)) if not holds}
+    assert broken == set(range(len(list(_rules(tiny)))))
+
+
+def test_a_clash_that_does_not_matter_is_none(tmp_path: Path) -> None:
+    load_params(write(tmp_path, {"risk.measure": "none", "risk.warmup": 80}))
+    load_params(write(tmp_path, {"model.source": "gpt2", "prompts.tokens": 100, "sft.tokens": 100}))
+    load_params(write(tmp_path, {"data.train_rows": None}))
+
+
+def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
+    edits = {
+        "risk.aplha": 0.3,
+        "risk.alpha": MISSING,
+        "ppo.lr": "fast",
+        "kl.target": 0,
+        "seeds": [1, -2],
+        "runtime.threads": 2.0,
+        "model.scratch.packing": 1,
+        "data.splits": 3,
+        "colour": "red",
+    }
+    lines = {line.partition(":")[0].partition(" = ")[0]: line for line in refusal(tmp_path, edits)}
+    assert lines == {
+        "risk.aplha": "risk.aplha: unknown key; did you mean risk.alpha?",
+        "risk.alpha": "risk.alpha: missing; presets/tiny.yaml shows it with its unit and range",
+        "ppo.lr": "ppo.lr = 'fast': should be a valid number",
+        "kl.target": "kl.target = 0: should be greater than 0",
+        "seeds.1": "seeds.1 = -2: should be greater than or equal to 0",
+        "runtime.threads": "runtime.threads = 2.0: should be a valid integer",
+        "model.scratch.packing": "model.scratch.packing = 1: should be a valid boolean",
+        "data.splits": "data.splits = 3: should be a valid dictionary or instance of SplitParams",
+        "colour": "colour: unknown key",
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("risk.alpha", 0, "risk.alpha = 0: should be greater than 0"),
+        ("risk.alpha", 1.01, "risk.alpha = 1.01: should be less than or equal to 1"),
+        ("ppo.lr", 1, "ppo.lr = 1: should be less than 1"),
+        ("ppo.lr", True, "ppo.lr = True: should be a valid number"),
+        ("ppo.max_ratio", 1.0, "ppo.max_ratio = 1.0: should be greater than 1"),
+        ("ppo.temperature", 10.5, "ppo.temperature = 10.5: should be less than or equal to 10"),
+        ("ppo.iterations", 1, "ppo.iterations = 1: should be greater than or equal to 2"),
+        ("prompts.test", 19, "prompts.test = 19: should be greater than or equal to 20"),
+        ("methods", ["best"], "methods.0 = 'best': should be 'base', 'sft', 'rlhf' or 'ra_rlhf'"),
+        ("risk.measure", "var", "risk.measure = 'var': should be 'none' or 'cvar'"),
+        ("reward.sign", 0, "reward.sign = 0: should be 1 or -1"),
+        ("evaluate.tail_threshold", float("nan"), "evaluate.tail_threshold = nan: should be a finite number"),
+        ("ppo.value_clip", float("inf"), "ppo.value_clip = inf: should be a finite number"),
+        ("sft.epochs", "inf", "sft.epochs = 'inf': should be a finite number"),
+        ("seeds", [], "seeds = []: List should have at least 1 item after validation, not 0"),
+        ("preset", "../x", "preset = '../x': String should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_rule(key: str, value: object, line: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path, {key: value}) == [line]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no sections; copy a preset over it"),
+        ("- 1\n", "holds no sections"),
+        ("ppo: {lr: 1\n", "is not readable as YAML: .*line 2"),
+        ("seeds: [1]\nseeds: [2]\n", "is not readable as YAML: .*duplicate key"),
+        ("\tppo: 1\n", "is not readable as YAML"),
+    ],
+)
+def test_a_file_that_is_no_params_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_params(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_one_that_is_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(UserError, match=r"is missing: copy a preset over it \(cp presets/tiny.yaml"):
+        load_params(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is not readable as YAML"):
+        load_params(path)
+
+
+def modules() -> str:
+    """The code and the pipeline's description, without the params model, which reads every key to check it."""
+    paths = [path for name in ("rarlhf", "tasks", "flows") for path in (REPOSITORY / name).rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in paths if path != REPOSITORY / "rarlhf" / "params.py"]
+    return "\n".join([*texts, (REPOSITORY / "dvc.yaml").read_text(encoding="utf-8")])
+
+
+def test_every_key_is_read_somewhere() -> None:
+    code = modules()
+    unread = [key for key in leaves(plain(TINY)) if not re.search(rf"\.{key.rpartition('.')[2]}\b", code)]
+    assert unread == []
+
+
+def test_every_section_is_closed_and_strict() -> None:
+    def sections(section: type[Section]) -> Iterator[type[Section]]:
+        yield section
+        for field in section.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from sections(field.annotation)
+
+    for section in sections(Params):
+        assert section.model_config["extra"] == "forbid"
+        assert section.model_config["frozen"]
+        assert all(field.is_required() for field in section.model_fields.values()), "no default stands in the code"
