@@ -44,7 +44,8 @@ def make_base_model(
     steps = steps_in(len(rows), p.batch_size, p.epochs)
     options = training_options(machine, p.epochs, p.batch_size, p.lr, "cosine", p.seed, steps)
     options["warmup_steps"] = round(p.warmup * steps)
-    recorder.say(f"{model.num_parameters():,} parameters, {len(rows):,} rows of {rows.rows.shape[1]} tokens, {steps:,} steps")
+    size = f"{len(rows):,} rows of {rows.rows.shape[1]} tokens"
+    recorder.say(f"{model.num_parameters():,} parameters, {size}, {steps:,} steps")
     curve = fit("base model", model, rows, None, options, steps, recorder)
     save_model(model, tokenizer, folder)
     return curve

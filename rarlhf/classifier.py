@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from rarlhf.data.rows import Row
+from rarlhf.data.world import KINDS, best_accuracy, latent_sentiment
 from rarlhf.loading import load_classifier
 from rarlhf.params import RewardParams
 from rarlhf.progress import Recorder
@@ -142,6 +143,24 @@ def classifier_quality(reward_model: RewardModel, rows: Sequence[Row]) -> dict[s
     wanted = torch.tensor([row.label == 1 for row in rows])
     accuracy = ((scores > 0) == wanted).double().mean()
     return {"accuracy": float(accuracy), "auc": area_under_curve(scores, wanted), "rows": len(rows)}
+
+
+def world_quality(reward_model: RewardModel, rows: Sequence[Row]) -> dict[str, float]:
+    """How near a classifier comes to the oracle of the generated world.
+
+    Returns: `best_accuracy` that the oracle reaches on `rows`, and for each kind of prompt `rank_KIND`, Spearman's
+        correlation of score and latent sentiment.
+    """
+    from scipy.stats import spearmanr
+
+    scores = reward_model([row.text for row in rows]).tolist()
+    latent = [latent_sentiment(row.text) for row in rows]
+    quality = {"best_accuracy": best_accuracy(rows)}
+    for kind in KINDS:
+        of_kind = [i for i, row in enumerate(rows) if f" {kind} " in row.text]
+        ranks = spearmanr([scores[i] for i in of_kind], [latent[i] for i in of_kind])
+        quality[f"rank_{kind}"] = float(ranks.statistic)
+    return quality
 
 
 def area_under_curve(scores: Tensor, wanted: Tensor) -> float:

@@ -1,5 +1,6 @@
 """Supervised fine-tuning on the texts of the wanted class, by trl's SFTTrainer."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,13 +40,10 @@ def train_sft(
     rows = Dataset.from_dict({"text": list(texts)})
 
     def build(scratch: str) -> Trainer:
-        config = SFTConfig(
-            output_dir=scratch,
-            max_length=params.tokens,
-            packing=False,
-            gradient_checkpointing=False,
-            **(options | {"remove_unused_columns": True}),
-        )
+        keywords = options | {"remove_unused_columns": True, "gradient_checkpointing": False}
+        with warnings.catch_warnings():  # trl sets this option under the name that transformers is giving up
+            warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+            config = SFTConfig(output_dir=scratch, max_length=params.tokens, packing=False, **keywords)
         return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
 
     recorder.say(f"{len(texts):,} texts, {steps:,} steps of {params.batch_size}")

@@ -8,7 +8,7 @@ from tasks.stage import Run, stage
 @stage
 def reward(run: Run, raw: Path, out: Path, curve: Path, metrics: Path) -> None:
     """Fetch the reward model, or train one on the rows, and measure it on the test rows."""
-    from rarlhf.classifier import classifier_quality, make_reward_model
+    from rarlhf.classifier import classifier_quality, make_reward_model, world_quality
     from rarlhf.data.files import read_rows, write_json
     from rarlhf.reward_model import load_reward_model
     from rarlhf.runtime import prepare
@@ -17,10 +17,13 @@ def reward(run: Run, raw: Path, out: Path, curve: Path, metrics: Path) -> None:
     machine, params = prepare(run.params.runtime), run.params.reward
     with run.output(out) as folder, run.output(curve) as csv, run.output(metrics) as file:
         points = make_reward_model(read_rows(raw / "train.jsonl"), folder, params, machine, run.recorder)
-        quality = classifier_quality(load_reward_model(folder, params, machine), read_rows(raw / "test.jsonl"))
+        model, test = load_reward_model(folder, params, machine), read_rows(raw / "test.jsonl")
+        quality = classifier_quality(model, test)
+        if run.params.data.source == "generator":
+            quality |= world_quality(model, test)
         write_curve(points, csv)
         write_json(file, quality)
-    run.log(f"on {quality['rows']:,} test rows: accuracy {quality['accuracy']:.3f}, AUC {quality['auc']:.3f}")
+    run.log("on the test rows: " + ", ".join(f"{name} {value:,.4g}" for name, value in quality.items()))
     run.tracker.metrics({f"test/{name}": value for name, value in quality.items()})
 
 

@@ -66,7 +66,9 @@ def test_an_optimiser_goes_on_as_if_never_stopped() -> None:
     step(whole, optimizer, 1.0)
     names = {parameter: name for name, parameter in whole.named_parameters()}
     kept = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, names).items()}
-    assert set(kept) == {f"{name}/{field}" for name in ("weight", "bias") for field in ("step", "exp_avg", "exp_avg_sq")}
+    assert set(kept) == {
+        f"{name}/{field}" for name in ("weight", "bias") for field in ("step", "exp_avg", "exp_avg_sq")
+    }
     weights = {name: value.clone() for name, value in whole.state_dict().items()}
     step(whole, optimizer, 3.0)
 

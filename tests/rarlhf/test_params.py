@@ -142,8 +142,7 @@ CLASHES = [
 
 @pytest.mark.parametrize(("edits", "message"), CLASHES, ids=lambda x: None if isinstance(x, str) else " ".join(x))
 def test_values_that_clash_are_refused(edits: Edits, message: str, tmp_path: Path) -> None:
-    (line,) = [line for line in refusal(tmp_path, edits) if line.startswith(message.split(":")[0])]
-    assert line.startswith(message)
+    assert [line for line in refusal(tmp_path, edits) if line.startswith(message)]
 
 
 def test_every_rule_has_its_clash() -> None:
@@ -203,7 +202,7 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         ("reward.sign", 0, "reward.sign = 0: should be 1 or -1"),
         ("evaluate.tail_threshold", float("nan"), "evaluate.tail_threshold = nan: should be a finite number"),
         ("ppo.value_clip", float("inf"), "ppo.value_clip = inf: should be a finite number"),
-        ("sft.epochs", "inf", "sft.epochs = 'inf': should be a finite number"),
+        ("sft.epochs", "inf", "sft.epochs = inf: should be a finite number"),
         ("seeds", [], "seeds = []: List should have at least 1 item after validation, not 0"),
         ("preset", "../x", "preset = '../x': String should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
     ],
