@@ -10,11 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.loading import load_causal_lm
 from rarlhf.params import Params
-from rarlhf.policy import Episodes, Sampling, response_logprobs
-from rarlhf.ppo import Score
+from rarlhf.policy import Episodes, Sampling, response_logprobs, sampling_of
 from rarlhf.progress import progress
 from rarlhf.prompts import Query
-from rarlhf.rlhf import sampling_of
+from rarlhf.reward_model import Score
 from rarlhf.rollout import chunks, real_tokens
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rarlhf.params import Params
+
 
 class Episodes(NamedTuple):
     """Queries with their responses."""
@@ -46,6 +48,11 @@ class Sampling(NamedTuple):
             forbidden[:, :forced, self.end_id] = True
             shaped = shaped.masked_fill(forbidden, -torch.inf)
         return shaped
+
+
+def sampling_of(params: Params, end_id: int) -> Sampling:
+    """How responses are drawn, in training and in evaluation alike."""
+    return Sampling(params.ppo.temperature, params.ppo.min_new_tokens, params.ppo.max_new_tokens, end_id)
 
 
 class PolicyOutput(NamedTuple):

@@ -18,7 +18,7 @@ Letters for shapes: B episodes, Q query tokens, T response tokens, V vocabulary.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -36,13 +36,13 @@ from rarlhf.losses import masked_mean, policy_loss, value_loss
 from rarlhf.params import KLParams, PPOParams, RiskParams
 from rarlhf.policy import Episodes, Policy, PolicyOutput, response_logprobs, response_states
 from rarlhf.progress import Recorder, progress
+from rarlhf.reward_model import Score
 from rarlhf.risk import cvar, value_at_risk, worst_episodes
 from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, query_batch, real_tokens, select, stacked
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
 from rarlhf.schedule import kept_episodes, risk_level
 
-Score = Callable[[Sequence[str]], Tensor]
 RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: one for all, so that methods and alphas compare
 
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from rarlhf.data.rows import Row
 from rarlhf.errors import UserError
 from rarlhf.params import PromptParams
-from rarlhf.ppo import Score
 from rarlhf.progress import Recorder
+from rarlhf.reward_model import Score
 
 
 class Query(TypedDict):

@@ -1,6 +1,6 @@
 """The reward model: any sequence classifier that scores text, with its own tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rarlhf.errors import UserError
 from rarlhf.params import RewardParams
 from rarlhf.runtime import Machine
+
+Score = Callable[[Sequence[str]], Tensor]  # B texts to (B,) scores, higher is better; a reward model is one
 
 
 class RewardModel:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rarlhf.loading import load_causal_lm
 from rarlhf.params import Params
-from rarlhf.policy import Policy, Sampling, reset_value_head
-from rarlhf.ppo import PPOTrainer, Score
+from rarlhf.policy import Policy, reset_value_head, sampling_of
+from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import Recorder
+from rarlhf.reward_model import Score
 from rarlhf.runtime import Machine, generator
 from rarlhf.supervised import save_model
 
@@ -53,8 +54,3 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
 def risk_neutral(params: Params) -> Params:
     """The same parameters for plain RLHF: risk measure `none`, the rest untouched."""
     return params.model_copy(update={"risk": params.risk.model_copy(update={"measure": "none"})})
-
-
-def sampling_of(params: Params, end_id: int) -> Sampling:
-    """How responses are drawn, in training and in evaluation alike."""
-    return Sampling(params.ppo.temperature, params.ppo.min_new_tokens, params.ppo.max_new_tokens, end_id)

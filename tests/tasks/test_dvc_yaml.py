@@ -1,0 +1,149 @@
+"""dvc.yaml against the code: the modules each stage depends on, its command line, its params."""
+
+import ast
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from rarlhf.params import Params, load_params
+from tasks.inputs import read_inputs
+
+REPOSITORY = Path(__file__).parents[2]
+STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["stages"]
+# Modules whose change leaves every stage's bytes as they are: the params are depended on key by key, the others make
+# messages and progress bars.
+NO_BYTES = {"rarlhf/params.py", "rarlhf/errors.py", "rarlhf/progress.py"}
+# Read with the modules, not imported.
+DATA_FILES = {"evaluate": {"rarlhf/evaluation/report.html.j2"}}
+# Sections that a stage's modules name and the stage does not hang on, and why.
+UNUSED = {
+    "rlhf": {"risk"},  # plain RLHF replaces the measure by `none`, and what is left of the section decides nothing
+    "evaluate": {"data"},  # whether the text is generated, which the prompts follow
+}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Names of the modules that a tree imports, wherever it does, but for those imported for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        else:
+            yield from imports(node)
+
+
+def path_of(module: str) -> str:
+    return module.replace(".", "/") + ".py"
+
+
+def closure(path: str, seen: set[str] | None = None) -> set[str]:
+    """The file and all that it imports of `rarlhf` and of the stages' shared training, directly or not."""
+    seen = set() if seen is None else seen
+    seen.add(path)
+    for name in map(path_of, imports(ast.parse((REPOSITORY / path).read_text("utf-8")))):
+        ours = name.startswith("rarlhf/") or name == "tasks/training.py"
+        if ours and name not in seen and (REPOSITORY / name).is_file():
+            closure(name, seen)
+    return seen
+
+
+def code_deps(stage: str) -> set[str]:
+    return {path for path in STAGES[stage]["deps"] if path.startswith(("rarlhf/", "tasks/"))}
+
+
+def test_every_stage_has_its_task_and_every_task_its_stage() -> None:
+    tasks = {path.stem for path in (REPOSITORY / "tasks").glob("*.py") if "@stage\n" in path.read_text("utf-8")}
+    assert tasks == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_modules_it_uses(stage: str) -> None:
+    expected = closure(f"tasks/{stage}.py") - NO_BYTES | DATA_FILES.get(stage, set())
+    listed = code_deps(stage)
+    assert listed - expected == set(), "listed without use"
+    assert expected - listed == set(), "used and not listed"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_order_of_dependencies_hides_no_double(stage: str) -> None:
+    deps = STAGES[stage]["deps"]
+    assert len(set(deps)) == len(deps)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_command_is_the_functions_signature(stage: str) -> None:
+    words = shlex.split(re.sub(r"\$\{[^}]*\}", "1", STAGES[stage]["cmd"]))
+    assert words[:3] == ["python", "-m", f"tasks.{stage}"]
+    given = [word for word in words[3:] if word.startswith("--")]
+    function = inspect.unwrap(getattr(import_module(f"tasks.{stage}"), stage))
+    names = list(inspect.signature(function).parameters)
+    assert names[0] == "run"
+    assert given == [f"--{name.replace('_', '-')}" for name in names[1:]]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_command_reads_and_writes_is_declared(stage: str) -> None:
+    entry = STAGES[stage]
+    written = [entry_path for key in ("outs", "metrics") for entry_path in paths(entry.get(key, []))]
+    words = shlex.split(re.sub(r"\$\{item\.(\w+)\}", r"{\1}", entry["cmd"]))
+    used = {word for word in words[3:] if "/" in word or word in ("generations", "models", "curves", "plots")}
+    declared = {re.sub(r"\$\{item\.(\w+)\}", r"{\1}", path) for path in [*entry["deps"], *written]}
+    assert used <= declared
+
+
+def paths(items: list[Any]) -> Iterator[str]:
+    """Paths of a list of outputs, each plain or with options."""
+    for item in items:
+        yield from [item] if isinstance(item, str) else item
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
+def test_nothing_runs_before_the_params_are_checked(stage: str) -> None:
+    assert {"data/inputs/params.txt", "data/inputs"} & set(STAGES[stage]["deps"])
+
+
+def sections_read(stage: str) -> set[str]:
+    """Sections and plain keys that the stage's modules take from the whole of the params.
+
+    `run.params.X`, `params.X` where X is a name of the top level, and what is done with `p = params` by another name.
+    """
+    known = set(Params.model_fields)
+    names = set()
+    for path in closure(f"tasks/{stage}.py") - NO_BYTES:
+        for node in ast.walk(ast.parse((REPOSITORY / path).read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in known:
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                names |= {node.attr} if owner in ("params", "p") else set()
+    return names
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
+def test_the_params_a_stage_reads_are_listed(stage: str) -> None:
+    listed = {key.split(".")[0] for key in paths(STAGES[stage].get("params", []))}
+    assert sections_read(stage) - UNUSED.get(stage, set()) <= listed
+
+
+def test_the_search_for_params_finds_them() -> None:
+    assert sections_read("ra_rlhf") == {"ppo", "kl", "risk", "reward", "runtime"}
+    assert "seeds" in sections_read("generate")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_listed_key_is_a_key(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("tasks.inputs.digest", lambda path: "")  # the files are made by running, the keys are there
+    params = load_params("presets/tiny.yaml")
+    arguments = {"seed": 1, "method": "sft", "source": "path"}
+    inputs = read_inputs(stage, arguments, params)
+    assert inputs.params or stage == "check"
