@@ -18,6 +18,7 @@ from rarlhf.rollout import chunks, real_tokens
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
 
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a cut character is decoded to
 Job = tuple[Query, int]  # a query and the index of its sample
 
 
@@ -93,8 +94,7 @@ def _rows(
 
 
 def continuation(query: Query, response: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text that the response adds to the prompt; the two are decoded together, so that no character comes out split."""
+    """Text that the response adds to the prompt; a character that begins in the prompt's last token is part of it."""
     text = tokenizer.decode(query["input_ids"] + response, skip_special_tokens=True)
-    if text.startswith(query["prompt"]):
-        return text[len(query["prompt"]) :]
-    return tokenizer.decode(response, skip_special_tokens=True)
+    prompt = query["prompt"].rstrip(REPLACEMENT)
+    return text[len(prompt) :] if text.startswith(prompt) else tokenizer.decode(response, skip_special_tokens=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -12,6 +13,9 @@ from transformers import (
 )
 
 from rarlhf.errors import UserError
+
+# Weights are trained and compared in float32, whatever they are stored in; a run's precision is that of its autocast.
+WEIGHTS: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -27,7 +31,7 @@ def load_causal_lm(source: str, revision: str | None = None) -> tuple[PreTrained
 
     Raises: UserError if it is not there, cannot be fetched, or its tokenizer has no end of text.
     """
-    model = _pretrained(AutoModelForCausalLM, source, revision, "model.source", use_safetensors=True)
+    model = _pretrained(AutoModelForCausalLM, source, revision, "model.source", **WEIGHTS)
     return model.eval(), load_tokenizer(source, revision)
 
 
@@ -37,7 +41,7 @@ def load_classifier(source: str, revision: str | None = None) -> tuple[PreTraine
     Raises: UserError if it is not there, cannot be fetched, or its tokenizer cannot pad.
     """
     key = "reward.source"
-    model = _pretrained(AutoModelForSequenceClassification, source, revision, key, use_safetensors=True)
+    model = _pretrained(AutoModelForSequenceClassification, source, revision, key, **WEIGHTS)
     tokenizer = _pretrained(AutoTokenizer, source, revision, key)
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {source} has no padding token; set pad_token in its tokenizer_config.json")

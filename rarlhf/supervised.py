@@ -128,8 +128,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Writes a curve as CSV, one row per logged step."""
+    """Writes a curve as CSV, one row per logged step; the columns of a supervised training where there was none."""
+    columns = list(rows[0]) if rows else ["step", "loss", "lr"]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Pictures and tables that stages show in MLflow. No output of a stage depends on them, so dvc.yaml does not name them."""
+"""Pictures and tables that stages show in MLflow; no output of a stage depends on them, so dvc.yaml names none."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

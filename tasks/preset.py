@@ -123,7 +123,8 @@ def _validate(partial: Path) -> None:
 
 def main() -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m tasks.preset", description="Write a preset over params.yaml and check it.")
+    about = "Write a preset over params.yaml and check it."
+    parser = argparse.ArgumentParser("python -m tasks.preset", description=about)
     parser.add_argument("name", nargs="?", help="name of a file in presets/; left out: only check params.yaml")
     parser.add_argument("--data", help="file or folder of the data, for presets that read files")
     parser.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited")

@@ -9,6 +9,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 from rarlhf.base_model import new_model, train_tokenizer
 from rarlhf.params import Params, load_params
 from rarlhf.runtime import Machine
+from rarlhf.supervised import save_model
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
 PRESET = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml")
@@ -38,3 +39,11 @@ def machine() -> Machine:
 def params() -> Params:
     """The default preset."""
     return PRESET
+
+
+@pytest.fixture
+def lm_folder(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """The model with its tokenizer, as `from_pretrained` loads it."""
+    folder = tmp_path / "lm"
+    save_model(lm, tokenizer, folder)
+    return folder

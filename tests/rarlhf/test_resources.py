@@ -1,0 +1,125 @@
+"""The estimate of what a run takes, and the refusal of machines that do not suffice."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import rarlhf.resources
+from rarlhf.errors import UserError
+from rarlhf.params import Params
+from rarlhf.resources import (
+    GIB,
+    Needs,
+    available_memory,
+    estimate,
+    matmul_rate,
+    model_shape,
+    refuse_if_short,
+    transformer_shape,
+)
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def rate(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    def fix(operations: float) -> None:
+        monkeypatch.setattr(rarlhf.resources, "matmul_rate", lambda params: operations)
+
+    fix(1e10)
+    return fix
+
+
+def with_source(params: Params, source: str) -> Params:
+    return params.model_copy(update={"model": params.model.model_copy(update={"source": source})})
+
+
+def test_shape_by_hand() -> None:
+    # embeddings 7 x 4 and positions 3 x 4, two layers of 12 x 4^2
+    assert transformer_shape(vocab_size=7, context=3, layers=2, width=4).parameters == 28 + 12 + 2 * 192
+
+
+@pytest.mark.parametrize(
+    ("layers", "width"), [("n_layer", "n_embd"), ("num_hidden_layers", "hidden_size")], ids=["gpt2", "llama"]
+)
+def test_a_local_models_shape_is_read_from_its_configuration(
+    layers: str, width: str, params: Params, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 50257, layers: 12, width: 768}))
+    shape = model_shape(with_source(params, str(tmp_path)))
+    assert shape is not None
+    assert shape.parameters == pytest.approx(124e6, rel=0.02)  # GPT-2 has 124 M
+    assert shape.layers == 12
+
+
+def test_a_hub_model_has_no_estimate_before_it_is_fetched(params: Params) -> None:
+    assert estimate(with_source(params, "nobody/no-such-model")) is None
+
+
+def test_the_estimate_is_positive_and_grows_with_the_work(params: Params, rate: Callable[[float], None]) -> None:
+    needs = estimate(params)
+    assert needs is not None
+    assert min(needs.seconds, needs.memory, needs.disk) > 0
+
+    def needed(section: str, **values: object) -> Needs:
+        changed = getattr(params, section).model_copy(update=values)
+        result = estimate(params.model_copy(update={section: changed}))
+        assert result is not None
+        return result
+
+    assert needed("ppo", iterations=160).seconds > needs.seconds
+    assert needed("generate", samples=80).seconds > needs.seconds
+    assert needed("ppo", micro_batch_size=1).memory < needs.memory
+    fewer = estimate(params.model_copy(update={"seeds": [1]}))
+    assert fewer is not None
+    assert (fewer.seconds < needs.seconds, fewer.disk < needs.disk) == (True, True)
+    rate(1e8)
+    slow = estimate(params)
+    assert slow is not None
+    assert slow.seconds > needs.seconds
+    given = estimate(params.model_copy(update={"reward": params.reward.model_copy(update={"source": "x"})}))
+    assert given is not None
+    assert given.seconds < slow.seconds
+
+
+def test_the_estimate_says_how_rough_it_is() -> None:
+    text = Needs(seconds=630.0, memory=2.04 * GIB, disk=0.5 * GIB).text()
+    assert "within a factor of two): 10 min, 2.0 GiB of memory, 0.5 GiB of disk" in text
+    assert ": 1 min," in Needs(1.0, 1.0, 1.0).text()
+
+
+def test_what_clearly_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, 3 * GIB))
+    fits = Needs(seconds=1.0, memory=4.0 * GIB, disk=6.0 * GIB)  # half of each estimate is there
+    refuse_if_short(fits, tmp_path, free_memory=2.0 * GIB)
+    refuse_if_short(fits, tmp_path, free_memory=None)  # a system that does not tell
+    with pytest.raises(UserError, match="about 4.0 GiB of memory are needed and 1.9 GiB are free; lower ppo.micro"):
+        refuse_if_short(fits, tmp_path, free_memory=1.9 * GIB)
+    with pytest.raises(UserError, match="about 6.2 GiB of disk are needed and 3.0 GiB are free in .*; free some room"):
+        refuse_if_short(Needs(1.0, 1.0, 6.2 * GIB), tmp_path, free_memory=None)
+
+
+def test_this_machine_has_memory_and_speed(params: Params) -> None:
+    memory = available_memory()
+    assert memory is None or memory > 0.01 * GIB
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        assert matmul_rate(params) > 1e7
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def test_a_system_without_proc_tells_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    assert available_memory() is None

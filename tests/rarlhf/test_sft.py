@@ -1,0 +1,98 @@
+"""Supervised fine-tuning: what is learned, and that it is the same each time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+import rarlhf.sft
+from rarlhf.errors import UserError
+from rarlhf.loading import load_causal_lm
+from rarlhf.params import Params, SFTParams
+from rarlhf.progress import SilentRecorder
+from rarlhf.runtime import Machine
+from rarlhf.sft import train_sft
+
+TEXTS = ["we liked the film .", "we saw the music ."] * 8
+END = 0
+
+
+@pytest.fixture
+def section(params: Params) -> SFTParams:
+    return params.sft.model_copy(update={"tokens": 12, "epochs": 3, "batch_size": 4, "lr": 0.01})
+
+
+def loss(folder: Path, text: str) -> float:
+    """Mean negative log-likelihood of the text and its end."""
+    model, tokenizer = load_causal_lm(str(folder))
+    ids = torch.tensor([[*tokenizer(text)["input_ids"], END]])
+    with torch.no_grad():
+        return float(model(ids, labels=ids).loss)
+
+
+def test_fine_tuning_lowers_the_loss_and_gives_equal_bytes(
+    section: SFTParams, lm_folder: Path, machine: Machine, tmp_path: Path
+) -> None:
+    curves = [train_sft(TEXTS, lm_folder, tmp_path / name, section, machine, SilentRecorder()) for name in "ab"]
+    assert curves[0] == curves[1]
+    assert curves[0][-1]["loss"] < curves[0][0]["loss"]
+    assert curves[0][-1]["step"] == 3 * 16 / 4
+    assert loss(tmp_path / "a", TEXTS[0]) < 0.7 * loss(lm_folder, TEXTS[0])
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    other = section.model_copy(update={"seed": section.seed + 1})
+    train_sft(TEXTS, lm_folder, tmp_path / "c", other, machine, SilentRecorder())
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "c" / "model.safetensors").read_bytes()
+
+
+def batches(
+    texts: list[str], section: SFTParams, folder: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, torch.Tensor]]:
+    """The batches that the trainer would learn from."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def look(name: str, build: Callable[[str], Any], steps: int, recorder: object) -> list[dict[str, float]]:
+        seen.extend(build(str(folder / "scratch")).get_train_dataloader())
+        return []
+
+    monkeypatch.setattr(rarlhf.sft, "run_trainer", look)
+    train_sft(texts, folder, folder / "out", section, machine, SilentRecorder())
+    return seen
+
+
+def test_the_end_of_text_is_learned_and_padding_is_not(
+    section: SFTParams,
+    lm_folder: Path,
+    machine: Machine,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = ["we", "we liked the film ."]
+    (batch,) = batches(texts, section, lm_folder, machine, monkeypatch)
+    labels = sorted([[x for x in row if x != -100] for row in batch["labels"].tolist()], key=len)
+    assert labels == [[*tokenizer(text)["input_ids"], END] for text in texts]
+    assert (batch["labels"] == -100).sum() == len(labels[1]) - len(labels[0])
+
+
+def test_what_is_too_long_is_cut_without_an_end(
+    section: SFTParams,
+    lm_folder: Path,
+    machine: Machine,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "we regret the old plot and the weak end ."
+    short = section.model_copy(update={"tokens": 6})
+    (batch,) = batches([text], short, lm_folder, machine, monkeypatch)
+    assert batch["labels"].tolist() == [tokenizer(text)["input_ids"][:6]]
+
+
+def test_without_a_wanted_text_there_is_nothing_to_learn(
+    section: SFTParams, lm_folder: Path, machine: Machine, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"no training row is of the wanted class \(label 1\)"):
+        train_sft([], lm_folder, tmp_path / "sft", section, machine, SilentRecorder())
+    assert not (tmp_path / "sft").exists()
