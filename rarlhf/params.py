@@ -224,6 +224,7 @@ class EvaluateParams(Section):
 
     tail_quantile: Open01 | None
     tail_threshold: Number | None
+    add_start_token: bool
     confidence: Open01
     table_rows: Annotated[int, Field(ge=0)]
     seed: Seed

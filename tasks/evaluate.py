@@ -72,7 +72,7 @@ def _perplexities(run: Run, models: Path, prompts: Path) -> dict[str, dict[int, 
         model, tokenizer = load_causal_lm(str(folder))
         model.to(machine.device)
         with machine.autocast():
-            value = reference_perplexity(model, tokenizer, texts, PERPLEXITY_BATCH)
+            value = reference_perplexity(model, tokenizer, texts, PERPLEXITY_BATCH, run.params.evaluate.add_start_token)
         run.log(f"perplexity of {len(texts):,} reference texts under {folder}: {value:.2f}")
         return value
 

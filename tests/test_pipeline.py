@@ -134,9 +134,10 @@ def clean_environment(home: Path) -> dict[str, str]:
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, str]:
     """The copy, and what the first `dvc repro` printed."""
     folder, home = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("home")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout, so what belongs to the repository is not known")
     for name in listed.stdout.splitlines():
         if (REPOSITORY / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

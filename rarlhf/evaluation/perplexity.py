@@ -13,18 +13,23 @@ if TYPE_CHECKING:
 
 
 def reference_perplexity(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], batch_size: int
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    batch_size: int,
+    add_start_token: bool = True,
 ) -> float:
     """Mean over the texts of exp(mean negative log-likelihood of the text's tokens), natural logarithm.
 
     The tokenizer's BOS token (or its EOS token, if it has none) stands before every text, so that the first token is
-    predicted too. A text is cut to the model's context less that one token.
+    predicted too; without it the second token is the first one predicted. The whole is cut to the model's context.
 
     Args:
         model: causal language model, on any device; left in eval mode.
         tokenizer: of the same vocabulary.
         texts: at least one, none empty.
         batch_size: texts per forward pass, >= 1; texts of like length are put together, order has no influence.
+        add_start_token: whether the BOS token is put before each text.
 
     Returns: number >= 1, lower is better; a mean of per-text perplexities, not exp of the corpus mean.
 
@@ -38,9 +43,10 @@ def reference_perplexity(
     if start is None:
         raise UserError("the tokenizer has neither a BOS nor an EOS token: perplexity needs one before each text")
     context = int(model.config.max_position_embeddings)
-    rows = [[start, *tokenizer.encode(text, add_special_tokens=False)][:context] for text in texts]
+    before = [start] if add_start_token else []
+    rows = [[*before, *tokenizer.encode(text, add_special_tokens=False)][:context] for text in texts]
     if min(map(len, rows)) < 2:
-        raise UserError("a reference text for the perplexity has no token: drop empty texts")
+        raise UserError("a reference text for the perplexity has no token to predict: drop empty and one-word texts")
     model.eval()
     losses = torch.cat([_mean_losses(model, batch) for batch in _batches(rows, batch_size)])
     return float(losses.exp().mean())

@@ -25,8 +25,12 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def lm(tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
-    """A GPT-2-shaped model with random weights large enough for its distributions to be far from uniform."""
-    return new_model(tokenizer, SHAPE).eval()
+    """A GPT-2-shaped model with random weights whose distributions are far from uniform and whose texts end."""
+    model = new_model(tokenizer, SHAPE).eval()
+    with torch.no_grad():  # adds 4 to the logit of the end of text, so that responses end at unlike lengths
+        end = model.transformer.wte.weight[tokenizer.eos_token_id]
+        model.transformer.ln_f.bias.copy_(4.0 * end / end.square().sum())
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,7 @@ def test_kl_is_the_summed_log_ratio_over_the_response(
     monkeypatch.setattr(rarlhf.generate, "sample_responses", keep)
     rows = make(batch_size=12)("other", other_folder, queries, 1)
     other = GPT2LMHeadModel.from_pretrained(other_folder).eval()
+    assert len({row["tokens"] for row in rows}) > 1  # padding is at stake
     for row, response, mask in zip(rows, drawn[0].responses, drawn[0].response_mask, strict=True):
         prompt = queries[row["prompt_id"] - 10]["input_ids"]
         ids = [*prompt, *response[mask].tolist()]

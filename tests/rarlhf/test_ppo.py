@@ -70,9 +70,6 @@ class Keeping(SilentRecorder):
 @pytest.fixture
 def make(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, machine: Machine, params: Params) -> Make:
     """Makes a trainer on copies of the same model; keywords change params, as in `make(**{"ppo.lr": 0.1})`."""
-    with torch.no_grad():  # adds 4 to the logit of the end of text, so that responses end at unlike lengths
-        direction = lm.transformer.wte.weight[END]
-        lm.transformer.ln_f.bias.copy_(4.0 * direction / direction.square().sum())
 
     def trainer(score: Callable[[Sequence[str]], Tensor] = letters, seed: int = 1, **values: object) -> PPOTrainer:
         p = changed(params, SMALL | values)

@@ -35,11 +35,11 @@ def model() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)  # in train mode: dropout must be switched off
 
 
-def slowly(model: GPT2LMHeadModel, texts: Sequence[str]) -> float:
+def slowly(model: GPT2LMHeadModel, texts: Sequence[str], before: Sequence[int] = (10,)) -> float:
     model.eval()
     perplexities = []
     for text in texts:
-        ids = [10, *(int(character) for character in text)][:CONTEXT]
+        ids = [*before, *(int(character) for character in text)][:CONTEXT]
         losses = []
         for end in range(1, len(ids)):
             with torch.no_grad():
@@ -58,6 +58,15 @@ def test_equals_the_slow_loop_whatever_the_batch(model: GPT2LMHeadModel, batch_s
     assert reference_perplexity(model.train(), Digits(), TEXTS, batch_size) == pytest.approx(
         slowly(model, TEXTS), rel=1e-5
     )
+
+
+def test_without_start_token_the_second_token_is_the_first_predicted(model: GPT2LMHeadModel) -> None:
+    texts = ["12", "456789"]
+    without = reference_perplexity(model, Digits(), texts, 2, add_start_token=False)
+    assert without == pytest.approx(slowly(model, texts, before=()), rel=1e-5)
+    assert without != pytest.approx(slowly(model, texts), rel=1e-2)
+    with pytest.raises(UserError, match="no token to predict"):
+        reference_perplexity(model, Digits(), ["3"], 1, add_start_token=False)
 
 
 def test_order_of_texts_changes_nothing(model: GPT2LMHeadModel) -> None:
