@@ -1,20 +1,42 @@
 """Small real models and tokenizers, made once for all tests of the library."""
 
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from rarlhf.base_model import new_model, train_tokenizer
 from rarlhf.params import Params, load_params
-from rarlhf.runtime import Machine
+from rarlhf.policy import Policy, Sampling, reset_value_head
+from rarlhf.ppo import PPOTrainer
+from rarlhf.progress import SilentRecorder
+from rarlhf.runtime import Machine, generator
 from rarlhf.supervised import save_model
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
 PRESET = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml")
 SMALL = {"vocab_size": 280, "context": 32, "layers": 2, "width": 16, "heads": 2, "init_std": 0.3, "batch_size": 2}
 SHAPE = PRESET.model.scratch.model_copy(update=SMALL)
+# What a trainer in the tests is set to, where a test says nothing else.
+PPO = {
+    "ppo.iterations": 4,
+    "ppo.batch_size": 6,
+    "ppo.mini_batch_size": 3,
+    "ppo.micro_batch_size": 3,
+    "ppo.epochs": 2,
+    "ppo.lr": 0.003,
+    "ppo.value_warmup": 0,
+    "ppo.max_new_tokens": 5,
+    "ppo.checkpoint_every": 100,
+    "kl.coef": 0.2,
+    "risk.alpha": 0.5,
+    "risk.warmup": 1,
+    "risk.rho": 1.0,
+}
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +73,44 @@ def lm_folder(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, tmp_path:
     folder = tmp_path / "lm"
     save_model(lm, tokenizer, folder)
     return folder
+
+
+def letters(texts: Sequence[str]) -> Tensor:
+    """A rule-based score: ASCII letters in the text."""
+    return torch.tensor([float(sum(c.isascii() and c.isalpha() for c in text)) for text in texts])
+
+
+def changed(params: Params, values: dict[str, object]) -> Params:
+    """The params with the values at dotted keys replaced."""
+    for key, value in values.items():
+        section, name = key.split(".")
+        updated = getattr(params, section).model_copy(update={name: value})
+        params = params.model_copy(update={section: updated})
+    return params
+
+
+class Keeping(SilentRecorder):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(values)))
+
+
+@pytest.fixture
+def make_trainer(
+    lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, machine: Machine, params: Params
+) -> Callable[..., PPOTrainer]:
+    """Makes a trainer on copies of the same model; keywords change params, as in `make_trainer(**{"ppo.lr": 0.1})`."""
+
+    def trainer(score: Callable[[Sequence[str]], Tensor] = letters, seed: int = 1, **values: object) -> PPOTrainer:
+        p = changed(params, PPO | values)
+        policy = Policy(deepcopy(lm), Sampling(0.8, 0, p.ppo.max_new_tokens, tokenizer.eos_token_id))
+        reset_value_head(policy.value_head, generator("value_head", seed))
+        return PPOTrainer(
+            policy, deepcopy(lm), tokenizer, score, p.ppo, p.kl, p.risk, seed, machine, recorder=Keeping()
+        )
+
+    return trainer
