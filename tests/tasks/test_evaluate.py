@@ -12,16 +12,15 @@ from rarlhf.base_model import new_model, train_tokenizer
 from rarlhf.data.files import write_json, write_jsonl
 from rarlhf.evaluation.perplexity import reference_perplexity
 from rarlhf.loading import load_causal_lm
-from rarlhf.params import Params, ScratchModelParams, load_params
+from rarlhf.params import Params, load_params
 from tasks.evaluate import evaluate
 from tasks.inputs import Inputs
 from tasks.stage import Run
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["we liked the film .", "we saw the music ."]
-SHAPE = ScratchModelParams(
-    vocab_size=280, context=32, layers=1, width=8, heads=2, epochs=1.0, batch_size=2, lr=0.01, seed=5
-)
+PRESET = load_params(ROOT / "presets" / "tiny.yaml")
+SHAPE = PRESET.model.scratch.model_copy(update={"vocab_size": 280, "context": 32, "layers": 1, "width": 8, "heads": 2})
 MODELS = ("base", "sft", "rlhf/1", "rlhf/2", "ra_rlhf/1", "ra_rlhf/2")
 
 
@@ -119,7 +118,8 @@ def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, caps
     first = outputs()
     assert set(first) == {
         "metrics/evaluate.json", "metrics/summary.json", "reports/report.html", "plots/reward_quantile.csv",
-        "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png", "plots/training_kl.csv",
+        "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png", "plots/training_score_mean.csv", "plots/training_score_cvar.csv", "plots/training_kl.csv",
+        "plots/training_kl_coef.csv", "plots/training_kept.csv",
         "plots/training.png", "plots/reward_distribution.png", "plots/trade_off.png",
     }  # fmt: skip
     printed = capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_perplexity_is_that_of_each_methods_own_model(workspace: Path, two_seeds
     tracker = run_stage(two_seeds)
     methods = json.loads(Path("metrics/evaluate.json").read_text())["methods"]
     for method, names in {"sft": ("sft", "sft"), "ra_rlhf": ("ra_rlhf/1", "ra_rlhf/2")}.items():
-        expected = [reference_perplexity(*load_causal_lm(f"models/{name}"), TEXTS, 16) for name in names]
+        expected = [reference_perplexity(*load_causal_lm(f"models/{name}"), TEXTS, 16, False) for name in names]
         assert methods[method]["perplexity_reference"]["per_seed"] == expected
     assert methods["sft"]["perplexity_reference"] != methods["base"]["perplexity_reference"]
     assert tracker.values["sft/perplexity_reference"] == methods["sft"]["perplexity_reference"]["mean"]
