@@ -12,6 +12,7 @@ import tasks.stage
 from rarlhf.errors import UserError
 from rarlhf.params import Params
 from tasks.inputs import read_inputs
+from tasks.preset import set_value
 from tasks.stage import ENVIRONMENT, OLD_CHECKPOINTS, Run, run_stage, stage
 
 ARGV = ["--seed", "2", "--source", "in.txt", "--out", "out.txt"]
@@ -138,16 +139,14 @@ def test_a_device_without_room_is_a_full_disk(tracker: FakeTracker, capsys: pyte
     assert "the disk is full" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("edit", "code"), [("alpha: 0.3 ", 1), ("coef: 1.2 ", 0)])
+@pytest.mark.parametrize(("key", "code"), [("risk.alpha", 1), ("kl.coef", 0)])
 def test_own_params_edited_meanwhile_throw_the_output_away(
-    edit: str, code: int, tracker: FakeTracker, capsys: pytest.CaptureFixture[str]
+    key: str, code: int, tracker: FakeTracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`risk` is among the parameters of `toy` in dvc.yaml, `kl.coef` is not."""
 
     def body(_run: Run, _out: Path) -> None:
-        text = Path("params.yaml").read_text()
-        assert edit in text
-        Path("params.yaml").write_text(text.replace(edit, edit.replace(edit.split()[1], "0.9")))
+        Path("params.yaml").write_text(set_value(Path("params.yaml").read_text(), key, 0.9))
 
     assert run_toy(body) == code
     assert ("params.yaml was edited while this ran (risk)" in capsys.readouterr().err) == (code == 1)
