@@ -80,8 +80,9 @@ def test_what_is_too_long_is_cut_at_the_end(
 ) -> None:
     score = RewardModel(model, word_pieces, reward.model_copy(update={"max_length": 5}), machine)
     long, same, other = score(["a good film and a plot", "a good film very bad", "bad good film and a plot"])
-    assert long == same  # three words and the two ends of BERT
-    assert long != other
+    # three words and the two ends of BERT; the two stand in batches of other sizes, hence the rounding
+    torch.testing.assert_close(long, same, atol=1e-5, rtol=1e-5)
+    assert abs(long - other) > 1e-3
 
 
 def test_a_score_that_is_not_finite_is_refused(
