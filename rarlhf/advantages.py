@@ -18,9 +18,14 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, response_mask: Tensor, kl_c
     Returns: (B, T) float, zero on padding; its row sum is the episode return with the KL penalty in it.
     Source: paper, Eq. 5; design of Ziegler et al. 2019 (arXiv 1909.08593).
     """
-    rewards = torch.where(response_mask, -kl_coef * log_ratio, torch.zeros_like(log_ratio))
+    kl_penalty = torch.where(response_mask, kl_coef * log_ratio, torch.zeros_like(log_ratio))
+    return terminal_rewards(scores.to(log_ratio.dtype), response_mask) - kl_penalty
+
+
+def terminal_rewards(scores: Tensor, response_mask: Tensor) -> Tensor:
+    """(B, T) float, zero but for `scores` (B,) at each row's last real token of `response_mask` (B, T)."""
     last = response_mask.sum(dim=1, keepdim=True) - 1
-    return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
+    return torch.zeros_like(response_mask, dtype=scores.dtype).scatter(1, last, scores.unsqueeze(1))
 
 
 def gae(
@@ -51,14 +56,16 @@ def gae(
     return advantages, advantages + values
 
 
-def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shifts and scales the masked entries to mean 0 and unbiased variance 1.
+def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
+    """Scales the masked entries by their unbiased standard deviation, and shifts their mean to 0 where `centred`.
 
     Args:
         advantages: (B, T) float.
         mask: (B, T) bool, at least two True.
-    Returns: (B, T) float, (A - mean) / sqrt(variance + 1e-8), zero outside the mask.
+        centred: False leaves the sign of each advantage as its baseline has it.
+    Returns: (B, T) float, (A - mean) / sqrt(variance + 1e-8), or without the mean; zero outside the mask.
     """
     kept = advantages[mask]
-    whitened = (advantages - kept.mean()) * torch.rsqrt(kept.var() + 1e-8)
+    shift = kept.mean() if centred else 0.0
+    whitened = (advantages - shift) * torch.rsqrt(kept.var() + 1e-8)
     return torch.where(mask, whitened, torch.zeros_like(whitened))

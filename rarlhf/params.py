@@ -176,6 +176,7 @@ class PPOParams(Section):
     value_warmup: Annotated[int, Field(ge=0)]
     max_new_tokens: Count
     min_new_tokens: Annotated[int, Field(ge=0)]
+    min_counts_query: bool
     temperature: Annotated[Number, Field(gt=0, le=10)]
     gamma: Share
     gae_lambda: Annotated[Number, Field(ge=0, le=1)]
@@ -199,11 +200,17 @@ class KLParams(Section):
 class RiskParams(Section):
     """The risk measure and its schedule."""
 
-    measure: Literal["none", "cvar"]
+    measure: Literal["none", "cvar", "cvar_ru", "entropic", "evar", "mean_cvar"]
     alpha: Share
     warmup: Annotated[int, Field(ge=0)]
     rho: Share
+    count_from: Literal[0, 1]
     ranking: Literal["episode_return", "lambda_return", "value"]
+    critic: Literal["kept", "all"]
+    hard_share: Annotated[Number, Field(ge=0, lt=1)]
+    temperature: Positive
+    mix: Annotated[Number, Field(ge=0, le=1)]
+    eta_rate: Positive | None
 
     @property
     def level(self) -> Fraction:
@@ -385,8 +392,14 @@ def _ppo_rules(p: Params) -> Iterable[Rule]:
         ("ppo.mini_batch_size", "ppo.micro_batch_size"),
         ("micro_batch_size must divide mini_batch_size"),
     )
-    yield ppo.min_new_tokens <= ppo.max_new_tokens, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
+    longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
+    yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
     yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    yield (
+        risk.hard_share == 0 or risk.measure == "cvar",
+        ("risk.hard_share", "risk.measure"),
+        "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
+    )
     end = schedule_end(ppo.iterations, Fraction(str(risk.rho)))
     yield (
         risk.measure == "none" or end > risk.warmup,

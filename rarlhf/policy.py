@@ -51,8 +51,14 @@ class Sampling(NamedTuple):
 
 
 def sampling_of(params: Params, end_id: int) -> Sampling:
-    """How responses are drawn, in training and in evaluation alike."""
-    return Sampling(params.ppo.temperature, params.ppo.min_new_tokens, params.ppo.max_new_tokens, end_id)
+    """How responses are drawn, in training and in evaluation alike.
+
+    With `min_counts_query` a query counts as padded to its full length, as it does in the `min_length` of transformers'
+    `generate`, which the authors' code uses.
+    """
+    counted = params.prompts.tokens if params.ppo.min_counts_query else 0
+    forced = max(0, params.ppo.min_new_tokens - counted)
+    return Sampling(params.ppo.temperature, forced, params.ppo.max_new_tokens, end_id)
 
 
 class PolicyOutput(NamedTuple):

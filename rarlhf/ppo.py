@@ -2,16 +2,17 @@
 
 One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, arXiv 2501.06911):
 
-1. How risk-averse now: the level alpha' of the soft-risk schedule, B' = ceil(alpha' B).
+1. How risk-averse now: the progress of the soft-risk schedule, for the paper's measure B' = ceil(alpha' B).
 2. Collect a rollout: one response to each of B queries, its score, log-probabilities and values.
 3. Token rewards: minus the KL penalty, plus the score at the last real token (Eq. 5).
-4. Advantages and value targets by GAE.
-5. Keep the B' episodes with the lowest return (or another ranking, params `risk.ranking`).
+4. The risk measure: the paper's keeps the B' episodes with the lowest return, others turn returns into utilities.
+5. Advantages and value targets by GAE.
 6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
 7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
 
 Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so
-the better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample.
+the better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample and
+the alternatives (`risk.critic: all`, the other measures).
 
 Letters for shapes: B episodes, Q query tokens, T response tokens, V vocabulary.
 """
@@ -20,6 +21,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,22 +30,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rarlhf import records
 from rarlhf.advantages import gae, token_rewards
 from rarlhf.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from rarlhf.errors import UserError
 from rarlhf.kl import adapted_kl_coef, controlled_kl
 from rarlhf.losses import masked_mean, policy_loss, value_loss
+from rarlhf.measures import risk_measure
+from rarlhf.measures.base import Batch, Treatment
 from rarlhf.params import KLParams, PPOParams, RiskParams
+from rarlhf.pathologies import Watch
 from rarlhf.policy import Episodes, Policy, PolicyOutput, response_logprobs, response_states
 from rarlhf.progress import Recorder, progress
 from rarlhf.reward_model import Score
-from rarlhf.risk import cvar, value_at_risk, worst_episodes
 from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, query_batch, real_tokens, select, stacked
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
-from rarlhf.schedule import kept_episodes, risk_level
-
-RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: one for all, so that methods and alphas compare
+from rarlhf.schedule import schedule_progress
+from rarlhf.stratified import HardPrompts
 
 
 class PPOTrainer:
@@ -71,6 +75,8 @@ class PPOTrainer:
         self.tokenizer = tokenizer
         self.score = score
         self.ppo, self.kl, self.risk = ppo, kl, risk
+        self.measure = risk_measure(risk)
+        self.watch = Watch(ppo)
         self.seed = seed
         self.machine = machine
         self.recorder = recorder
@@ -94,14 +100,15 @@ class PPOTrainer:
         """
         done = self.restore(checkpoint)
         first = 1 - self.ppo.value_warmup
+        hard = HardPrompts(queries, self.risk.hard_share, self.seed)
         with progress("iteration", self.ppo.iterations) as show:
             for iteration in range(first if done is None else done + 1, self.ppo.iterations + 1):
                 batch = query_batch(queries, iteration - first, self.ppo.batch_size, self.seed)
                 if iteration < 1:
                     self.warm_up_value(self.collect_rollout(batch, iteration))
                     continue
-                record = self.step(self.collect_rollout(batch, iteration), iteration)
-                show(iteration, _short(record))
+                record = self.step(self.collect_hard_rollout(hard, batch, iteration), iteration)
+                show(iteration, records.short(record))
                 if iteration % self.ppo.checkpoint_every == 0 and iteration < self.ppo.iterations:
                     self.save(checkpoint, iteration)
         return self.records
@@ -113,32 +120,52 @@ class PPOTrainer:
             rollout: B episodes sampled from the current policy.
             iteration: m in 1..M, which sets the risk level.
         """
-        ppo, mask = self.ppo, rollout.episodes.response_mask
-        level = self.level(iteration)
+        mask, progress = rollout.episodes.response_mask, self.progress(iteration)
         rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)
-        advantages, returns = gae(rewards, rollout.values, mask, ppo.gamma, ppo.gae_lambda)
-        tail_mask = worst_episodes(self.ranking(rewards, returns, rollout), kept_episodes(len(rewards), level))
-        stats = self.update(select(rollout, advantages, returns, tail_mask), iteration)
-        kl = controlled_kl(rollout.log_ratio.sum(dim=1), tail_mask, self.kl.average)
-        record = self.describe(iteration, level, rollout, rewards, returns, kl, stats)
+        batch = Batch(rewards, mask, self.ranking(rewards, rollout), self.kl_coef, rollout.weights)
+        treated = self.measure.treat(batch, progress)
+        advantages, returns = self.gae(treated.rewards, rollout)
+        stats = self.update(select(rollout, advantages, returns, treated.tail_mask, self.centred), iteration)
+        if self.risk.critic == "all":
+            self.fit_value_head(rollout, returns)
+        kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.tail_mask, self.kl.average)
+        record = self.describe(iteration, batch, treated, rollout, returns, kl, stats)
         self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
-        self.records.append(record)
-        self.recorder.record(iteration, record | {f"time/{name}": s for name, s in self.seconds.items()})
-        self.seconds = {}
+        self.keep(record)
         return record
 
-    def level(self, iteration: int) -> Fraction:
-        """Share of episodes kept at `iteration`; 1 where the measure is `none`."""
-        if self.risk.measure == "none":
-            return Fraction(1)
+    def progress(self, iteration: int) -> Fraction:
+        """Of the soft-risk schedule, 0 to 1."""
         rho = Fraction(str(self.risk.rho))
-        return risk_level(iteration, self.ppo.iterations, self.risk.level, self.risk.warmup, rho)
+        counted = iteration - 1 + self.risk.count_from
+        return schedule_progress(counted, self.ppo.iterations, self.risk.warmup, rho)
 
-    def ranking(self, rewards: Tensor, returns: Tensor, rollout: Rollout) -> Tensor:
+    def ranking(self, rewards: Tensor, rollout: Rollout) -> Tensor:
         """(B,) what the worst episodes are worst in: the paper's return, the code's lambda-return, or the critic."""
         if self.risk.ranking == "episode_return":
             return rewards.sum(dim=1)
-        return returns[:, 0] if self.risk.ranking == "lambda_return" else rollout.values[:, 0]
+        if self.risk.ranking == "value":
+            return rollout.values[:, 0]
+        return self.gae(rewards, rollout)[1][:, 0]
+
+    def gae(self, rewards: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets, (B, T) each, of rewards (B, T) on a rollout's values."""
+        mask = rollout.episodes.response_mask
+        return gae(rewards, rollout.values, mask, self.ppo.gamma, self.ppo.gae_lambda)
+
+    @property
+    def centred(self) -> bool:
+        """Whether whitening subtracts the kept mean: not where a critic of the whole batch is the baseline."""
+        return self.risk.critic == "kept"
+
+    def keep(self, record: dict[str, float]) -> None:
+        """Files an iteration's record, and says once what looks wrong in it."""
+        self.records.append(record)
+        iteration = int(record["iteration"])
+        self.recorder.record(iteration, record | {f"time/{name}": s for name, s in self.seconds.items()})
+        self.seconds = {}
+        for warning in self.watch.warnings(record):
+            self.recorder.say(f"iteration {iteration}: {warning}")
 
     def collect_rollout(self, queries: Sequence[list[int]], iteration: int) -> Rollout:
         """Samples, scores and measures one response to each query.
@@ -152,6 +179,25 @@ class PPOTrainer:
         with self.timed("score"):
             scores = self.score(self.texts(episodes)).to(self.machine.device)
         return self.rollout(episodes, scores)
+
+    def collect_hard_rollout(self, hard: HardPrompts, batch: list[list[int]], iteration: int) -> Rollout:
+        """A rollout in which `risk.hard_share` of the batch gives way to hard prompts; a plain one where that is 0."""
+        level = self.measure.level(self.progress(iteration))
+        batch, threshold = hard.mix(batch, iteration, level, self.query_values)
+        rollout = self.collect_rollout(batch, iteration)
+        if threshold == -torch.inf:
+            return rollout
+        return replace(rollout, weights=hard.weights(rollout.values[:, 0], threshold, level))
+
+    @torch.no_grad()
+    def query_values(self, queries: Sequence[list[int]]) -> Tensor:
+        """(N,) float32, the critic's value of bare queries: that of the first response token."""
+        tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
+        nothing = torch.full((len(queries), 1), self.policy.sampling.end_id, device=tokens.device)
+        episodes = Episodes(tokens, mask, nothing, torch.ones_like(nothing, dtype=torch.bool))
+        with self.timed("candidates"), self.machine.autocast():
+            states = [response_states(self.policy.lm, part) for part in self._micro_batches(episodes)]
+        return self.policy.values_of(torch.cat(states))[:, 0]
 
     def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
         """Samples one response to each query from the current policy."""
@@ -233,7 +279,8 @@ class PPOTrainer:
         clipped = ((ratio - 1.0).abs() > self.ppo.clip).float()
         per_token = (policy, value, clipped, ratio - 1.0 - log_ratio, ratio)
         sums = torch.stack([torch.where(mask, x, 0.0).sum() / tokens for x in per_token])
-        loss = sums[0] + self.ppo.value_coef * sums[1]
+        # A critic of the whole batch is fitted apart, by fit_value_head.
+        loss = sums[0] + self.ppo.value_coef * sums[1] if self.risk.critic == "kept" else sums[0]
         return loss, torch.cat([sums, ratio[mask].max().unsqueeze(0)]).detach()
 
     def _apply_gradient(self) -> None:
@@ -245,7 +292,11 @@ class PPOTrainer:
         """Fits the value head alone to all episodes' returns, on detached features; the policy does not move."""
         mask = rollout.episodes.response_mask
         rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)
-        _, returns = gae(rewards, rollout.values, mask, self.ppo.gamma, self.ppo.gae_lambda)
+        self.fit_value_head(rollout, self.gae(rewards, rollout)[1])
+
+    def fit_value_head(self, rollout: Rollout, returns: Tensor) -> None:
+        """`ppo.epochs` steps of the value head alone towards `returns` (B, T) of all episodes, on detached features."""
+        mask = rollout.episodes.response_mask
         with torch.no_grad(), self.machine.autocast():
             parts = [response_states(self.policy.lm, part) for part in self._micro_batches(rollout.episodes)]
         states = torch.cat(parts).float()
@@ -255,47 +306,29 @@ class PPOTrainer:
             masked_mean(error, mask).backward()
             self.optimizer.step()
 
-    def describe(  # noqa: PLR0913, one line of the table each
+    def describe(  # noqa: PLR0913, PLR0917, one part of the record each
         self,
         iteration: int,
-        level: Fraction,
+        batch: Batch,
+        treated: Treatment,
         rollout: Rollout,
-        rewards: Tensor,
         returns: Tensor,
         kl: float,
         stats: UpdateStats,
-    ) -> dict[str, float]:
-        """The iteration's record; VaR and CVaR are of the whole batch at `RECORDED_TAIL`."""
-        mask = rollout.episodes.response_mask
-        episode_returns = rewards.sum(dim=1)
-        return {
-            "iteration": iteration,
-            "objective/score_mean": float(rollout.scores.mean()),
-            "objective/kl": float(rollout.log_ratio.sum(dim=1).mean()),
+    ) -> records.Record:
+        """The iteration's record, sorted by name."""
+        mask, progress = rollout.episodes.response_mask, self.progress(iteration)
+        record = {
             "objective/kl_controlled": kl,
             "objective/kl_coef": self.kl_coef,
-            "objective/return_mean": float(episode_returns.mean()),
-            "objective/entropy": float(masked_mean(rollout.entropy, mask)),
-            "risk/alpha": float(level),
-            "risk/kept": kept_episodes(len(mask), level),
-            "risk/value_at_risk": float(value_at_risk(episode_returns, RECORDED_TAIL)),
-            "risk/cvar": float(cvar(episode_returns, RECORDED_TAIL)),
-            "risk/score_cvar": float(cvar(rollout.scores, RECORDED_TAIL)),
-            "policy/loss": stats.policy_loss,
-            "policy/clip_fraction": stats.clip_fraction,
-            "policy/ratio_max": stats.ratio_max,
-            "policy/approx_kl": stats.approx_kl,
-            "policy/skipped_steps": stats.skipped,
-            "value/loss": stats.value_loss,
-            "value/explained_variance": _explained_variance(rollout.values[mask], returns[mask]),
-            "response/length_mean": float(mask.sum(dim=1).float().mean()),
-            "response/terminated": float(self.terminated(rollout.episodes).float().mean()),
+            "risk/alpha": float(self.measure.level(progress)),
+            "risk/kept": int(treated.tail_mask.sum()),
+            "risk/objective": float(self.measure.value(batch.returns, progress)),
+            "value/explained_variance": records.explained_variance(rollout.values[mask], returns[mask]),
         }
-
-    def terminated(self, episodes: Episodes) -> Tensor:
-        """(B,) bool: ended by the end of text rather than cut at the length limit."""
-        ended = (episodes.responses == self.policy.sampling.end_id) & episodes.response_mask
-        return ended.any(dim=1)
+        record |= records.of_rollout(rollout, self.policy.sampling.end_id)
+        record |= records.of_returns(batch.returns) | records.of_update(stats)
+        return {"iteration": iteration} | dict(sorted(record.items()))
 
     def save(self, path: Path, iteration: int) -> None:
         """Writes everything that `restore` needs to go on after `iteration` with the same bytes."""
@@ -303,6 +336,7 @@ class PPOTrainer:
         weights = {f"policy/{name}": parameter for parameter, name in names.items()}
         moments = {f"adam/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, names).items()}
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
+        state["measure"] = self.measure.state
         save_checkpoint(path, weights | moments, state)
 
     def restore(self, path: Path) -> int | None:
@@ -317,9 +351,10 @@ class PPOTrainer:
                 parameter.copy_(tensors[f"policy/{name}"])
         moments = {name.removeprefix("adam/"): t for name, t in tensors.items() if name.startswith("adam/")}
         restore_optimizer(self.optimizer, names, moments)
-        self.kl_coef, self.records = state["kl_coef"], state["records"]
+        self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
         for record in self.records:
             self.recorder.record(int(record["iteration"]), record)
+            self.watch.warnings(record)  # said before the interruption
         self.recorder.say(f"going on after iteration {state['iteration']} of {self.ppo.iterations}")
         return int(state["iteration"])
 
@@ -335,16 +370,3 @@ class PPOTrainer:
     def _micro_batches(self, episodes: Episodes) -> Iterator[Episodes]:
         for rows in chunks(torch.arange(len(episodes.queries)), self.ppo.micro_batch_size):
             yield episodes.rows(rows)
-
-
-def _explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns); 0 where the returns do not vary."""
-    variance = returns.var()
-    return float(1.0 - (returns - values).var() / variance) if variance > 0 else 0.0
-
-
-def _short(record: dict[str, float]) -> str:
-    return (
-        f"score {record['objective/score_mean']:+.2f} tail {record['risk/score_cvar']:+.2f} "
-        f"KL {record['objective/kl']:.2f} kept {record['risk/kept']:.0f}"
-    )

@@ -25,6 +25,7 @@ class Rollout:
     values: Tensor  # (B, T) float32, critic at sampling time, score units
     entropy: Tensor  # (B, T) float32, nats
     scores: Tensor  # (B,) float32, reward model's value of query and response
+    weights: Tensor | None = None  # (B,) float32, p(x) / q(x) where hard prompts were drawn more often; None: all 1
 
     @property
     def log_ratio(self) -> Tensor:
@@ -57,17 +58,27 @@ class UpdateStats(NamedTuple):
     skipped: float  # optimiser steps left out because their mean ratio was above max_ratio
 
 
-def select(rollout: Rollout, advantages: Tensor, returns: Tensor, tail_mask: Tensor) -> Targets:
+def select(rollout: Rollout, advantages: Tensor, returns: Tensor, tail_mask: Tensor, centred: bool = True) -> Targets:
     """The kept episodes in batch order, their advantages whitened over their real tokens alone."""
     episodes = rollout.episodes.rows(tail_mask)
-    whitened = whiten(advantages[tail_mask], episodes.response_mask)
+    whitened = whiten(advantages[tail_mask], episodes.response_mask, centred)
     return Targets(episodes, rollout.logprobs[tail_mask], rollout.values[tail_mask], whitened, returns[tail_mask])
 
 
-def query_batch(queries: Sequence[list[int]], index: int, batch_size: int, seed: int) -> list[list[int]]:
-    """The `index`-th batch (from 0) of passes over shuffled queries, each pass's incomplete last batch left out."""
+def query_batch(
+    queries: Sequence[list[int]], index: int, batch_size: int, seed: int, stream: str = "queries"
+) -> list[list[int]]:
+    """The `index`-th batch (from 0) of passes over shuffled queries, each pass's incomplete last batch left out.
+
+    Args:
+        queries: at least `batch_size` lists of token ids.
+        index: of the batch.
+        batch_size: queries in it.
+        seed: the run's.
+        stream: name of the random stream; another one shuffles otherwise.
+    """
     per_pass = len(queries) // batch_size
-    order = torch.randperm(len(queries), generator=generator("queries", seed, index // per_pass)).tolist()
+    order = torch.randperm(len(queries), generator=generator(stream, seed, index // per_pass)).tolist()
     start = index % per_pass * batch_size
     return [queries[i] for i in order[start : start + batch_size]]
 

@@ -12,28 +12,23 @@ def schedule_end(iterations: int, rho: Fraction) -> int:
     return ceil(rho * iterations)
 
 
-def risk_level(iteration: int, iterations: int, alpha: Fraction, warmup: int, rho: Fraction) -> Fraction:
-    """Share of episodes kept at `iteration`, before rounding up to whole episodes.
+def schedule_progress(iteration: int, iterations: int, warmup: int, rho: Fraction) -> Fraction:
+    """How far the schedule has gone from risk-neutral (0) to the measure's final parameters (1).
 
     Args:
-        iteration: m in 1..M.
+        iteration: m in 1..M, or in 0..M - 1 to count as the authors' code does.
         iterations: M.
-        alpha: final level in (0, 1].
-        warmup: n, the last iteration that keeps every episode.
-        rho: share of the iterations after which `alpha` holds, in (0, 1].
-    Returns: 1 for m <= n, alpha for m >= J, max(alpha, 1 - K (m - n)) with K = (1 - alpha) / (J - n) between.
+        warmup: n, the last iteration that is risk-neutral.
+        rho: share of the iterations after which the final parameters hold, in (0, 1].
+    Returns: 0 for m <= n, 1 for m >= J, (m - n) / (J - n) between. With it the level alpha' is
+        1 - (1 - alpha) progress, which is the paper's max(alpha, 1 - K (m - n)) with K = (1 - alpha) / (J - n).
     Raises: ValueError if J <= n, that is if there is no room for the descent.
     Source: paper, section 4 (m counted from 1; the authors' code counts from 0).
     """
     end = schedule_end(iterations, rho)
     if end <= warmup:
         raise ValueError(f"ceil(rho * iterations) = {end} must exceed warmup = {warmup}")
-    if iteration <= warmup:
-        return Fraction(1)
-    if iteration >= end:
-        return alpha
-    slope = (1 - alpha) / (end - warmup)
-    return max(alpha, 1 - slope * (iteration - warmup))
+    return min(max(Fraction(iteration - warmup, end - warmup), Fraction(0)), Fraction(1))
 
 
 def kept_episodes(batch_size: int, level: Fraction) -> int:

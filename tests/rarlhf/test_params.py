@@ -131,6 +131,14 @@ CLASHES = [
         "ppo.mini_batch_size = 128, ppo.micro_batch_size = 48: micro_batch_size must divide",
     ),
     ({"ppo.min_new_tokens": 25}, "ppo.min_new_tokens = 25, ppo.max_new_tokens = 24: min exceeds max"),
+    (
+        {"ppo.min_counts_query": True, "prompts.tokens": 8, "ppo.min_new_tokens": 33},  # at most 8 + 24
+        "ppo.min_new_tokens = 33, ppo.max_new_tokens = 24: min exceeds max",
+    ),
+    (
+        {"risk.measure": "evar", "risk.hard_share": 0.5},
+        "risk.hard_share = 0.5, risk.measure = 'evar': hard prompts are drawn more often only for measure cvar",
+    ),
     ({"prompts.train": 127}, "prompts.train = 127, ppo.batch_size = 128: fewer queries than one batch"),
     (
         {"risk.warmup": 64, "ppo.iterations": 80, "risk.rho": 0.8},  # ceil(.8 x 80) = 64
@@ -198,7 +206,11 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         ("ppo.iterations", 1, "ppo.iterations = 1: should be greater than or equal to 2"),
         ("prompts.test", 19, "prompts.test = 19: should be greater than or equal to 20"),
         ("methods", ["best"], "methods.0 = 'best': should be 'base', 'sft', 'rlhf' or 'ra_rlhf'"),
-        ("risk.measure", "var", "risk.measure = 'var': should be 'none' or 'cvar'"),
+        (
+            "risk.measure",
+            "var",
+            "risk.measure = 'var': should be 'none', 'cvar', 'cvar_ru', 'entropic', 'evar' or 'mean_cvar'",
+        ),
         ("reward.sign", 0, "reward.sign = 0: should be 1 or -1"),
         ("evaluate.tail_threshold", float("nan"), "evaluate.tail_threshold = nan: should be a finite number"),
         ("ppo.value_clip", float("inf"), "ppo.value_clip = inf: should be a finite number"),

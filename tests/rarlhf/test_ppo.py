@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rarlhf.advantages import gae, token_rewards
 from rarlhf.policy import Episodes
 from rarlhf.ppo import PPOTrainer
+from rarlhf.records import of_rollout
 from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, select
 
 END = 0  # the tokenizer's end of text
@@ -124,14 +125,17 @@ def test_all_are_kept_during_the_warmup(make_trainer: Make, monkeypatch: pytest.
 
 
 def test_what_the_worst_are_worst_in(make_trainer: Make) -> None:
-    rewards = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-    returns = torch.tensor([[7.0, 0.0], [8.0, 0.0]])
+    rewards = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]] * 3)
     rollout = rollout_by_hand([0.0] * 6)
     values = torch.tensor([[5.0, 1.0, 1.0]] * 6)
     rollout = Rollout(rollout.episodes, values, values, values, values, rollout.scores)
-    expected = {"episode_return": [3.0, 3.0], "lambda_return": [7.0, 8.0], "value": [5.0] * 6}
+    # lambda .5, episodes of two tokens: delta 1 + 1 - 5 = -3 and 2 - 1 = 1, so A = -3 + .5 = -2.5 and A + V = 2.5;
+    # with rewards 3, 0: deltas -1 and -1, A = -1.5, 3.5. Of one token (rows 3 and 4): the first reward alone.
+    lambda_return = [2.5, 3.5, 1.0, 3.0]
+    expected = {"episode_return": [3.0, 3.0, 3.0, 3.0], "lambda_return": lambda_return, "value": [5.0] * 4}
     for name, ranking in expected.items():
-        assert make_trainer(**{"risk.ranking": name}).ranking(rewards, returns, rollout).tolist() == ranking
+        trainer = make_trainer(**{"risk.ranking": name, "ppo.gae_lambda": 0.5})
+        assert trainer.ranking(rewards, rollout).tolist()[:4] == ranking
 
 
 @pytest.mark.parametrize(
@@ -220,9 +224,12 @@ def test_the_score_sees_query_and_response_without_special_tokens(
     assert make_trainer().texts(episodes) == ["we saw the film ."]
 
 
-def test_terminated_is_the_end_of_text_and_not_the_length_limit(make_trainer: Make) -> None:
-    tokens = torch.tensor([[END, 0, 0], [1, 2, END], [1, 2, 3], [1, END, END]])
-    mask = torch.tensor([[True, False, False], [True] * 3, [True] * 3, [True, False, False]])
-    queries = torch.ones(4, 1, dtype=torch.int64)
-    episodes = Episodes(queries, queries.bool(), tokens, mask)
-    assert make_trainer().terminated(episodes).tolist() == [True, True, False, False]  # the last one's END is padding
+def test_terminated_is_the_end_of_text_and_not_the_length_limit() -> None:
+    tokens = torch.tensor([[END, 0, 0], [1, 2, END], [1, 2, 3], [1, END, END], [END, 4, END]])
+    lengths = torch.tensor([1, 3, 3, 1, 0])
+    queries = torch.ones(5, 1, dtype=torch.int64)
+    episodes = Episodes(queries, queries.bool(), tokens, torch.arange(3) < lengths.unsqueeze(1))
+    zeros = torch.zeros(5, 3)
+    record = of_rollout(Rollout(episodes, zeros, zeros, zeros, zeros, torch.zeros(5)), END)
+    assert record["response/terminated"] == pytest.approx(2 / 5)  # the fourth's END is padding
+    assert record["response/empty"] == pytest.approx(1 / 5)

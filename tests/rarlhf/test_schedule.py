@@ -4,7 +4,16 @@ from fractions import Fraction
 
 import pytest
 
-from rarlhf.schedule import kept_episodes, risk_level, schedule_end
+from rarlhf.schedule import kept_episodes, schedule_end, schedule_progress
+
+
+def risk_level(iteration: int, iterations: int, alpha: Fraction, warmup: int, rho: Fraction) -> Fraction:
+    """The level alpha' as the paper writes it."""
+    slope = (1 - alpha) / (schedule_end(iterations, rho) - warmup)
+    expected = Fraction(1) if iteration <= warmup else max(alpha, 1 - slope * (iteration - warmup))
+    level = 1 - (1 - alpha) * schedule_progress(iteration, iterations, warmup, rho)
+    assert level == expected
+    return level
 
 
 def test_kept_episodes_of_a_small_run() -> None:
@@ -28,6 +37,14 @@ def test_alpha_one_keeps_everything() -> None:
     assert {risk_level(m, 20, Fraction(1), 3, Fraction("0.8")) for m in range(1, 21)} == {1}
 
 
+def test_counting_from_zero_is_one_iteration_late() -> None:
+    rho = Fraction("0.95")
+    ours = [schedule_progress(m, 12, 2, rho) for m in range(1, 13)]
+    theirs = [schedule_progress(m, 12, 2, rho) for m in range(12)]
+    assert theirs == [0, *ours[:-1]]
+    assert theirs[-1] == Fraction(9, 10)  # (11 - 2) / (12 - 2): their last iteration is not yet at alpha
+
+
 def test_refuses_a_schedule_without_room() -> None:
     with pytest.raises(ValueError, match="must exceed warmup = 10"):
-        risk_level(1, 80, Fraction("0.3"), 10, Fraction("0.1"))
+        schedule_progress(1, 80, 10, Fraction("0.1"))

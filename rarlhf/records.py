@@ -1,0 +1,64 @@
+"""The numbers of one iteration, under grouped names: `objective/`, `policy/`, `value/`, `risk/`, `response/`."""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from rarlhf.losses import masked_mean
+from rarlhf.risk import cvar, value_at_risk
+from rarlhf.rollout import Rollout, UpdateStats
+
+RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: one for all, so that methods and alphas compare
+Record = dict[str, float]
+
+
+def of_rollout(rollout: Rollout, end_id: int) -> Record:
+    """What was sampled; responses end by the token `end_id` or at the length limit."""
+    mask = rollout.episodes.response_mask
+    ended = (rollout.episodes.responses == end_id) & mask
+    return {
+        "objective/score_mean": float(rollout.scores.mean()),
+        "objective/kl": float(rollout.log_ratio.sum(dim=1).mean()),
+        "objective/entropy": float(masked_mean(rollout.entropy, mask)),
+        "risk/score_cvar": float(cvar(rollout.scores, RECORDED_TAIL)),
+        "response/length_mean": float(mask.sum(dim=1).float().mean()),
+        "response/terminated": float(ended.any(dim=1).float().mean()),
+        "response/empty": float(ended[:, 0].float().mean()),
+    }
+
+
+def of_returns(returns: Tensor) -> Record:
+    """Of the whole batch's episode returns (B,), KL penalty included."""
+    return {
+        "objective/return_mean": float(returns.mean()),
+        "objective/return_std": float(returns.std()),
+        "risk/value_at_risk": float(value_at_risk(returns, RECORDED_TAIL)),
+        "risk/cvar": float(cvar(returns, RECORDED_TAIL)),
+    }
+
+
+def of_update(stats: UpdateStats) -> Record:
+    """Of the PPO epochs."""
+    return {
+        "policy/loss": stats.policy_loss,
+        "policy/clip_fraction": stats.clip_fraction,
+        "policy/ratio_max": stats.ratio_max,
+        "policy/approx_kl": stats.approx_kl,
+        "policy/skipped_steps": stats.skipped,
+        "value/loss": stats.value_loss,
+    }
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns); 0 where the returns do not vary."""
+    variance = torch.var(returns)
+    return float(1.0 - (returns - values).var() / variance) if variance > 0 else 0.0
+
+
+def short(record: Record) -> str:
+    """The few that a progress bar shows."""
+    return (
+        f"score {record['objective/score_mean']:+.2f} tail {record['risk/score_cvar']:+.2f} "
+        f"KL {record['objective/kl']:.2f} kept {record['risk/kept']:.0f}"
+    )

@@ -1,0 +1,262 @@
+"""Risk measures against the worked numbers, their identities, and finite differences of their own definitions."""
+
+from fractions import Fraction
+from math import exp, log
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from rarlhf.measures import MEASURES, risk_measure
+from rarlhf.measures.base import Batch, RiskMeasure
+from rarlhf.measures.cvar_ru import shortfall_utility
+from rarlhf.measures.entropic import entropic_utility, entropic_value, log_weights
+from rarlhf.measures.evar import evar, evar_temperature
+from rarlhf.params import Params, RiskParams
+from rarlhf.risk import cvar
+
+RETURNS = torch.tensor([-3.0, -1.0, 0.0, 2.0])
+BETA = 0.2
+LENGTHS = torch.tensor([2, 1, 3, 2])
+MASK = torch.arange(3) < LENGTHS.unsqueeze(1)
+# Token rewards that sum to RETURNS: part of each at the first token, the rest at the last real one.
+REWARDS = torch.tensor([[-1.0, -2.0, 0.0], [-1.0, 0.0, 0.0], [0.5, -0.5, 0.0], [1.0, 1.0, 0.0]])
+ONE, HALF = Fraction(1), Fraction(1, 2)
+SAMPLE = torch.randn(41, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2.0
+
+
+def measure(params: Params, **edits: object) -> RiskMeasure:
+    return risk_measure(params.risk.model_copy(update={"alpha": 0.5, "temperature": 2.0, "mix": 0.5, **edits}))
+
+
+def batch(returns: Tensor = RETURNS, weights: Tensor | None = None) -> Batch:
+    rewards = REWARDS if returns is RETURNS else returns.unsqueeze(1)
+    mask = MASK if returns is RETURNS else torch.ones_like(rewards, dtype=torch.bool)
+    return Batch(rewards, mask, rewards.sum(dim=1), BETA, weights)
+
+
+def at_the_end(utility: list[float]) -> Tensor:
+    """(4, 3), the utilities at the last real tokens of MASK."""
+    rewards = torch.zeros(4, 3)
+    rewards[torch.arange(4), LENGTHS - 1] = torch.tensor(utility)
+    return rewards
+
+
+def test_the_params_know_the_measures() -> None:
+    assert set(get_args(RiskParams.model_fields["measure"].annotation)) == set(MEASURES)
+
+
+def test_none_takes_all_as_they_are(params: Params) -> None:
+    treated = measure(params, measure="none").treat(batch(), ONE)
+    assert torch.equal(treated.rewards, REWARDS)
+    assert treated.tail_mask.all()
+    assert measure(params, measure="none").value(RETURNS, ONE) == -0.5
+
+
+def test_cvar_keeps_the_worst_and_leaves_their_rewards(params: Params) -> None:
+    treated = measure(params, measure="cvar").treat(batch(), ONE)
+    assert treated.tail_mask.tolist() == [True, True, False, False]
+    assert torch.equal(treated.rewards, REWARDS)
+    assert measure(params, measure="cvar").value(RETURNS, ONE) == -2.0
+    # alpha .4 of 4 keeps ceil(1.6) = 2 whole episodes
+    assert measure(params, measure="cvar", alpha=0.4).value(RETURNS, ONE) == -2.0
+
+
+def test_cvar_keeps_the_share_of_the_weight(params: Params) -> None:
+    """Where hard prompts are drawn more often, more of the episodes make up the same share of p."""
+    kept = [
+        measure(params, measure="cvar").treat(batch(weights=torch.tensor(weights)), ONE).tail_mask.sum().item()
+        for weights in ([1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 2.0], [4.0, 1.0, 1.0, 1.0])
+    ]
+    # half of 4 is 2 of weight: two episodes; half of 3.5 is 1.75, passed within the fourth; half of 7 within the first
+    assert kept == [2, 4, 1]
+
+
+def test_rockafellar_uryasev_by_hand(params: Params) -> None:
+    # eta = R_(2) = -1: shortfalls 2, 0, 0, 0, and beta is paid by the two at or below eta
+    torch.testing.assert_close(shortfall_utility(RETURNS, -1.0, BETA), torch.tensor([-2.2, -0.2, 0.0, 0.0]))
+    ru = measure(params, measure="cvar_ru")
+    treated = ru.treat(batch(), ONE)
+    torch.testing.assert_close(treated.rewards, at_the_end([-2.2, -0.2, 0.0, 0.0]))
+    assert treated.tail_mask.all()
+    assert ru.value(RETURNS, ONE) == -2.0  # -1 - (2 / 4) / .5
+    torch.testing.assert_close(measure(params, measure="cvar_ru", alpha=0.4).value(RETURNS, ONE), torch.tensor(-2.25))
+
+
+def test_a_running_eta_rises_until_the_share_below_it_is_alpha(params: Params) -> None:
+    ru = measure(params, measure="cvar_ru", eta_rate=0.5)
+    assert ru.state == {}
+    first = ru.treat(batch(), ONE)  # starts at the quantile -1, below which 2 of 4 are: no step
+    torch.testing.assert_close(first.rewards, at_the_end([-2.2, -0.2, 0.0, 0.0]))
+    assert ru.state == {"eta": -1.0}
+    ru.treat(batch(RETURNS + 5.0), ONE)  # none of 2, 4, 5, 7 is at or below -1: one rate upwards
+    assert ru.state == {"eta": -0.5}
+    ru.treat(batch(RETURNS - 9.0), ONE)  # all are: 1 - 1 / .5 = -1 rate
+    assert ru.state == {"eta": -1.0}
+
+
+def test_entropic_by_hand() -> None:
+    # exp(1.5), exp(.5), 1, exp(-1) = 4.4817, 1.6487, 1, .3679: sum 7.4983, mean 1.8746
+    weights = log_weights(RETURNS, 2.0).exp()
+    torch.testing.assert_close(weights, torch.tensor([2.391, 0.880, 0.533, 0.196]).double(), atol=6e-4, rtol=0)
+    assert entropic_value(RETURNS, 2.0).item() == pytest.approx(-2.0 * log(1.8746), abs=1e-4)  # -1.257
+    expected = [-2.0 * (w - 1.0) - BETA * w for w in weights.tolist()]
+    torch.testing.assert_close(entropic_utility(RETURNS, 2.0, BETA), torch.tensor(expected))
+
+
+def test_entropic_tends_to_the_mean_and_to_the_minimum() -> None:
+    assert entropic_value(RETURNS, 1e6).item() == pytest.approx(-0.5, abs=1e-5)
+    assert entropic_value(RETURNS, 1e-3).item() == pytest.approx(-3.0, abs=2e-3)
+    # a large T keeps its digits: u = R - mean(R) to first order in 1/T, without the KL term
+    torch.testing.assert_close(entropic_utility(RETURNS, 1e5, 0.0), RETURNS + 0.5, atol=1e-4, rtol=0)
+
+
+def test_entropic_takes_its_temperature_from_the_schedule(params: Params) -> None:
+    entropic = measure(params, measure="entropic")
+    assert torch.equal(entropic.treat(batch(), Fraction(0)).rewards, REWARDS)
+    half = entropic.treat(batch(), HALF)  # T / .5 = 4
+    torch.testing.assert_close(half.rewards, at_the_end(entropic_utility(RETURNS, 4.0, BETA).tolist()))
+
+
+def test_evar_by_hand() -> None:
+    assert evar_temperature(RETURNS, HALF) == pytest.approx(1.181, abs=1e-3)
+    assert evar(RETURNS, HALF).item() == pytest.approx(-2.470, abs=1e-3)
+    weights = log_weights(RETURNS, evar_temperature(RETURNS, HALF)).exp()
+    torch.testing.assert_close(weights, torch.tensor([3.132, 0.576, 0.247, 0.045]).double(), atol=1e-3, rtol=0)
+
+
+def test_evar_is_the_supremum_over_temperatures() -> None:
+    for level in (Fraction(1, 10), Fraction(3, 10), Fraction(4, 5)):
+        grid = [exp(k / 100) for k in range(-700, 700)]
+        best = max(entropic_value(SAMPLE, t).item() + t * log(level) for t in grid)
+        assert evar(SAMPLE, level).item() == pytest.approx(best, abs=1e-3)
+
+
+def test_evar_is_the_minimum_where_enough_episodes_are_there() -> None:
+    returns = torch.tensor([-1.0, -1.0, 3.0])  # 2 of 3 at the minimum
+    assert evar_temperature(returns, HALF) == 0.0
+    assert evar(returns, HALF) == -1.0
+    assert evar_temperature(returns, Fraction(9, 10)) > 0.0
+    assert evar_temperature(torch.full((5,), 2.0), HALF) == 0.0  # all equal
+
+
+def test_evar_at_the_minimum_pays_only_the_kl_there(params: Params) -> None:
+    returns = torch.tensor([-1.0, -1.0, 3.0])
+    treated = measure(params, measure="evar").treat(batch(returns), ONE)
+    torch.testing.assert_close(treated.rewards[:, 0], torch.tensor([-0.3, -0.3, 0.0]))  # -.2 x 3/2 on two of three
+
+
+def test_mean_cvar_by_hand(params: Params) -> None:
+    mixed = measure(params, measure="mean_cvar")
+    assert mixed.value(RETURNS, ONE) == -1.25  # (-.5 - 2) / 2
+    treated = mixed.treat(batch(), ONE)
+    # lambda / alpha = 1: half of each reward, and the whole shortfall utility at the end
+    torch.testing.assert_close(treated.rewards, 0.5 * REWARDS + at_the_end([-2.2, -0.2, 0.0, 0.0]))
+
+
+def test_mean_cvar_ends_in_its_two_parts(params: Params) -> None:
+    tail = measure(params, measure="cvar_ru").treat(batch(), ONE).rewards
+    torch.testing.assert_close(measure(params, measure="mean_cvar", mix=1.0).treat(batch(), ONE).rewards, 2.0 * tail)
+    assert torch.equal(measure(params, measure="mean_cvar", mix=0.0).treat(batch(), ONE).rewards, REWARDS)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_measure_begins_risk_neutral_bit_for_bit(name: str, params: Params) -> None:
+    treated = measure(params, measure=name).treat(batch(), Fraction(0))
+    assert torch.equal(treated.rewards, REWARDS)
+    assert treated.tail_mask.all()
+    assert measure(params, measure=name).value(SAMPLE, Fraction(0)) == SAMPLE.mean()
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "entropic"])
+def test_alpha_one_is_risk_neutral_bit_for_bit(name: str, params: Params) -> None:
+    treated = measure(params, measure=name, alpha=1.0).treat(batch(), ONE)
+    assert torch.equal(treated.rewards, REWARDS)
+    assert treated.tail_mask.all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_evar_below_cvar_below_mean(seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    returns = torch.randn(2 + seed, generator=draws, dtype=torch.float64) * 10.0 ** (seed % 5 - 2)
+    returns = torch.cat([returns, returns[: seed % 3]])  # ties
+    for level in (Fraction(k, 20) for k in range(1, 21)):
+        slack = 1e-9 * float(returns.abs().max())
+        assert evar(returns, level) <= cvar(returns, level) + slack
+        assert cvar(returns, level) <= returns.mean() + slack
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_no_measure_is_above_the_mean_and_all_move_with_their_input(name: str, params: Params) -> None:
+    one = measure(params, measure=name, alpha=0.3)
+    assert one.value(SAMPLE, ONE) <= SAMPLE.mean() + 1e-12
+    torch.testing.assert_close(one.value(SAMPLE + 3.0, ONE), one.value(SAMPLE, ONE) + 3.0)
+    assert one.value(SAMPLE + SAMPLE.abs(), ONE) >= one.value(SAMPLE, ONE)  # better everywhere is not worse
+
+
+P = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+PAYOFFS = torch.tensor([1.0, -2.0, 0.3, -0.5], dtype=torch.float64)
+NOISE = torch.linspace(-1.5, 1.5, 401, dtype=torch.float64)  # of every arm; fine, so that no single outcome matters
+
+
+def returns_of(logits: Tensor) -> Tensor:
+    """(4, 401) returns of four arms under softmax(logits), with the KL penalty to the uniform reference."""
+    return (PAYOFFS - BETA * (logits.log_softmax(dim=0) + log(4))).unsqueeze(1) + NOISE
+
+
+def exact(name: str, logits: Tensor) -> float:
+    """The measure of the mixture's returns, by its definition."""
+    returns = returns_of(logits).flatten()
+    p = (logits.softmax(dim=0) / len(NOISE)).repeat_interleave(len(NOISE))
+    mean = float((p * returns).sum())
+    ordered, order = returns.sort()
+    eta = ordered[int((p[order].cumsum(dim=0) < 0.5).sum())]
+    tail = float(eta - (p * (eta - returns).clamp(min=0)).sum() / 0.5)
+    if name == "entropic":
+        return float(-2.0 * (p * (-returns / 2.0).exp()).sum().log())
+    if name == "evar":
+        grid = torch.linspace(0.5, 3.0, 2501, dtype=torch.float64)
+        values = -grid * (p * (-returns / grid.unsqueeze(1)).exp()).sum(dim=1).log() + grid * log(0.5)
+        return float(values.max())
+    return {"none": mean, "cvar_ru": tail, "mean_cvar": 0.5 * mean + 0.5 * tail}[name]
+
+
+def policy_gradient(utility: Tensor) -> Tensor:
+    """(4,) expectation of u d log p / d logits, for utilities (4, 401)."""
+    by_arm = utility.mean(dim=1)
+    return P * (by_arm - (P * by_arm).sum())
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.cosine_similarity(one, other, dim=0))
+
+
+def utilities_of(one: RiskMeasure) -> Tensor:
+    """(4, 401) utilities of the outcomes, from a batch that holds each as often as P says."""
+    copies = (P * 10).round().long()
+    repeated = returns_of(P.log()).repeat_interleave(copies, dim=0)
+    treated = one.treat(batch(repeated.flatten()), ONE).rewards.view(10, len(NOISE))
+    return treated[copies.cumsum(dim=0) - 1]
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "cvar"])
+def test_utilities_give_the_true_gradient(name: str, params: Params) -> None:
+    """Up to a factor, which whitening removes: finite differences of the measure itself know nothing of utilities."""
+    steps = 1e-3 * torch.eye(4, dtype=torch.float64)
+    differences = [exact(name, P.log() + step) - exact(name, P.log() - step) for step in steps]
+    true = torch.tensor(differences, dtype=torch.float64) / 2e-3
+    gradient = policy_gradient(utilities_of(measure(params, measure=name)))
+    assert cosine(gradient, true) > 0.9999
+    scale = float(gradient.norm() / true.norm())
+    assert scale == pytest.approx({"cvar_ru": 0.5}.get(name, 1.0), rel=0.01)  # alpha, for cvar_ru
+
+
+def test_without_the_kl_term_the_gradient_of_the_tail_is_off(params: Params) -> None:
+    """Negative control: returns hold log pi."""
+    ru = measure(params, measure="cvar_ru")
+    returns = returns_of(P.log())
+    eta = ru.threshold(returns.repeat_interleave((P * 10).round().long(), dim=0).flatten(), HALF)
+    right, wrong = (policy_gradient(shortfall_utility(returns, eta, beta)) for beta in (BETA, 0.0))
+    torch.testing.assert_close(policy_gradient(utilities_of(ru)), right)
+    assert float((wrong - right).norm() / right.norm()) > 0.05

@@ -1,0 +1,72 @@
+"""Troubles of PPO are named once, with their numbers; a sound record says nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rarlhf.params import Params
+from rarlhf.pathologies import TROUBLES, Watch
+from rarlhf.ppo import PPOTrainer
+from rarlhf.progress import SilentRecorder
+
+SOUND = {
+    "objective/kl": 1.5,
+    "objective/return_std": 0.7,
+    "policy/skipped_steps": 0.0,
+    "policy/ratio_max": 1.9,
+    "response/empty": 0.02,
+}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "edit", "start"),
+    [
+        (
+            "negative KL",
+            {"objective/kl": -2.25},
+            "negative KL: the mean log-ratio to the reference policy is -2.25 nats",
+        ),
+        ("skipped step", {"policy/skipped_steps": 3.0}, "3 optimiser steps left out: their mean probability ratio"),
+        ("ratio spike", {"policy/ratio_max": 41.7}, "ratio spike: a token's probability rose 42 times"),
+        ("empty responses", {"response/empty": 0.25}, "empty responses: 25% hold nothing but the end of text"),
+        ("equal returns", {"objective/return_std": 0.0}, "all episodes have the same return"),
+    ],
+)
+def test_each_trouble_is_named_once(trouble: str, edit: dict[str, float], start: str, params: Params) -> None:
+    watch = Watch(params.ppo)
+    assert list(watch.warnings(SOUND)) == []
+    (text,) = watch.warnings(SOUND | edit)
+    assert text.startswith(start)
+    assert watch.said == {trouble}
+    assert list(watch.warnings(SOUND | edit)) == []
+
+
+def test_every_trouble_is_tried_above() -> None:
+    assert set(TROUBLES) == {"negative KL", "skipped step", "ratio spike", "empty responses", "equal returns"}
+
+
+class Listener(SilentRecorder):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_the_trainer_names_the_iteration_and_a_resumed_one_does_not_say_it_again(
+    make_trainer: Callable[..., PPOTrainer], tmp_path: Path
+) -> None:
+    first, path = make_trainer(**{"kl.coef": 0.0, "ppo.checkpoint_every": 2}), tmp_path / "checkpoint.safetensors"
+    first.score = lambda texts: torch.zeros(len(texts))
+    first.recorder = Listener()
+    first.train([[5], [6, 7], [8]] * 2, path)
+    (line,) = (line for line in first.recorder.lines if "same return" in line)
+    assert line.startswith("iteration 1: all episodes have the same return")
+    resumed = make_trainer(**{"kl.coef": 0.0, "ppo.checkpoint_every": 2})
+    resumed.score, resumed.recorder = first.score, Listener()
+    resumed.train([[5], [6, 7], [8]] * 2, path)
+    assert resumed.recorder.lines == ["going on after iteration 2 of 4"]

@@ -1,0 +1,88 @@
+"""Drawing hard prompts more often: which are taken, and what they weigh."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rarlhf.ppo import PPOTrainer
+from rarlhf.stratified import HardPrompts
+
+QUERIES = [[i] for i in range(100)]
+BATCH = [[200 + i] for i in range(10)]
+
+
+def by_number(queries: Sequence[list[int]]) -> Tensor:
+    """A critic for which small numbers are hard."""
+    return torch.tensor([float(query[0]) for query in queries])
+
+
+def test_the_hard_ones_are_the_lowest_of_as_many_candidates_as_alpha_asks_for() -> None:
+    seen: list[int] = []
+
+    def value_of(queries: Sequence[list[int]]) -> Tensor:
+        seen.extend(query[0] for query in queries)
+        return by_number(queries)
+
+    mixed, threshold = HardPrompts(QUERIES, 0.4, seed=1).mix(BATCH, 3, Fraction("0.2"), value_of)
+    assert len(seen) == 20  # 4 of 10 hard, a fifth of 20
+    assert mixed[:6] == BATCH[:6]
+    assert sorted(query[0] for query in mixed[6:]) == sorted(seen)[:4]
+    assert threshold == sorted(seen)[3]
+
+
+def test_another_batch_has_other_candidates_and_the_same_batch_the_same() -> None:
+    hard = HardPrompts(QUERIES, 0.4, seed=1)
+    one, again, other = (hard.mix(BATCH, index, Fraction("0.2"), by_number)[0] for index in (0, 0, 1))
+    assert one == again != other
+
+
+def test_candidates_are_at_most_all_there_are() -> None:
+    mixed, threshold = HardPrompts(QUERIES[:12], 0.4, seed=1).mix(BATCH, 0, Fraction("0.1"), by_number)
+    assert [query[0] for query in mixed[6:]] != [0, 1, 2, 3]  # in the order in which they were drawn
+    assert sorted(query[0] for query in mixed[6:]) == [0, 1, 2, 3]
+    assert threshold == 3
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.0, Fraction(1, 5)), (0.4, Fraction(1)), (0.05, Fraction(1, 5))])
+def test_nothing_is_replaced_without_need(share: float, level: Fraction) -> None:
+    def never(queries: Sequence[list[int]]) -> Tensor:
+        raise AssertionError("the critic is not asked")
+
+    assert HardPrompts(QUERIES, share, seed=1).mix(BATCH, 0, level, never) == (BATCH, -torch.inf)
+
+
+def test_weights_are_the_ratio_of_the_two_distributions() -> None:
+    # alpha .2, lambda .4: q = .6 p above the quantile; below it .6 p + .4 p / .2 = 2.6 p
+    weights = HardPrompts(QUERIES, 0.4, seed=1).weights(torch.tensor([1.0, 2.0, 3.0]), 2.0, Fraction("0.2"))
+    torch.testing.assert_close(weights, torch.tensor([1 / 2.6, 1 / 2.6, 1 / 0.6]))
+    # their mean under q is 1: the hard fifth is drawn with probability .2 x 2.6 = .52
+    assert pytest.approx(1.0) == 0.52 / 2.6 + 0.48 / 0.6
+
+
+def test_the_trainer_draws_them_keeps_more_episodes_and_resumes_with_the_same_bytes(
+    make_trainer: Callable[..., PPOTrainer], tmp_path: Path
+) -> None:
+    queries = [[5 + i] * (1 + i % 3) for i in range(40)]
+    edits = {"risk.hard_share": 0.5, "risk.alpha": 0.4, "risk.ranking": "value", "ppo.checkpoint_every": 3}
+    plain = make_trainer(**edits | {"risk.hard_share": 0.0})
+    mixed = make_trainer(**edits)
+    kept = [t.train(queries, tmp_path / f"{i}.safetensors")[-1]["risk/kept"] for i, t in enumerate((plain, mixed))]
+    assert kept[0] == 3  # ceil(.4 x 6)
+    assert kept[1] > 3  # the hard ones, worst by value, weigh less than those drawn from p
+    resumed = make_trainer(**edits)
+    records = resumed.train(queries, tmp_path / "1.safetensors")
+    assert records == mixed.records
+    assert all(torch.equal(a, b) for a, b in zip(resumed.policy.parameters(), mixed.policy.parameters(), strict=True))
+
+
+def test_the_critics_value_of_a_bare_query_is_that_of_its_first_response_token(
+    make_trainer: Callable[..., PPOTrainer],
+) -> None:
+    trainer = make_trainer()
+    queries = [[5], [6, 7, 8], [9, 10]]
+    rollout = trainer.collect_rollout(queries, 1)
+    torch.testing.assert_close(trainer.query_values(queries), rollout.values[:, 0], atol=1e-5, rtol=1e-5)
