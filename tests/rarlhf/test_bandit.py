@@ -1,4 +1,4 @@
-"""Bandits in which the best mean and the best tail are different arms, learned by the real trainer.
+"""Bandits, and sentences of such choices, in which the best mean and the best tail differ, learned by the real trainer.
 
 Each starts half and half. The tail's own objective has local optima, so a start at either arm would decide the end.
 """
@@ -24,7 +24,6 @@ Arm = dict[float, float]  # payoff: probability
 Edits = dict[str, Any]
 NONE: Edits = {}
 END = 0
-SAMPLING = Sampling(temperature=1.0, min_new_tokens=1, max_new_tokens=1, end_id=END)  # the end cannot be drawn
 PPO: Edits = {
     "iterations": 100,
     "batch_size": 64,
@@ -34,12 +33,11 @@ PPO: Edits = {
     "lr": 0.003,
     "value_lr": 0.05,
     "value_warmup": 5,
-    "max_new_tokens": 1,
     "checkpoint_every": 1000,
 }
 SIZES = ("batch_size", "mini_batch_size", "micro_batch_size")
 SAFE, RISKY = {0.5: 1.0}, {1.0: 0.9, -2.0: 0.1}  # means .5 and .7, means of the worst fifth .5 and -.5
-BAD = {-3.0: 1.0}
+BAD = {-3.0: 0.7, -4.0: 0.2, -5.0: 0.1}  # spread out: where one value holds the whole tail, CVaR is flat
 
 
 def start() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
@@ -50,7 +48,7 @@ def start() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
         eos_token="end",
         pad_token="end",
     )
-    shape = {"vocab_size": 3, "n_positions": 2, "n_embd": 8, "n_layer": 1, "n_head": 2, "tie_word_embeddings": False}
+    shape = {"vocab_size": 3, "n_positions": 5, "n_embd": 8, "n_layer": 1, "n_head": 2, "tie_word_embeddings": False}
     plain = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "eos_token_id": END, "bos_token_id": END}
     lm = GPT2LMHeadModel(GPT2Config(**shape, **plain))
     with torch.no_grad():
@@ -58,35 +56,35 @@ def start() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     return lm, tokenizer
 
 
-def payoff(arms: dict[str, Arm], seed: int) -> Callable[[Sequence[str]], Tensor]:
-    """Draws the payoff of each text, which is the name of an arm."""
+def payoff(words: dict[str, Arm], seed: int) -> Callable[[Sequence[str]], Tensor]:
+    """Draws the payoff of each word of a text and adds them up."""
     draws = generator("payoff", seed)
 
-    def score(texts: Sequence[str]) -> Tensor:
-        chosen = [torch.multinomial(torch.tensor(list(arms[t].values())), 1, generator=draws).item() for t in texts]
-        return torch.tensor([list(arms[t])[int(i)] for t, i in zip(texts, chosen, strict=True)])
+    def drawn(word: str) -> float:
+        arm = words[word]
+        return list(arm)[int(torch.multinomial(torch.tensor(list(arm.values())), 1, generator=draws))]
 
-    return score
+    return lambda texts: torch.tensor([sum(drawn(word) for word in text.split()) for text in texts])
 
 
 @pytest.fixture
 def learned(params: Params, machine: Machine, tmp_path: Path) -> Callable[..., float]:
-    """Probability of the second arm after training."""
+    """Share of the second word after training, in responses of `length` words."""
 
-    def train(measure: str, first: Arm, second: Arm, seed: int, risk: Edits = NONE, ppo: Edits = NONE) -> float:
+    def train(  # noqa: PLR0917
+        measure: str, first: Arm, second: Arm, seed: int, risk: Edits = NONE, ppo: Edits = NONE, length: int = 1
+    ) -> float:
         lm, tokenizer = start()
-        policy = Policy(deepcopy(lm), SAMPLING)
+        policy = Policy(deepcopy(lm), Sampling(1.0, length, length, END))  # the end cannot be drawn
         reset_value_head(policy.value_head, generator("value_head", seed))
-        ppo_params = params.ppo.model_copy(update=PPO | ppo)
+        ppo_params = params.ppo.model_copy(update=PPO | {"max_new_tokens": length} | ppo)
         kl = params.kl.model_copy(update={"coef": 0.0})
         averse = {"measure": measure, "alpha": 0.2, "warmup": 0, "rho": 0.1, "temperature": 0.5, "mix": 0.7}
         risk_params = params.risk.model_copy(update=averse | risk)
         score = payoff({"first": first, "second": second}, seed)
         trainer = PPOTrainer(policy, lm, tokenizer, score, ppo_params, kl, risk_params, seed, machine, SilentRecorder())
         trainer.train([[END]] * ppo_params.batch_size, tmp_path / "checkpoint.safetensors")
-        with torch.no_grad():
-            logits = SAMPLING.shape(policy.lm(torch.tensor([[END]])).logits, first=0)
-        return float(torch.softmax(logits[0, 0], dim=-1)[2])
+        return float((trainer.generate([[END]] * 2000, iteration=10_000).responses == 2).float().mean())
 
     return train
 
@@ -121,3 +119,9 @@ def test_every_tail_measure_learns_safe(measure: str, risk: Edits, learned: Call
 def test_all_learn_risky_where_the_other_arm_is_bad(measure: str, risk: Edits, learned: Callable[..., float]) -> None:
     """Negative control: a tail measure does not simply shun what varies, nor prefer the first arm."""
     assert learned(measure, BAD, RISKY, 1, risk) > 0.9
+
+
+def test_sentences_of_three_choices(learned: Callable[..., float]) -> None:
+    """Means 2.1 and 1.5; of three risky words 27 % lose at least once, so their worst fifth is at 0 or below."""
+    assert learned("none", SAFE, RISKY, 1, length=3) > 0.9
+    assert learned("cvar", SAFE, RISKY, 1, length=3) < 0.2
