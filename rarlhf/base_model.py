@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm
+from rarlhf.loading import load_causal_lm, save_model
 from rarlhf.params import ModelParams, ScratchModelParams
 from rarlhf.progress import Recorder
 from rarlhf.runtime import Machine, seed_globals
-from rarlhf.supervised import fit, save_model, steps_in, training_options
+from rarlhf.supervised import fit, steps_in, training_options
 
 END_OF_TEXT = "<|endoftext|>"
 IGNORED = -100  # target that transformers leaves out of the loss

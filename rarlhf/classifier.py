@@ -18,12 +18,12 @@ from transformers import (
 
 from rarlhf.data.rows import Row
 from rarlhf.data.world import KINDS, best_accuracy, latent_sentiment
-from rarlhf.loading import load_classifier
+from rarlhf.loading import load_classifier, save_model
 from rarlhf.params import RewardParams
 from rarlhf.progress import Recorder
 from rarlhf.reward_model import RewardModel, output_index
 from rarlhf.runtime import Machine, seed_globals
-from rarlhf.supervised import fit, save_model, steps_in, training_options
+from rarlhf.supervised import fit, steps_in, training_options
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Curve = list[dict[str, float]]

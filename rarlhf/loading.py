@@ -75,3 +75,9 @@ def _reason(source: str, key: str, local: bool, error: Exception) -> str:
         f"{key} = {source!r}: neither a local folder nor to be had from the hub; without network download it elsewhere "
         f"and give its folder as {key} ({detail})"
     )
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes what `from_pretrained` loads: safetensors, configuration, tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from rarlhf.loading import load_causal_lm
+from rarlhf.loading import load_causal_lm, save_model
 from rarlhf.params import Params
 from rarlhf.policy import Policy, reset_value_head, sampling_of
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import Recorder
 from rarlhf.reward_model import Score
 from rarlhf.runtime import Machine, generator
-from rarlhf.supervised import save_model
 
 
 def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing

@@ -9,11 +9,11 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm
+from rarlhf.loading import load_causal_lm, save_model
 from rarlhf.params import SFTParams
 from rarlhf.progress import Recorder
 from rarlhf.runtime import Machine
-from rarlhf.supervised import run_trainer, save_model, steps_in, training_options
+from rarlhf.supervised import run_trainer, steps_in, training_options
 
 
 def train_sft(

@@ -1,15 +1,12 @@
 """Supervised training of the base model, the reward model and the SFT model by transformers' and trl's trainers."""
 
-import csv
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -119,18 +116,3 @@ def run_trainer(name: str, build: Callable[[str], Trainer], steps: int, recorder
         trainer.add_callback(curve)
         trainer.train()
     return curve.rows
-
-
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes what `from_pretrained` loads: safetensors, configuration, tokenizer."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Writes a curve as CSV, one row per logged step; the columns of a supervised training where there was none."""
-    columns = list(rows[0]) if rows else ["step", "loss", "lr"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

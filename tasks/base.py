@@ -9,9 +9,8 @@ from tasks.stage import Run, stage
 def base(run: Run, raw: Path, out: Path, curve: Path) -> None:
     """Fetch the base model, or train one on the rows."""
     from rarlhf.base_model import make_base_model
-    from rarlhf.data.files import read_rows
+    from rarlhf.data.files import read_rows, write_curve
     from rarlhf.runtime import prepare
-    from rarlhf.supervised import write_curve
 
     texts = [row.text for row in read_rows(raw / "train.jsonl")]
     with run.output(out) as folder, run.output(curve) as csv:

@@ -9,10 +9,9 @@ from tasks.stage import Run, stage
 def reward(run: Run, raw: Path, out: Path, curve: Path, metrics: Path) -> None:
     """Fetch the reward model, or train one on the rows, and measure it on the test rows."""
     from rarlhf.classifier import classifier_quality, make_reward_model, world_quality
-    from rarlhf.data.files import read_rows, write_json
+    from rarlhf.data.files import read_rows, write_curve, write_json
     from rarlhf.reward_model import load_reward_model
     from rarlhf.runtime import prepare
-    from rarlhf.supervised import write_curve
 
     machine, params = prepare(run.params.runtime), run.params.reward
     with run.output(out) as folder, run.output(curve) as csv, run.output(metrics) as file:

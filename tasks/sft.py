@@ -8,10 +8,9 @@ from tasks.stage import Run, stage
 @stage
 def sft(run: Run, base: Path, prompts: Path, out: Path, curve: Path) -> None:
     """Fine-tune the base model on the texts of the wanted class."""
-    from rarlhf.data.files import read_jsonl
+    from rarlhf.data.files import read_jsonl, write_curve
     from rarlhf.runtime import prepare
     from rarlhf.sft import train_sft
-    from rarlhf.supervised import write_curve
 
     texts = [row["text"] for row in read_jsonl(prompts / "sft.jsonl")]
     with run.output(out) as folder, run.output(curve) as csv:

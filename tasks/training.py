@@ -9,11 +9,10 @@ from tasks.stage import Run
 
 def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913
     """Train the SFT model by PPO with one seed, going on from a checkpoint where a killed run left one."""
-    from rarlhf.data.files import read_jsonl
+    from rarlhf.data.files import read_jsonl, write_curve
     from rarlhf.reward_model import load_reward_model
     from rarlhf.rlhf import train_policy
     from rarlhf.runtime import prepare
-    from rarlhf.supervised import write_curve
 
     machine = prepare(params.runtime)
     queries = [row["input_ids"] for row in read_jsonl(prompts / "train.jsonl")]

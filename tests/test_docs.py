@@ -8,8 +8,8 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
 from rarlhf.base_model import new_model, train_tokenizer
+from rarlhf.loading import save_model
 from rarlhf.params import load_params
-from rarlhf.supervised import save_model
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = ["the film was good .", "the old plot , we liked the good end .", "we liked it ."]

@@ -1,7 +1,8 @@
-"""JSON and JSON lines as this project writes them: UTF-8, keys in the order given, equal data giving equal bytes."""
+"""JSON, JSON lines and CSV as this project writes them: UTF-8, keys as given, equal data giving equal bytes."""
 
+import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,12 @@ def write_json(path: Path, data: object) -> None:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file in data/raw."""
     return [Row(**record) for record in read_jsonl(path)]
+
+
+def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Writes a curve as CSV, one row per logged step; the columns of a supervised training where there was none."""
+    columns = list(rows[0]) if rows else ["step", "loss", "lr"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

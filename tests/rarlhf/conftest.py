@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from rarlhf.base_model import new_model, train_tokenizer
+from rarlhf.loading import save_model
 from rarlhf.params import Params, load_params
 from rarlhf.policy import Policy, Sampling, reset_value_head
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import SilentRecorder
 from rarlhf.runtime import Machine, generator
-from rarlhf.supervised import save_model
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
 PRESET = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml")

@@ -12,12 +12,12 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 import rarlhf.generate
 from rarlhf.generate import Generator, continuation
+from rarlhf.loading import save_model
 from rarlhf.params import Params
 from rarlhf.policy import Episodes, sampling_of
 from rarlhf.prompts import Query
 from rarlhf.runtime import Machine
 from rarlhf.sampling import sample_responses
-from rarlhf.supervised import save_model
 
 Make = Callable[..., Generator]
 PROMPTS = ["we liked", "we", "we regret the old", "we saw the music ."]

@@ -18,11 +18,10 @@ from transformers import (
 
 from rarlhf.classifier import train_tokenizer
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm, load_classifier, load_tokenizer
+from rarlhf.loading import load_causal_lm, load_classifier, load_tokenizer, save_model
 from rarlhf.params import Params
 from rarlhf.policy import Sampling, response_logprobs
 from rarlhf.sampling import left_pad, sample_responses
-from rarlhf.supervised import save_model
 
 END = 0
 

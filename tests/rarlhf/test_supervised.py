@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from rarlhf.runtime import Machine
-from rarlhf.supervised import CURVE_POINTS, steps_in, training_options, write_curve
+from rarlhf.supervised import CURVE_POINTS, steps_in, training_options
 
 
 @pytest.mark.parametrize(
@@ -31,15 +31,3 @@ def test_options_are_transformers_own_and_save_and_report_nothing(machine: Machi
     assert training_options(machine, 1.5, 4, 0.01, "cosine", 3, 7)["logging_steps"] == 1
     reduced = Machine(torch.device("cpu"), torch.bfloat16)
     assert training_options(reduced, 1.0, 4, 0.01, "linear", 3, 7)["bf16"]
-
-
-def test_a_curve_is_a_table_of_its_rows(tmp_path: Path) -> None:
-    path = tmp_path / "curve.csv"
-    write_curve([{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "loss": 1e-05}], path)
-    assert path.read_bytes() == b"step,loss\n1,0.30000000000000004\n2,1e-05\n"
-
-
-def test_a_model_that_was_not_trained_has_a_curve_without_rows(tmp_path: Path) -> None:
-    path = tmp_path / "curve.csv"
-    write_curve([], path)
-    assert path.read_bytes() == b"step,loss,lr\n"

@@ -1,6 +1,6 @@
 """Files as the project writes them."""
 
-from rarlhf.data.files import read_jsonl, read_rows, write_json, write_jsonl
+from rarlhf.data.files import read_jsonl, read_rows, write_curve, write_json, write_jsonl
 from rarlhf.data.rows import Row
 
 
@@ -22,3 +22,15 @@ def test_rows_round_trip_and_leave_out_what_is_not_there(tmp_path):
 def test_json_bytes(tmp_path):
     write_json(tmp_path / "a.json", {"b": [1], "a": "é"})
     assert (tmp_path / "a.json").read_bytes() == '{\n  "b": [\n    1\n  ],\n  "a": "é"\n}\n'.encode()
+
+
+def test_a_curve_is_a_table_of_its_rows(tmp_path):
+    path = tmp_path / "curve.csv"
+    write_curve([{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "loss": 1e-05}], path)
+    assert path.read_bytes() == b"step,loss\n1,0.30000000000000004\n2,1e-05\n"
+
+
+def test_a_model_that_was_not_trained_has_a_curve_without_rows(tmp_path):
+    path = tmp_path / "curve.csv"
+    write_curve([], path)
+    assert path.read_bytes() == b"step,loss,lr\n"
