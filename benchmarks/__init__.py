@@ -1,0 +1,1 @@
+"""Speed and memory of the PPO engine, beside the last PPO of TRL."""
