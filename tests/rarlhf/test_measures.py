@@ -1,7 +1,9 @@
 """Risk measures against the worked numbers, their identities, and finite differences of their own definitions."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from math import exp, log
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,7 +16,9 @@ from rarlhf.measures.cvar_ru import shortfall_utility
 from rarlhf.measures.entropic import entropic_utility, entropic_value, log_weights
 from rarlhf.measures.evar import evar, evar_temperature
 from rarlhf.params import Params, RiskParams
+from rarlhf.ppo import PPOTrainer
 from rarlhf.risk import cvar
+from rarlhf.rollout import query_batch
 
 RETURNS = torch.tensor([-3.0, -1.0, 0.0, 2.0])
 BETA = 0.2
@@ -260,3 +264,24 @@ def test_without_the_kl_term_the_gradient_of_the_tail_is_off(params: Params) -> 
     right, wrong = (policy_gradient(shortfall_utility(returns, eta, beta)) for beta in (BETA, 0.0))
     torch.testing.assert_close(policy_gradient(utilities_of(ru)), right)
     assert float((wrong - right).norm() / right.norm()) > 0.05
+
+
+def test_a_running_eta_is_taken_up_by_a_resumed_run(make_trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:
+    queries, path = [[5], [6, 7], [8]] * 2, tmp_path / "checkpoint.safetensors"
+    edits = {"risk.measure": "cvar_ru", "risk.eta_rate": 0.3, "ppo.iterations": 6, "ppo.checkpoint_every": 4}
+    whole = make_trainer(**edits)
+    whole.train(queries, path)  # leaves the checkpoint of iteration 4
+    resumed, forgetful = make_trainer(**edits), make_trainer(**edits)
+    resumed.train(queries, path)
+    assert resumed.measure.state == whole.measure.state != {}
+    assert weights_equal(resumed, whole)
+    forgetful.restore(path)
+    forgetful.measure.state = {}
+    for iteration in (5, 6):
+        batch = query_batch(queries, iteration - 1, 6, forgetful.seed)
+        forgetful.step(forgetful.collect_rollout(batch, iteration), iteration)
+    assert not weights_equal(forgetful, whole)  # negative control
+
+
+def weights_equal(one: PPOTrainer, other: PPOTrainer) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), other.policy.parameters(), strict=True))
