@@ -2,9 +2,10 @@
 #
 #   make repro [PRESET=name] [DATA=folder] [FORCE=1]   run what is not up to date, print the table
 #   make test      make check      make ui      make clean
+#   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test check ui clean
+.PHONY: repro test test-kill check ui clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -29,6 +30,9 @@ repro: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest
+
+test-kill: $(INSTALLED)
+	$(BIN)/pytest -m kill -s tests/rarlhf/test_kill.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

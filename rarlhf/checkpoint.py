@@ -2,60 +2,97 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from rarlhf.errors import UserError
+
+SHOWN = 4  # differing keys that a refusal names
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON-able state to `path`; until all is on disk the old file stays.
 
-    Raises: OSError if there is no room; the old checkpoint survives.
+    Raises: UserError if it cannot be written, for want of room above all; the old checkpoint survives.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder, because the library writes under a name of its own first, which a killed process leaves behind.
     partial = path.with_suffix(".partial")
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(flat, partial, metadata={"state": json.dumps(state)})
-        with partial.open("rb+") as file:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(flat, partial / path.name, metadata={"state": json.dumps(state)})
+        with (partial / path.name).open("rb+") as file:
             os.fsync(file.fileno())
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(path)
+        (partial / path.name).replace(path)
+    except (OSError, SafetensorError) as error:
+        kept = "the one before it is kept" if path.is_file() else "there was none before it"
+        raise UserError(
+            f"the checkpoint {path} could not be written ({error}); {kept}. Make room in that folder, then run again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and state of a checkpoint, or None if there is none."""
+    """Tensors and state of a checkpoint, or None if there is none.
+
+    Raises: UserError if the file is not a checkpoint.
+    """
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        state = json.loads(file.metadata()["state"])
-        return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118, not a dict
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118, not a dict
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of a training ({error}); delete it to begin anew") from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's per-parameter state, named `PARAMETER/FIELD`."""
-    return {
-        f"{names[parameter]}/{field}": value
+def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint whose training was not this one.
+
+    Args:
+        path: of the checkpoint, for the message.
+        there: what the checkpoint was made with, by key.
+        here: the same of this training.
+    Raises: UserError naming the keys of `here` whose values are not the same there, both values, and what to do.
+    """
+    keys = [key for key in here if key not in there or there[key] != here[key]]
+    if keys:
+        shown = [f"{key} = {there.get(key, 'nothing')} there, {here[key]} here" for key in keys[:SHOWN]]
+        more = f"; and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+        raise UserError(
+            f"{path} is the checkpoint of another training: {'; '.join(shown)}{more}. "
+            "Give the values it was made with to go on from it, or delete it to begin anew"
+        )
+
+
+def training_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The policy's weights, named `policy/PARAMETER`, and the optimiser's state, `adam/PARAMETER/FIELD`."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters()}
+    moments = {
+        f"adam/{names[parameter]}/{field}": value
         for parameter, fields in optimizer.state.items()
         for field, value in fields.items()
     }
+    return {f"policy/{name}": parameter for parameter, name in names.items()} | moments
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
-) -> None:
-    """Puts back what `optimizer_tensors` gave; the parameters must be the same."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            prefix = f"{names[parameter]}/"
-            fields = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            for field, value in fields.items():
-                device = value.device if field == "step" else parameter.device
-                optimizer.state[parameter][field] = value.to(device).clone()
+@torch.no_grad()
+def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what `training_tensors` gave; the parameters must be the same."""
+    for name, parameter in policy.named_parameters():
+        parameter.copy_(tensors[f"policy/{name}"])
+        prefix = f"adam/{name}/"
+        for key in filter(lambda key: key.startswith(prefix), tensors):
+            field, value = key.removeprefix(prefix), tensors[key]
+            device = value.device if field == "step" else parameter.device
+            optimizer.state[parameter][field] = value.to(device).clone()

@@ -32,8 +32,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf import records
 from rarlhf.advantages import gae, token_rewards
-from rarlhf.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from rarlhf.checkpoint import load_checkpoint, refuse_other, restore_training, save_checkpoint, training_tensors
 from rarlhf.errors import UserError
+from rarlhf.held_signals import HeldSignals
+from rarlhf.identity import described, settings_of
 from rarlhf.kl import adapted_kl_coef, controlled_kl
 from rarlhf.losses import masked_mean, policy_loss, value_loss
 from rarlhf.measures import risk_measure
@@ -41,13 +43,15 @@ from rarlhf.measures.base import Batch, Treatment
 from rarlhf.params import KLParams, PPOParams, RiskParams
 from rarlhf.pathologies import Watch
 from rarlhf.policy import Episodes, Policy, PolicyOutput, response_logprobs, response_states
-from rarlhf.progress import Recorder, progress
+from rarlhf.progress import Recorder, Update, progress
 from rarlhf.reward_model import Score
 from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, query_batch, real_tokens, select, stacked
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
 from rarlhf.schedule import schedule_progress
 from rarlhf.stratified import HardPrompts
+
+DIVERGED = "lower ppo.lr or ppo.value_lr, or raise kl.coef. The last checkpoint is kept"
 
 
 class PPOTrainer:
@@ -80,6 +84,7 @@ class PPOTrainer:
         self.seed = seed
         self.machine = machine
         self.recorder = recorder
+        self.settings: dict[str, object] = settings_of({"ppo": ppo, "kl": kl, "risk": risk}, seed, machine, policy)
         self.kl_coef = kl.coef
         self.records: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
@@ -93,25 +98,47 @@ class PPOTrainer:
     def train(self, queries: Sequence[list[int]], checkpoint: Path) -> list[dict[str, float]]:
         """Runs the value warm-up and all iterations, going on from `checkpoint` if it exists.
 
+        SIGINT and SIGTERM act at the end of the rollout or iteration at hand, when all is saved; a second one at once.
+
         Args:
             queries: token ids of the training queries, at least `ppo.batch_size`.
-            checkpoint: file written every `ppo.checkpoint_every` iterations.
+            checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up.
         Returns: one record per iteration.
+        Raises: UserError if the checkpoint is of another training, cannot be written, or what is trained diverges.
         """
-        done = self.restore(checkpoint)
-        first = 1 - self.ppo.value_warmup
+        self.settings["queries"] = described(queries)
+        first, last = 1 - self.ppo.value_warmup, self.ppo.iterations
+        restored = self.restore(checkpoint)
+        done = first - 1 if restored is None else restored
         hard = HardPrompts(queries, self.risk.hard_share, self.seed)
-        with progress("iteration", self.ppo.iterations) as show:
-            for iteration in range(first if done is None else done + 1, self.ppo.iterations + 1):
-                batch = query_batch(queries, iteration - first, self.ppo.batch_size, self.seed)
-                if iteration < 1:
-                    self.warm_up_value(self.collect_rollout(batch, iteration))
-                    continue
-                record = self.step(self.collect_hard_rollout(hard, batch, iteration), iteration)
-                show(iteration, records.short(record))
-                if iteration % self.ppo.checkpoint_every == 0 and iteration < self.ppo.iterations:
-                    self.save(checkpoint, iteration)
+        with HeldSignals() as held, progress("iteration", last) as show:
+            while done < last and held.number is None:
+                batch = query_batch(queries, done + 1 - first, self.ppo.batch_size, self.seed)
+                rollout = self.collect_hard_rollout(hard, batch, done + 1)
+                if held.number is not None:
+                    break
+                done += 1
+                self.learn(rollout, done, show)
+                if done % self.ppo.checkpoint_every == 0 and done < last:
+                    self.save(checkpoint, done)
+            if held.number is not None:
+                self.save(checkpoint, done)
+                where = f"iteration {max(done, 0)} of {last}"
+                self.recorder.say(f"stopped after {where}; the same command goes on from there")
         return self.records
+
+    def learn(self, rollout: Rollout, iteration: int, show: Update) -> None:
+        """The update of an iteration, or of the value head alone in the warm-up (iterations up to 0).
+
+        Raises: UserError if a weight is no longer finite.
+        """
+        if iteration < 1:
+            self.warm_up_value(rollout)
+        else:
+            show(iteration, records.short(self.step(rollout, iteration)))
+        totals = torch.stack([parameter.detach().sum() for parameter in self.policy.parameters()])
+        if not totals.isfinite().all():
+            raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
 
     def step(self, rollout: Rollout, iteration: int) -> dict[str, float]:
         """One iteration's update from a rollout; returns its record.
@@ -200,7 +227,10 @@ class PPOTrainer:
         return self.policy.values_of(torch.cat(states))[:, 0]
 
     def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
-        """Samples one response to each query from the current policy."""
+        """Samples one response to each query from the current policy.
+
+        Raises: UserError if its weights are so large that there is no distribution to sample from.
+        """
         tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
         draws = generator("rollout", self.seed, iteration)
         uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
@@ -208,7 +238,10 @@ class PPOTrainer:
         with self.machine.autocast():
             for rows in chunks(torch.arange(len(queries)), self.ppo.micro_batch_size):
                 args = (tokens[rows], mask[rows], self.policy.sampling, uniforms[rows])
-                parts.append(sample_responses(self.policy.lm, *args))
+                try:
+                    parts.append(sample_responses(self.policy.lm, *args))
+                except UserError as error:
+                    raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
         return stacked(parts, self.policy.sampling.end_id)
 
     def texts(self, episodes: Episodes) -> list[str]:
@@ -255,8 +288,7 @@ class PPOTrainer:
         policy, value, clipped, approx_kl, ratio = totals
         if not math.isfinite(policy + value):
             raise UserError(
-                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); lower ppo.lr or "
-                "ppo.value_lr, or raise kl.coef. The last checkpoint is kept"
+                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); {DIVERGED}"
             )
         skipped = ratio > self.ppo.max_ratio
         if not skipped:
@@ -332,30 +364,26 @@ class PPOTrainer:
 
     def save(self, path: Path, iteration: int) -> None:
         """Writes everything that `restore` needs to go on after `iteration` with the same bytes."""
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self.policy.named_parameters()}
-        weights = {f"policy/{name}": parameter for parameter, name in names.items()}
-        moments = {f"adam/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, names).items()}
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
-        state["measure"] = self.measure.state
-        save_checkpoint(path, weights | moments, state)
+        state |= {"measure": self.measure.state, "settings": self.settings}
+        save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
 
     def restore(self, path: Path) -> int | None:
-        """Takes up the checkpoint at `path`; returns its iteration, or None if there is none."""
+        """Takes up the checkpoint at `path`; returns its iteration, or None if there is none.
+
+        Raises: UserError if it is of another training or model, naming what differs.
+        """
         loaded = load_checkpoint(path)
         if loaded is None:
             return None
         tensors, state = loaded
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self.policy.named_parameters()}
-        with torch.no_grad():
-            for parameter, name in names.items():
-                parameter.copy_(tensors[f"policy/{name}"])
-        moments = {name.removeprefix("adam/"): t for name, t in tensors.items() if name.startswith("adam/")}
-        restore_optimizer(self.optimizer, names, moments)
+        refuse_other(path, state.get("settings", {}), self.settings)
+        restore_training(self.policy, self.optimizer, tensors)
         self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
         for record in self.records:
             self.recorder.record(int(record["iteration"]), record)
             self.watch.warnings(record)  # said before the interruption
-        self.recorder.say(f"going on after iteration {state['iteration']} of {self.ppo.iterations}")
+        self.recorder.say(f"going on after iteration {max(state['iteration'], 0)} of {self.ppo.iterations}")
         return int(state["iteration"])
 
     @contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from rarlhf.errors import UserError
 from rarlhf.policy import Episodes, Sampling, logits_of, positions
 
 
@@ -24,6 +25,7 @@ def sample_responses(
         sampling: temperature, lengths and end of text.
         uniforms: (B, T) float32 in [0, 1), one for each token that may be drawn.
     Returns: the episodes; responses are as wide as the longest of them and hold the end id after their end.
+    Raises: UserError if the model gives no distribution to draw from.
     """
     rows = len(queries)
     cache, mask, tokens = DynamicCache(config=lm.config), query_mask, queries
@@ -44,9 +46,14 @@ def sample_responses(
         running = running & (token != sampling.end_id)
         if not running.any():
             break
-        tokens = token.unsqueeze(1)
+        tokens = token.unsqueeze(1).clamp(max=shaped.shape[-1] - 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-    return Episodes(queries, query_mask, torch.stack(drawn, dim=1), torch.stack(real, dim=1))
+    responses = torch.stack(drawn, dim=1)
+    if (responses >= shaped.shape[-1]).any():  # asked once, not at every token: each time waits for the device
+        raise UserError(
+            "the model's logits are not finite, so nothing can be drawn from them: its weights are too large"
+        )
+    return Episodes(queries, query_mask, responses, torch.stack(real, dim=1))
 
 
 def invert(shaped_logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -55,7 +62,7 @@ def invert(shaped_logits: Tensor, uniforms: Tensor) -> Tensor:
     Args:
         shaped_logits: (B, V) float.
         uniforms: (B,) float32 in [0, 1).
-    Returns: (B,) int64; never a token of probability 0.
+    Returns: (B,) int64; never a token of probability 0; V where the logits are not finite.
     """
     cumulative = torch.softmax(shaped_logits, dim=-1).cumsum(dim=-1)
     total = cumulative[:, -1:]

@@ -1,12 +1,15 @@
 """Checkpoints: what is written comes back, and a failure while writing leaves the old one."""
 
+import resource
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import rarlhf.checkpoint
-from rarlhf.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from rarlhf.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_tensors
+from rarlhf.errors import UserError
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
 STATE = {"iteration": 4, "kl_coef": 0.1 + 0.2, "records": [{"x": 1e-300}]}
@@ -24,6 +27,16 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert torch.equal(tensors["turned"], TENSORS["a"].t())
     assert tensors["b"].dtype == torch.int64
     assert [file.name for file in path.parent.iterdir()] == ["c.safetensors"]
+
+
+def test_the_new_one_takes_the_place_of_the_old_one_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, TENSORS, STATE)
+    before = path.read_bytes()
+    with path.open("rb") as old:
+        save_checkpoint(path, TENSORS, {"iteration": 5})
+        assert old.read() == before  # renamed over it; a copy would have written into it
+    assert path.read_bytes() != before
 
 
 def test_there_is_none_where_none_was_written(tmp_path: Path) -> None:
@@ -45,40 +58,75 @@ def test_a_failure_while_writing_leaves_the_old_one(
         raise error
 
     monkeypatch.setattr(rarlhf.checkpoint if step == "save_file" else rarlhf.checkpoint.os, step, fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UserError):
         save_checkpoint(path, {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_no_room_is_told_and_leaves_the_old_one(tmp_path: Path) -> None:
+    """A real refusal by the file system, of files above a size."""
+    path = tmp_path / "c.safetensors"
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for kept in ("there was none before it", "the one before it is kept"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            with pytest.raises(
+                UserError, match=rf"{path} could not be written \(.*File too large.*\); {kept}. Make room"
+            ):
+                save_checkpoint(path, {"a": torch.zeros(5000)}, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        assert not path.with_suffix(".partial").exists()
+        save_checkpoint(path, TENSORS, STATE)
+        assert load_checkpoint(path)[1] == STATE  # type: ignore[index]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "c.partial"
+    left.mkdir()
+    (left / ".tmpName").write_bytes(b"half")
+    save_checkpoint(tmp_path / "c.safetensors", TENSORS, STATE)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", "no state", "no JSON"])
+def test_another_file_is_refused(content: bytes | str, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save_file(TENSORS, path, metadata=None if content == "no state" else {"state": "{"})
+    with pytest.raises(UserError, match=f"{path} is not a checkpoint of a training .*; delete it to begin anew"):
+        load_checkpoint(path)
+
+
+def start() -> tuple[torch.nn.Linear, torch.optim.Adam]:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(2, 3)
+    return layer, torch.optim.Adam(layer.parameters(), lr=0.1)
+
+
+def step(layer: torch.nn.Linear, optimizer: torch.optim.Adam, x: float) -> None:
+    optimizer.zero_grad()
+    layer(torch.tensor([x, 1.0])).square().sum().backward()
+    optimizer.step()
+
+
 def test_an_optimiser_goes_on_as_if_never_stopped() -> None:
-    def start() -> tuple[torch.nn.Linear, torch.optim.Adam]:
-        torch.manual_seed(0)
-        layer = torch.nn.Linear(2, 3)
-        return layer, torch.optim.Adam(layer.parameters(), lr=0.1)
-
-    def step(layer: torch.nn.Linear, optimizer: torch.optim.Adam, x: float) -> None:
-        optimizer.zero_grad()
-        layer(torch.tensor([x, 1.0])).square().sum().backward()
-        optimizer.step()
-
     whole, optimizer = start()
     step(whole, optimizer, 1.0)
-    names = {parameter: name for name, parameter in whole.named_parameters()}
-    kept = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, names).items()}
-    assert set(kept) == {
-        f"{name}/{field}" for name in ("weight", "bias") for field in ("step", "exp_avg", "exp_avg_sq")
-    }
-    weights = {name: value.clone() for name, value in whole.state_dict().items()}
+    kept = {name: tensor.clone() for name, tensor in training_tensors(whole, optimizer).items()}
+    moments = {f"adam/{name}/{field}" for name in ("weight", "bias") for field in ("step", "exp_avg", "exp_avg_sq")}
+    assert set(kept) == {"policy/weight", "policy/bias"} | moments
     step(whole, optimizer, 3.0)
 
     again, fresh = start()
-    again.load_state_dict(weights)
-    restore_optimizer(fresh, {parameter: name for name, parameter in again.named_parameters()}, kept)
+    restore_training(again, fresh, kept)
     step(again, fresh, 3.0)
     assert torch.equal(again.weight, whole.weight)
 
-    cold, _ = start()
-    cold.load_state_dict(weights)
-    step(cold, torch.optim.Adam(cold.parameters(), lr=0.1), 3.0)  # negative control: without its moments
+    cold, untold = start()
+    restore_training(cold, untold, {name: tensor for name, tensor in kept.items() if name.startswith("policy/")})
+    step(cold, untold, 3.0)  # negative control: without its moments
     assert not torch.equal(cold.weight, whole.weight)

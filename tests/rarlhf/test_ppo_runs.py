@@ -1,4 +1,4 @@
-"""Whole runs of PPOTrainer: exact reductions, determinism, resume, and what stops one."""
+"""Whole runs of PPOTrainer: exact reductions, determinism, and what stops one; resuming is in test_resume.py."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ from torch import Tensor
 from rarlhf.checkpoint import load_checkpoint
 from rarlhf.errors import UserError
 from rarlhf.ppo import PPOTrainer
-from rarlhf.rollout import query_batch
 
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
 Make = Callable[..., PPOTrainer]
@@ -133,42 +132,3 @@ def test_times_go_to_the_recorder_and_not_into_the_records(make_trainer: Make, t
     times = {"time/decode", "time/score", "time/policy", "time/reference", "time/update"}
     assert set(rows[0][1]) == set(records[0]) | times
     assert not times & set(records[0])
-
-
-def test_a_killed_run_goes_on_to_the_same_bytes(make_trainer: Make, tmp_path: Path) -> None:
-    values = {"ppo.iterations": 6, "ppo.checkpoint_every": 2, "ppo.value_warmup": 1}
-    whole = make_trainer(lengths, **values)
-    records = whole.train(QUERIES, tmp_path / "whole.safetensors")
-    path = tmp_path / "killed.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        make_trainer(failing(1 + 5, KeyboardInterrupt()), **values).train(
-            QUERIES, path
-        )  # in iteration 5, after the warm-up
-    again = make_trainer(lengths, **values)
-    assert again.train(QUERIES, path) == records
-    assert same(weights(again), weights(whole))
-    assert [step for step, _ in again.recorder.rows] == [1, 2, 3, 4, 5, 6]
-    fresh = make_trainer(lengths, **values)
-    assert fresh.restore(tmp_path / "none.safetensors") is None
-
-
-def test_a_resume_needs_the_optimiser_and_the_coefficient(make_trainer: Make, tmp_path: Path) -> None:
-    """Negative control: each part of the checkpoint matters to the bytes."""
-    values = {"ppo.iterations": 6, "ppo.checkpoint_every": 2}
-    path = tmp_path / "c.safetensors"
-    whole = make_trainer(**values)
-    whole.train(QUERIES, path)  # leaves the checkpoint of iteration 4
-    for forget in ("optimizer", "kl_coef"):
-        again = make_trainer(**values)
-        again.restore(path)
-        if forget == "optimizer":
-            again.optimizer.state.clear()
-        else:
-            again.kl_coef = 1.0
-        for iteration in (5, 6):
-            again.step(again.collect_rollout(query(again, iteration), iteration), iteration)
-        assert not same(weights(again), weights(whole)), forget
-
-
-def query(trainer: PPOTrainer, iteration: int) -> list[list[int]]:
-    return query_batch(QUERIES, iteration - 1, trainer.ppo.batch_size, trainer.seed)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from rarlhf.errors import UserError
 from rarlhf.policy import Sampling
 from rarlhf.sampling import invert, left_pad, sample_responses
 
@@ -63,3 +64,15 @@ def test_batching_does_not_change_the_draws(lm: GPT2LMHeadModel) -> None:
         width = alone.responses.shape[1]
         assert alone.responses[0].tolist() == together.responses[row, :width].tolist()
         assert alone.response_mask[0].tolist() == together.response_mask[row, :width].tolist()
+
+
+@pytest.mark.parametrize("forced", [0, 3])  # the forbidden end of text has the logit -inf, which is no overflow
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_refused(wrong: float, forced: int, lm: GPT2LMHeadModel) -> None:
+    queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
+    arguments = (queries, mask, SAMPLING._replace(min_new_tokens=forced), torch.full((4, 6), 0.5))
+    sample_responses(lm, *arguments)
+    with torch.no_grad():
+        lm.transformer.wte.weight[7, 0] = wrong
+    with pytest.raises(UserError, match="logits are not finite"):
+        sample_responses(lm, *arguments)

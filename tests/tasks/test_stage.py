@@ -10,6 +10,7 @@ import pytest
 
 import tasks.stage
 from rarlhf.errors import UserError
+from rarlhf.held_signals import HeldSignals
 from rarlhf.params import Params
 from tasks.inputs import read_inputs
 from tasks.preset import set_value
@@ -203,6 +204,21 @@ def test_the_environment_is_set_before_the_stage(tracker: FakeTracker, monkeypat
         assert os.environ["OMP_NUM_THREADS"] == str(run.params.runtime.threads)
 
     assert run_toy(body) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_saves_before_the_signal_ends_the_stage(number: int, code: int, tracker: FakeTracker) -> None:
+    def body(run: Run, _out: Path) -> None:
+        with HeldSignals() as held:
+            signal.raise_signal(number)
+            assert held.number == number
+            (run.checkpoints / "state").write_text("saved")
+        pytest.fail("the signal was lost")
+
+    assert run_toy(body) == code
+    assert tracker.status == "KILLED"
+    assert next(Path(".checkpoints").glob("*/state")).read_text() == "saved"
+    assert Path("out.txt").read_text() == "old"
 
 
 SLEEPER = """
