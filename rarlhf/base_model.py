@@ -35,7 +35,7 @@ def make_base_model(
         recorder: takes the loss.
     """
     if params.source != "scratch":
-        save_model(*load_causal_lm(params.source, params.revision), folder)
+        save_model(*load_causal_lm(params.source, params.revision, getattr(torch, params.dtype)), folder)
         return []
     tokenizer = train_tokenizer(texts, params.scratch)
     model = new_model(tokenizer, params.scratch).to(machine.device)

@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from rarlhf.loading import load_causal_lm
+from rarlhf.backbone import ModelFolders
+from rarlhf.loading import load_tokenizer
 from rarlhf.params import Params
-from rarlhf.policy import Episodes, Sampling, response_logprobs, sampling_of
+from rarlhf.policy import Episodes, response_logprobs, sampling_of
 from rarlhf.progress import progress
 from rarlhf.prompts import Query
+from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
 from rarlhf.rollout import chunks, real_tokens
 from rarlhf.runtime import Machine, generator
@@ -26,8 +28,9 @@ class Generator:
     """Samples, scores and measures continuations; made once for all seeds of a method."""
 
     def __init__(self, sft: Path, score: Score, params: Params, machine: Machine) -> None:
-        lm, self.tokenizer = load_causal_lm(str(sft))
-        self.sft = lm.to(machine.device)
+        self.folders = ModelFolders(params.model, machine.device)
+        self.tokenizer = load_tokenizer(str(sft))
+        self.sft = self.folders.open(sft)
         self.score = score
         self.params = params
         self.machine = machine
@@ -38,37 +41,35 @@ class Generator:
 
         Args:
             name: what the progress bar calls it.
-            model: folder of the model that is evaluated; it shares the SFT model's tokenizer.
+            model: folder of the model or adapter that is evaluated; it shares the SFT model's tokenizer.
             queries: test queries.
             seed: the run's seed; every method draws the same uniform numbers for it.
         Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum
             over the response of log pi - log pi_sft in nats.
         """
-        lm = load_causal_lm(str(model))[0].to(self.machine.device)
+        policy = self.folders.open(model)
         jobs = [(query, sample) for query in queries for sample in range(self.params.generate.samples)]
         draws = generator("generate", self.params.generate.seed, seed)
         uniforms = torch.rand(len(jobs), self.sampling.max_new_tokens, generator=draws)
         rows: list[dict[str, Any]] = []
         with progress(name, len(jobs)) as show:
             for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
-                rows += self._batch(lm, [jobs[i] for i in index], uniforms[index])
+                rows += self._batch(policy, [jobs[i] for i in index], uniforms[index])
                 show(len(rows), "")
         scores = self.score([row["prompt"] + row["continuation"] for row in rows]).tolist()
         return [row | {"score": value} for row, value in zip(rows, scores, strict=True)]
 
     @torch.no_grad()
-    def _batch(self, lm: PreTrainedModel, jobs: Sequence[Job], uniforms: Tensor) -> list[dict[str, Any]]:
+    def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> list[dict[str, Any]]:
         tokens, mask = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
         with self.machine.autocast():
-            episodes = sample_responses(lm, tokens, mask, self.sampling, uniforms.to(self.machine.device))
-            kl = _kl(lm, self.sft, episodes, self.sampling)
+            with policy() as lm:
+                episodes = sample_responses(lm, tokens, mask, self.sampling, uniforms.to(self.machine.device))
+                logprobs = response_logprobs(lm, episodes, self.sampling)
+            with self.sft() as lm:
+                log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
+        kl = torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)  # (B,), both from full forward passes
         return _rows(jobs, episodes, kl, self.tokenizer)
-
-
-def _kl(lm: PreTrainedModel, sft: PreTrainedModel, episodes: Episodes, sampling: Sampling) -> Tensor:
-    """(B,) summed log-ratio to the SFT model, both from full forward passes."""
-    difference = response_logprobs(lm, episodes, sampling) - response_logprobs(sft, episodes, sampling)
-    return torch.where(episodes.response_mask, difference, 0.0).sum(dim=1)
 
 
 def _rows(

@@ -8,11 +8,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from rarlhf.errors import UserError
+from rarlhf.params import ModelParams
 
 # Weights are trained and compared in float32, whatever they are stored in; a run's precision is that of its autocast.
 WEIGHTS: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
@@ -26,13 +28,37 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     return _with_padding(_pretrained(AutoTokenizer, source, revision, "model.source"), source)
 
 
-def load_causal_lm(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal_lm(
+    source: str, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode with its tokenizer, the end of text serving as padding where there is none.
 
-    Raises: UserError if it is not there, cannot be fetched, or its tokenizer has no end of text.
+    Raises: UserError if it is not there, cannot be fetched, is an adapter, or its tokenizer has no end of text.
     """
-    model = _pretrained(AutoModelForCausalLM, source, revision, "model.source", **WEIGHTS)
-    return model.eval(), load_tokenizer(source, revision)
+    return _language_model(source, revision, dtype=dtype), load_tokenizer(source, revision)
+
+
+def load_backbone(source: str, params: ModelParams, device: torch.device) -> PreTrainedModel:
+    """The frozen language model that adapters are put on, stored as section `model` says, in eval mode.
+
+    LLM.int8 (arXiv 2208.07339) quantises the matrices of the blocks; embeddings, norms and head stay in `model.dtype`.
+
+    Raises: UserError if it is not there or is an adapter itself.
+    """
+    options: dict[str, Any] = {"dtype": getattr(torch, params.dtype)}
+    if params.quantization == "int8":
+        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
+    return _language_model(source, None, **options).to(device)
+
+
+def _language_model(source: str, revision: str | None, **options: object) -> PreTrainedModel:
+    if Path(source, "adapter_config.json").is_file():  # transformers would load its base without a word
+        raise UserError(
+            f"{source} is an adapter, and a whole model is needed: set model.adapter: lora, or make one of it with "
+            f"`rarlhf merge {source} FOLDER`"
+        )
+    model = _pretrained(AutoModelForCausalLM, source, revision, "model.source", **(WEIGHTS | options))
+    return model.eval()
 
 
 def load_classifier(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

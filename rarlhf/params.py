@@ -104,11 +104,25 @@ class ScratchModelParams(Section):
     seed: Seed
 
 
+class LoRAParams(Section):
+    """Shape of an adapter."""
+
+    r: Annotated[int, Field(ge=1, le=1024)]
+    alpha: Positive
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
+    target_modules: Annotated[list[str], Field(min_length=1)] | None
+
+
 class ModelParams(Section):
-    """The base model."""
+    """The base model, and what of it is trained."""
 
     source: Annotated[str, Field(min_length=1)]
     revision: str | None
+    dtype: Literal["float32", "bfloat16"]
+    adapter: Literal["none", "lora"]
+    quantization: Literal["none", "int8"]
+    gradient_checkpointing: bool
+    lora: LoRAParams
     scratch: ScratchModelParams
 
 
@@ -332,6 +346,7 @@ Rule = tuple[bool, tuple[str, ...], str]
 def _rules(p: Params) -> Iterable[Rule]:
     yield from _general_rules(p)
     yield from _data_rules(p)
+    yield from _model_rules(p)
     yield from _shape_rules(p)
     yield from _ppo_rules(p)
 
@@ -364,6 +379,13 @@ def _data_rules(p: Params) -> Iterable[Rule]:
     yield len(p.data.watch) <= 1, ("data.watch",), "path is named twice"
     room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
     yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
+
+
+def _model_rules(p: Params) -> Iterable[Rule]:
+    lora = p.model.adapter == "lora"
+    rule = "weights that are all trained are float32: set model.adapter: lora, which freezes them"
+    yield lora or p.model.quantization == "none", ("model.quantization", "model.adapter"), rule
+    yield lora or p.model.dtype == "float32", ("model.dtype", "model.adapter"), rule
 
 
 def _shape_rules(p: Params) -> Iterable[Rule]:

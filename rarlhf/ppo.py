@@ -28,11 +28,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rarlhf import records
 from rarlhf.advantages import gae, token_rewards
-from rarlhf.checkpoint import load_checkpoint, refuse_other, restore_training, save_checkpoint, training_tensors
+from rarlhf.checkpoint import (
+    load_checkpoint,
+    refuse_other,
+    restore_training,
+    save_checkpoint,
+    trained,
+    training_tensors,
+)
 from rarlhf.errors import UserError
 from rarlhf.held_signals import HeldSignals
 from rarlhf.identity import described, settings_of
@@ -44,6 +51,7 @@ from rarlhf.params import KLParams, PPOParams, RiskParams
 from rarlhf.pathologies import Watch
 from rarlhf.policy import Episodes, Policy, PolicyOutput, response_logprobs, response_states
 from rarlhf.progress import Recorder, Update, progress
+from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
 from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, query_batch, real_tokens, select, stacked
 from rarlhf.runtime import Machine, generator
@@ -64,7 +72,7 @@ class PPOTrainer:
     def __init__(  # noqa: PLR0913, PLR0917, each is a different thing
         self,
         policy: Policy,
-        ref_policy: PreTrainedModel,
+        ref_policy: RefPolicy,
         tokenizer: PreTrainedTokenizerBase,
         score: Score,
         ppo: PPOParams,
@@ -75,7 +83,7 @@ class PPOTrainer:
         recorder: Recorder,
     ) -> None:
         self.policy = policy.eval()  # dropout stays off: log-probabilities are compared between passes
-        self.ref_policy = ref_policy.eval().requires_grad_(False)
+        self.ref_policy = ref_policy
         self.tokenizer = tokenizer
         self.score = score
         self.ppo, self.kl, self.risk = ppo, kl, risk
@@ -90,7 +98,7 @@ class PPOTrainer:
         self.seconds: dict[str, float] = {}
         self.optimizer = torch.optim.Adam(
             [
-                {"params": list(policy.lm.parameters()), "lr": ppo.lr},
+                {"params": [parameter for _, parameter in trained(policy.lm)], "lr": ppo.lr},
                 {"params": list(policy.value_head.parameters()), "lr": ppo.value_lr},
             ]
         )
@@ -136,7 +144,7 @@ class PPOTrainer:
             self.warm_up_value(rollout)
         else:
             show(iteration, records.short(self.step(rollout, iteration)))
-        totals = torch.stack([parameter.detach().sum() for parameter in self.policy.parameters()])
+        totals = torch.stack([parameter.detach().sum() for _, parameter in trained(self.policy)])
         if not totals.isfinite().all():
             raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
 
@@ -255,10 +263,8 @@ class PPOTrainer:
         """Completes episodes and their scores (B,) with log-probabilities, reference ones and values."""
         with self.timed("policy"), self.machine.autocast():
             parts = [self.policy(part) for part in self._micro_batches(episodes)]
-        with self.timed("reference"), self.machine.autocast():
-            reference = [
-                response_logprobs(self.ref_policy, part, self.policy.sampling) for part in self._micro_batches(episodes)
-            ]
+        with self.timed("reference"), self.machine.autocast(), self.ref_policy() as lm:
+            reference = [response_logprobs(lm, part, self.policy.sampling) for part in self._micro_batches(episodes)]
         output = PolicyOutput(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
         return Rollout(episodes, output.logprobs, torch.cat(reference), output.values, output.entropy, scores)
 
@@ -363,7 +369,7 @@ class PPOTrainer:
         return {"iteration": iteration} | dict(sorted(record.items()))
 
     def save(self, path: Path, iteration: int) -> None:
-        """Writes everything that `restore` needs to go on after `iteration` with the same bytes."""
+        """Writes everything that `restore` needs to go on after `iteration` with the same bytes: what is trained."""
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
         state |= {"measure": self.measure.state, "settings": self.settings}
         save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)

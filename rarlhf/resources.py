@@ -78,8 +78,9 @@ def estimate(params: Params) -> Needs | None:
     activations = (
         4.0 * rows * (3 * shape.vocab_size + 40 * shape.layers * (shape.parameters / 12 / max(shape.layers, 1)) ** 0.5)
     )
-    memory = 1.5 * GIB + 5 * weights + activations  # policy, reference, gradient, two Adam moments
-    disk = weights * (2 + 1.2 * runs + 3) + 0.2 * GIB  # models, and the checkpoint of the run at hand
+    copies, models = (5, 2 + 1.2 * runs) if params.model.adapter == "none" else (1, 1)
+    memory = 1.5 * GIB + copies * weights + activations  # policy, reference, gradient, two Adam moments; or a backbone
+    disk = weights * (models + 3) + 0.2 * GIB  # models, and the checkpoint of the run at hand
     return Needs(seconds, memory, disk)
 
 

@@ -1,14 +1,14 @@
 """From folders to a trained policy: puts together what `PPOTrainer` needs and saves what comes out."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 
-from rarlhf.loading import load_causal_lm, save_model
+from rarlhf.backbone import load_trainable
 from rarlhf.params import Params
 from rarlhf.policy import Policy, reset_value_head, sampling_of
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import Recorder
+from rarlhf.recompute import recompute_blocks
 from rarlhf.reward_model import Score
 from rarlhf.runtime import Machine, generator
 
@@ -28,8 +28,8 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
 
     Args:
         queries: token ids of the training queries.
-        sft: folder of the SFT model: the start and, frozen, the reference policy.
-        folder: where the policy is written, as `from_pretrained` loads it.
+        sft: folder of the SFT model or adapter: the start and, frozen, the reference policy.
+        folder: where the policy is written, as `from_pretrained` of transformers, or of peft for an adapter, loads it.
         checkpoint: file to go on from, and to write to.
         score: the reward model.
         params: all parameters; `risk.measure` none is plain RLHF.
@@ -37,16 +37,17 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
         machine: device and precision.
         recorder: takes the numbers of each iteration.
     """
-    lm, tokenizer = load_causal_lm(str(sft))
-    lm = lm.to(machine.device)
-    ref_policy = deepcopy(lm)
-    policy = Policy(lm, sampling_of(params, tokenizer.eos_token_id))
+    start = load_trainable(sft, params.model, seed, machine.device)
+    tokenizer, ref_policy = start.tokenizer, start.ref_policy()
+    policy = Policy(start.lm, sampling_of(params, tokenizer.eos_token_id))
+    if params.model.gradient_checkpointing:
+        recompute_blocks(policy.lm)
     reset_value_head(policy.value_head, generator("value_head", seed))
     trainer = PPOTrainer(
         policy, ref_policy, tokenizer, score, params.ppo, params.kl, params.risk, seed, machine, recorder
     )
     records = trainer.train(queries, checkpoint)
-    save_model(policy.lm, tokenizer, folder)
+    start.save(folder)
     return records
 
 

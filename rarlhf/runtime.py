@@ -35,12 +35,12 @@ def prepare(runtime: RuntimeParams) -> Machine:
     torch.use_deterministic_algorithms(True)
     # Filling costs time, and nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    _quieten_libraries()
+    quieten_libraries()
     device = _device(runtime.device)
     return Machine(device, torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32)
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Leaves the bars and advice of libraries out of the log; the stages show their own progress."""
     import datasets
     import transformers

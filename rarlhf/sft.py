@@ -8,18 +8,24 @@ from datasets import Dataset
 from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
+from rarlhf.backbone import load_trainable
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm, save_model
-from rarlhf.params import SFTParams
+from rarlhf.params import ModelParams, SFTParams
 from rarlhf.progress import Recorder
 from rarlhf.runtime import Machine
 from rarlhf.supervised import run_trainer, steps_in, training_options
 
 
-def train_sft(
-    texts: Sequence[str], base: Path, folder: Path, params: SFTParams, machine: Machine, recorder: Recorder
+def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
+    texts: Sequence[str],
+    base: Path,
+    folder: Path,
+    model: ModelParams,
+    params: SFTParams,
+    machine: Machine,
+    recorder: Recorder,
 ) -> list[dict[str, float]]:
-    """Fine-tunes the model in `base` and writes it to `folder`; returns its curve.
+    """Fine-tunes the model in `base`, or an adapter on it, and writes that to `folder`; returns its curve.
 
     Texts are cut to `sft.tokens`, not packed; those that fit end with the end of text, which is learned.
 
@@ -27,6 +33,7 @@ def train_sft(
         texts: texts of the wanted class.
         base: folder of the base model.
         folder: where the result is written.
+        model: section `model`, which says what is trained.
         params: section `sft`.
         machine: device and precision.
         recorder: takes the loss.
@@ -34,19 +41,28 @@ def train_sft(
     """
     if not texts:
         raise UserError("no training row is of the wanted class (label 1), so there is nothing to fine-tune on")
-    model, tokenizer = load_causal_lm(str(base))
+    start = load_trainable(base, model, params.seed, machine.device)
     steps = steps_in(len(texts), params.batch_size, params.epochs)
     options = training_options(machine, params.epochs, params.batch_size, params.lr, "linear", params.seed, steps)
     rows = Dataset.from_dict({"text": list(texts)})
 
     def build(scratch: str) -> Trainer:
-        keywords = options | {"remove_unused_columns": True, "gradient_checkpointing": False}
+        keywords = options | {"remove_unused_columns": True, "gradient_checkpointing": model.gradient_checkpointing}
         with warnings.catch_warnings():  # trl sets this option under the name that transformers is giving up
             warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
             config = SFTConfig(output_dir=scratch, max_length=params.tokens, packing=False, **keywords)
-        return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
+        trainer = SFTTrainer(start.model, config, train_dataset=rows, processing_class=start.tokenizer)
+        return _in_float32(trainer)
 
     recorder.say(f"{len(texts):,} texts, {steps:,} steps of {params.batch_size}")
     curve = run_trainer("sft", build, steps, recorder)
-    save_model(model, tokenizer, folder)
+    start.save(folder)
     return curve
+
+
+def _in_float32(trainer: SFTTrainer) -> SFTTrainer:
+    """Undoes that trl rounds an adapter on a quantised model to bfloat16, which small steps would not move."""
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer

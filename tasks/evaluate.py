@@ -60,19 +60,21 @@ def evaluate(  # noqa: PLR0913, PLR0917
 
 def _perplexities(run: Run, models: Path, prompts: Path) -> dict[str, dict[int, float]]:
     """Perplexity of the reference texts under the model of every method and seed; one model is measured once."""
+    from rarlhf.backbone import ModelFolders
     from rarlhf.data.files import read_jsonl
     from rarlhf.evaluation.perplexity import reference_perplexity
-    from rarlhf.loading import load_causal_lm
+    from rarlhf.loading import load_tokenizer
     from rarlhf.runtime import prepare
 
     machine = prepare(run.params.runtime)
     texts = [row["text"] for row in read_jsonl(prompts / "perplexity.jsonl")]
 
+    folders = ModelFolders(run.params.model, machine.device)
+
     def measure(folder: Path) -> float:
-        model, tokenizer = load_causal_lm(str(folder))
-        model.to(machine.device)
-        with machine.autocast():
-            value = reference_perplexity(model, tokenizer, texts, PERPLEXITY_BATCH, run.params.evaluate.add_start_token)
+        tokenizer, start = load_tokenizer(str(folder)), run.params.evaluate.add_start_token
+        with machine.autocast(), folders.open(folder)() as model:
+            value = reference_perplexity(model, tokenizer, texts, PERPLEXITY_BATCH, start)
         run.log(f"perplexity of {len(texts):,} reference texts under {folder}: {value:.2f}")
         return value
 

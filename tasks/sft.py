@@ -14,7 +14,8 @@ def sft(run: Run, base: Path, prompts: Path, out: Path, curve: Path) -> None:
 
     texts = [row["text"] for row in read_jsonl(prompts / "sft.jsonl")]
     with run.output(out) as folder, run.output(curve) as csv:
-        write_curve(train_sft(texts, base, folder, run.params.sft, prepare(run.params.runtime), run.recorder), csv)
+        machine = prepare(run.params.runtime)
+        write_curve(train_sft(texts, base, folder, run.params.model, run.params.sft, machine, run.recorder), csv)
 
 
 if __name__ == "__main__":

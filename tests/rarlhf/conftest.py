@@ -15,6 +15,7 @@ from rarlhf.params import Params, load_params
 from rarlhf.policy import Policy, Sampling, reset_value_head
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import SilentRecorder
+from rarlhf.reference import frozen
 from rarlhf.runtime import Machine, generator
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
@@ -110,7 +111,7 @@ def make_trainer(
         policy = Policy(deepcopy(lm), Sampling(0.8, 0, p.ppo.max_new_tokens, tokenizer.eos_token_id))
         reset_value_head(policy.value_head, generator("value_head", seed))
         return PPOTrainer(
-            policy, deepcopy(lm), tokenizer, score, p.ppo, p.kl, p.risk, seed, machine, recorder=Keeping()
+            policy, frozen(deepcopy(lm)), tokenizer, score, p.ppo, p.kl, p.risk, seed, machine, recorder=Keeping()
         )
 
     return trainer

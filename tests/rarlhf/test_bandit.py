@@ -18,6 +18,7 @@ from rarlhf.params import Params
 from rarlhf.policy import Policy, Sampling, reset_value_head
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import SilentRecorder
+from rarlhf.reference import frozen
 from rarlhf.runtime import Machine, generator, seed_globals
 
 Arm = dict[float, float]  # payoff: probability
@@ -82,7 +83,9 @@ def learned(params: Params, machine: Machine, tmp_path: Path) -> Callable[..., f
         averse = {"measure": measure, "alpha": 0.2, "warmup": 0, "rho": 0.1, "temperature": 0.5, "mix": 0.7}
         risk_params = params.risk.model_copy(update=averse | risk)
         score = payoff({"first": first, "second": second}, seed)
-        trainer = PPOTrainer(policy, lm, tokenizer, score, ppo_params, kl, risk_params, seed, machine, SilentRecorder())
+        trainer = PPOTrainer(
+            policy, frozen(lm), tokenizer, score, ppo_params, kl, risk_params, seed, machine, SilentRecorder()
+        )
         trainer.train([[END]] * ppo_params.batch_size, tmp_path / "checkpoint.safetensors")
         return float((trainer.generate([[END]] * 2000, iteration=10_000).responses == 2).float().mean())
 

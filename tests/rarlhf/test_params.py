@@ -118,6 +118,14 @@ CLASHES = [
         {"data.train_rows": 50, "data.second_scorer_rows": 50},
         "data.train_rows = 50, data.second_scorer_rows = 50: no training rows are left",
     ),
+    (
+        {"model.quantization": "int8"},
+        "model.quantization = 'int8', model.adapter = 'none': weights that are all trained are float32",
+    ),
+    (
+        {"model.dtype": "bfloat16"},
+        "model.dtype = 'bfloat16', model.adapter = 'none': weights that are all trained are float32",
+    ),
     ({"model.scratch.heads": 3}, "model.scratch.width = 64, model.scratch.heads = 3: heads must divide width"),
     ({"reward.scratch.heads": 5}, "reward.scratch.width = 64, reward.scratch.heads = 5: heads must divide width"),
     (

@@ -26,10 +26,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def test_the_reference_starts_equal_and_stays_while_the_policy_moves(make_trainer: Make, tmp_path: Path) -> None:
     trainer = make_trainer()
-    reference = {name: value.clone() for name, value in trainer.ref_policy.state_dict().items()}
+    with trainer.ref_policy() as lm:
+        reference = {name: value.clone() for name, value in lm.state_dict().items()}
     assert same(reference, trainer.policy.lm.state_dict())
     records = trainer.train(QUERIES, tmp_path / "c.safetensors")
-    assert same(reference, trainer.ref_policy.state_dict())
+    with trainer.ref_policy() as lm:
+        assert same(reference, lm.state_dict())
     assert not same(reference, trainer.policy.lm.state_dict())
     assert records[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
     assert abs(records[-1]["objective/kl"]) > 1e-3

@@ -11,13 +11,14 @@ from transformers import PreTrainedTokenizerBase
 import rarlhf.sft
 from rarlhf.errors import UserError
 from rarlhf.loading import load_causal_lm
-from rarlhf.params import Params, SFTParams
+from rarlhf.params import Params, SFTParams, load_params
 from rarlhf.progress import SilentRecorder
 from rarlhf.runtime import Machine
 from rarlhf.sft import train_sft
 
 TEXTS = ["we liked the film .", "we saw the music ."] * 8
 END = 0
+WHOLE = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml").model
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def loss(folder: Path, text: str) -> float:
 def test_fine_tuning_lowers_the_loss_and_gives_equal_bytes(
     section: SFTParams, lm_folder: Path, machine: Machine, tmp_path: Path
 ) -> None:
-    curves = [train_sft(TEXTS, lm_folder, tmp_path / name, section, machine, SilentRecorder()) for name in "ab"]
+    curves = [train_sft(TEXTS, lm_folder, tmp_path / name, WHOLE, section, machine, SilentRecorder()) for name in "ab"]
     assert curves[0] == curves[1]
     assert curves[0][-1]["loss"] < curves[0][0]["loss"]
     assert curves[0][-1]["step"] == 3 * 16 / 4
@@ -44,7 +45,7 @@ def test_fine_tuning_lowers_the_loss_and_gives_equal_bytes(
     for name in ("model.safetensors", "tokenizer.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     other = section.model_copy(update={"seed": section.seed + 1})
-    train_sft(TEXTS, lm_folder, tmp_path / "c", other, machine, SilentRecorder())
+    train_sft(TEXTS, lm_folder, tmp_path / "c", WHOLE, other, machine, SilentRecorder())
     assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "c" / "model.safetensors").read_bytes()
 
 
@@ -59,7 +60,7 @@ def batches(
         return []
 
     monkeypatch.setattr(rarlhf.sft, "run_trainer", look)
-    train_sft(texts, folder, folder / "out", section, machine, SilentRecorder())
+    train_sft(texts, folder, folder / "out", WHOLE, section, machine, SilentRecorder())
     return seen
 
 
@@ -94,5 +95,5 @@ def test_without_a_wanted_text_there_is_nothing_to_learn(
     section: SFTParams, lm_folder: Path, machine: Machine, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"no training row is of the wanted class \(label 1\)"):
-        train_sft([], lm_folder, tmp_path / "sft", section, machine, SilentRecorder())
+        train_sft([], lm_folder, tmp_path / "sft", WHOLE, section, machine, SilentRecorder())
     assert not (tmp_path / "sft").exists()

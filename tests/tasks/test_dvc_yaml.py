@@ -130,7 +130,7 @@ def test_the_params_a_stage_reads_are_listed(stage: str) -> None:
 
 
 def test_the_search_for_params_finds_them() -> None:
-    assert sections_read("ra_rlhf") == {"ppo", "kl", "risk", "reward", "runtime", "prompts"}
+    assert sections_read("ra_rlhf") == {"ppo", "kl", "risk", "reward", "runtime", "prompts", "model"}
     assert "seeds" in sections_read("generate")
     assert sections_read("evaluate") == set(Params.model_fields)  # the report shows them all
 

@@ -1,0 +1,166 @@
+"""LoRA adapters on a frozen language model (arXiv 2106.09685), in folders that plain peft reads.
+
+An adapter's folder holds its configuration, its weights, how its backbone was stored, and the tokenizer. The base model
+is not copied: the configuration names its folder, `models/base` in the pipeline, which is looked for here and above the adapter's folder.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from rarlhf.errors import UserError
+from rarlhf.params import LoRAParams, ModelParams
+from rarlhf.runtime import seed_globals
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BACKBONE = "backbone.json"  # ours: what the adapter was trained on, which peft's configuration does not say
+POLICY = "default"  # the name that peft leaves out of an adapter's folder
+REFERENCE = "reference"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter rather than a whole model."""
+    return (folder / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> Path:
+    """Folder of the base model that an adapter's folder names.
+
+    Raises: UserError if it is not there, neither as named nor below a folder above the adapter's.
+    """
+    name = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "unnamed"
+    for place in (Path(name), *(parent / name for parent in folder.resolve().parents)):
+        if (place / "config.json").is_file():
+            return place
+    raise UserError(
+        f"{folder} is an adapter of the base model {name!r}, which is not there; make it (`dvc repro base`)"
+    )
+
+
+def quantization_of(folder: Path) -> str | None:
+    """How the backbone was quantised when the adapter was trained; None where the folder does not say.
+
+    Raises: UserError if the folder holds no adapter.
+    """
+    _weights(folder)
+    note = folder / BACKBONE
+    return json.loads(note.read_text(encoding="utf-8"))["quantization"] if note.is_file() else None
+
+
+def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> PeftModel:
+    """Puts a new adapter on `lm`, in place; it changes nothing until it is trained.
+
+    Args:
+        lm: the backbone; its own weights are frozen.
+        lora: section `model.lora`.
+        seed: of the adapter's initial weights, which are float32 whatever the backbone is stored in.
+    Raises: UserError if the model has no modules of the names in `target_modules`.
+    """
+    _refuse_unknown_targets(lm, lora.target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        fan_in_fan_out=any(_source(module) is Conv1D for module in lm.modules()),
+    )
+    seed_globals("adapter", seed)
+    try:
+        with _quiet():
+            return get_peft_model(lm, config, POLICY)
+    except ValueError as error:  # peft knows no default for this architecture
+        raise UserError(_no_targets(lm, None)) from error
+
+
+def attach(model: PreTrainedModel | PeftModel, folder: Path, name: str, trainable: bool = False) -> PeftModel:
+    """Puts the adapter in `folder` on a backbone under `name`, in place; the first one on it becomes the active one.
+
+    Raises: UserError if the folder holds no adapter in safetensors, or one that does not fit the backbone.
+    """
+    _weights(folder)
+    options = {"is_trainable": trainable, "torch_device": str(model.device)}
+    try:
+        with _quiet():
+            if not isinstance(model, PeftModel):
+                return PeftModel.from_pretrained(model, str(folder), name, **options)
+            model.load_adapter(str(folder), name, **options)
+    except (RuntimeError, ValueError, UserWarning) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the adapter in {folder} does not fit the base model {model.name_or_path} ({detail})"
+        ) from error
+    return model
+
+
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, params: ModelParams) -> None:
+    """Writes the policy's adapter and the tokenizer to `folder`, as plain peft loads them; equal weights, equal bytes.
+
+    Args:
+        model: a backbone with an adapter `POLICY`.
+        tokenizer: of the base model.
+        folder: where to write.
+        params: section `model`, which says how the backbone is stored.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(flat, folder / WEIGHTS, metadata={"format": "pt"})
+    stored = {"quantization": params.quantization, "dtype": params.dtype}
+    (folder / BACKBONE).write_text(json.dumps(stored) + "\n", encoding="utf-8")
+    config = copy(model.peft_config[POLICY])
+    config.inference_mode = True
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # a set's order differs between processes
+    config.save_pretrained(str(folder))
+    tokenizer.save_pretrained(folder)
+
+
+def _weights(folder: Path) -> Path:
+    if not (is_adapter(folder) and (folder / WEIGHTS).is_file()):
+        raise UserError(f"{folder} is not a folder of an adapter: it must hold {CONFIG} and {WEIGHTS}")
+    return folder / WEIGHTS
+
+
+def _source(module: torch.nn.Module) -> type:
+    """The module's class before it was quantised."""
+    return getattr(module, "source_cls", type(module))
+
+
+def _target_names(lm: PreTrainedModel) -> list[str]:
+    """Paths of the matrices that can have an adapter: all but the output embeddings, which are tied or wide."""
+    output = lm.get_output_embeddings()
+    linear = (torch.nn.Linear, Conv1D)
+    return [name for name, module in lm.named_modules() if isinstance(module, linear) and module is not output]
+
+
+def _refuse_unknown_targets(lm: PreTrainedModel, targets: list[str] | None) -> None:
+    paths = [f".{path}" for path in _target_names(lm)]
+    unknown = [target for target in targets or [] if not any(path.endswith(f".{target}") for path in paths)]
+    if unknown:
+        raise UserError(_no_targets(lm, unknown))
+
+
+def _no_targets(lm: PreTrainedModel, unknown: list[str] | None) -> str:
+    names = sorted({path.rpartition(".")[2] for path in _target_names(lm)})
+    reason = "no default is known for this model" if unknown is None else f"no module is called {', '.join(unknown)}"
+    return f"model.lora.target_modules: {reason}; {type(lm).__name__} has {', '.join(names)}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what peft says of a name in transformers, and of an option that it then sets right itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)  # they would stay untrained
+        yield
