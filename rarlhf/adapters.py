@@ -1,7 +1,8 @@
 """LoRA adapters on a frozen language model (arXiv 2106.09685), in folders that plain peft reads.
 
-An adapter's folder holds its configuration, its weights, how its backbone was stored, and the tokenizer. The base model
-is not copied: the configuration names its folder, `models/base` in the pipeline, which is looked for here and above the adapter's folder.
+An adapter's folder holds its configuration, its weights, how its backbone was held, and the tokenizer. The base model
+is not copied: the configuration names its folder, `models/base` in the pipeline, which is looked for here and above the
+adapter's folder.
 """
 
 import json
@@ -18,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from rarlhf.errors import UserError
-from rarlhf.params import LoRAParams, ModelParams
+from rarlhf.loading import Storage
+from rarlhf.params import LoRAParams
 from rarlhf.runtime import seed_globals
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -46,14 +48,14 @@ def base_of(folder: Path) -> Path:
     )
 
 
-def quantization_of(folder: Path) -> str | None:
-    """How the backbone was quantised when the adapter was trained; None where the folder does not say.
+def storage_in_training(folder: Path) -> Storage | None:
+    """How the backbone was held when the adapter was trained; None where the folder does not say.
 
     Raises: UserError if the folder holds no adapter.
     """
     _weights(folder)
     note = folder / BACKBONE
-    return json.loads(note.read_text(encoding="utf-8"))["quantization"] if note.is_file() else None
+    return Storage(**json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else None
 
 
 def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> PeftModel:
@@ -102,21 +104,20 @@ def attach(model: PreTrainedModel | PeftModel, folder: Path, name: str, trainabl
     return model
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, params: ModelParams) -> None:
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, storage: Storage) -> None:
     """Writes the policy's adapter and the tokenizer to `folder`, as plain peft loads them; equal weights, equal bytes.
 
     Args:
         model: a backbone with an adapter `POLICY`.
         tokenizer: of the base model.
         folder: where to write.
-        params: section `model`, which says how the backbone is stored.
+        storage: how the backbone is held, which is noted beside the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(flat, folder / WEIGHTS, metadata={"format": "pt"})
-    stored = {"quantization": params.quantization, "dtype": params.dtype}
-    (folder / BACKBONE).write_text(json.dumps(stored) + "\n", encoding="utf-8")
+    (folder / BACKBONE).write_text(json.dumps(storage._asdict()) + "\n", encoding="utf-8")
     config = copy(model.peft_config[POLICY])
     config.inference_mode = True
     if isinstance(config.target_modules, set):

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.adapters import POLICY, REFERENCE, attach, base_of, is_adapter, new_adapter, save_adapter
-from rarlhf.loading import load_backbone, load_causal_lm, load_tokenizer, save_model
+from rarlhf.loading import load_backbone, load_causal_lm, load_tokenizer, save_model, storage_of
 from rarlhf.params import ModelParams
 from rarlhf.reference import RefPolicy, frozen
 
@@ -25,7 +25,7 @@ class Backbone:
 
     def __init__(self, folder: Path, params: ModelParams, device: torch.device) -> None:
         self.folder = folder
-        self.lm = load_backbone(str(folder), params, device).requires_grad_(False)
+        self.lm = load_backbone(str(folder), storage_of(params), device).requires_grad_(False)
         self.model: PreTrainedModel | PeftModel = self.lm  # with its first adapter a PeftModel around `lm`
 
     def attach(self, folder: Path, name: str, trainable: bool = False) -> None:
@@ -99,7 +99,7 @@ class AdapterModel:
 
     def __init__(self, folder: Path, params: ModelParams, seed: int, device: torch.device) -> None:
         self.tokenizer = load_tokenizer(str(folder))
-        self.params = params
+        self.storage = storage_of(params)
         self.start = folder if is_adapter(folder) else None
         self.backbone = Backbone(base_of(folder) if self.start else folder, params, device)
         self.lm = self.backbone.lm
@@ -122,7 +122,7 @@ class AdapterModel:
 
     def save(self, folder: Path) -> None:
         """Writes the adapter and the tokenizer."""
-        save_adapter(self.model, self.tokenizer, folder, self.params)
+        save_adapter(self.model, self.tokenizer, folder, self.storage)
 
 
 def load_trainable(folder: Path, params: ModelParams, seed: int, device: torch.device) -> Trainable:

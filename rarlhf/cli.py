@@ -29,8 +29,8 @@ def add_merge(commands: Commands) -> None:
 def _merge(arguments: argparse.Namespace) -> None:
     from rarlhf.merge import merge_adapter
 
-    tolerance = merge_adapter(arguments.adapter, arguments.out, arguments.base)
-    print(f"{arguments.out}: {arguments.adapter} with its base in float32. {tolerance}.")
+    difference = merge_adapter(arguments.adapter, arguments.out, arguments.base)
+    print(f"{arguments.out}: {arguments.adapter} with its base, in float32. {difference.text()}.")
 
 
 COMMANDS: tuple[Callable[[Commands], None], ...] = (add_merge,)

@@ -1,7 +1,7 @@
 """Models and tokenizers from local folders or the hub: safetensors only, no remote code, one clear line on failure."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -18,6 +18,30 @@ from rarlhf.params import ModelParams
 
 # Weights are trained and compared in float32, whatever they are stored in; a run's precision is that of its autocast.
 WEIGHTS: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
+
+
+class Storage(NamedTuple):
+    """How a frozen backbone is held in memory; as in section `model`."""
+
+    dtype: str  # of what is not quantised
+    quantization: str
+    int8_threshold: float
+
+    def options(self, device: torch.device) -> dict[str, Any]:
+        """Keywords of `from_pretrained`.
+
+        LLM.int8 (arXiv 2208.07339) quantises the matrices of the blocks; embeddings, norms and head keep their dtype.
+        """
+        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
+        if self.quantization == "int8":
+            config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.int8_threshold)
+            options |= {"quantization_config": config, "device_map": {"": device}}
+        return options
+
+
+def storage_of(params: ModelParams) -> Storage:
+    """How section `model` wants the backbone held."""
+    return Storage(params.dtype, params.quantization, params.int8_threshold)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -38,17 +62,12 @@ def load_causal_lm(
     return _language_model(source, revision, dtype=dtype), load_tokenizer(source, revision)
 
 
-def load_backbone(source: str, params: ModelParams, device: torch.device) -> PreTrainedModel:
-    """The frozen language model that adapters are put on, stored as section `model` says, in eval mode.
-
-    LLM.int8 (arXiv 2208.07339) quantises the matrices of the blocks; embeddings, norms and head stay in `model.dtype`.
+def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTrainedModel:
+    """The language model that adapters are put on, in eval mode.
 
     Raises: UserError if it is not there or is an adapter itself.
     """
-    options: dict[str, Any] = {"dtype": getattr(torch, params.dtype)}
-    if params.quantization == "int8":
-        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
-    return _language_model(source, None, **options).to(device)
+    return _language_model(source, None, **storage.options(device)).to(device)
 
 
 def _language_model(source: str, revision: str | None, **options: object) -> PreTrainedModel:

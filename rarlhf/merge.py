@@ -5,53 +5,107 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from rarlhf.adapters import POLICY, attach, base_of, quantization_of
+import bitsandbytes
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from rarlhf.adapters import POLICY, attach, base_of, storage_in_training
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm, load_tokenizer, save_model
+from rarlhf.loading import load_backbone, load_causal_lm, save_model
+from rarlhf.policy import Episodes, Sampling, response_logprobs
+from rarlhf.runtime import generator
+from rarlhf.sampling import sample_responses
 
-# Measured on tiny models on a CPU (docs/lora.md): the largest differences, in nats per token, rounded up.
-TOLERANCE = {"none": 1e-5, "int8": 0.04}
+PROBE_TEXTS, PROBE_TOKENS = 8, 32  # what merging is measured on: texts that the adapter's own model continues
+CPU = torch.device("cpu")
 
 
-def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> str:
+class Difference(NamedTuple):
+    """How far the merged model is from the adapter on its backbone as trained, in nats per token."""
+
+    quantization: str | None  # of that backbone; None where the adapter's folder does not say
+    largest: float
+    mean: float
+
+    def text(self) -> str:
+        """A sentence for the person who merged."""
+        words = {"none": "the backbone as trained", "int8": "the 8-bit backbone that it was trained on"}
+        backbone = words[self.quantization] if self.quantization else "its base (what it was trained on is not noted)"
+        return (
+            f"Log-probabilities of {PROBE_TEXTS * PROBE_TOKENS} sampled tokens differ from those of the adapter on "
+            f"{backbone} by {self.largest:.2g} nats at most and {self.mean:.2g} in the mean"
+        )
+
+
+def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Difference:
     """Writes base and adapter as one model to `out`, in float32, as plain transformers loads it.
 
-    The folder appears whole or not at all.
+    An adapter of an 8-bit backbone is merged with the weights as they were rounded, which it was trained on; what is
+    left of the difference is the rounding of activations. The folder appears whole or not at all.
 
     Args:
         adapter: folder of an adapter.
         out: folder to make; an empty one may be there.
         base: folder of the base model, where it is not the one that the adapter names.
-    Returns: a sentence that says how far the merged model's log-probabilities are from the adapter's.
+    Returns: how far the merged model's log-probabilities are from the adapter's, measured.
     Raises: UserError if `out` is taken, `adapter` is none, its base is not there, or the two do not fit.
     """
     _refuse_taken(out)
-    quantization = quantization_of(adapter)
-    place = base_of(adapter) if base is None else base
-    lm, _ = load_causal_lm(str(place))
-    try:
-        merged = attach(lm, adapter, POLICY).merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise UserError(f"{adapter} cannot be merged into {place}: its weights are not finite") from error
+    storage = storage_in_training(adapter)
+    place = str(base_of(adapter) if base is None else _model_folder(base))
+    lm, tokenizer = load_causal_lm(place)
+    trained = lm
+    if storage is not None and storage.quantization == "int8":
+        trained = load_backbone(place, storage, CPU)
+        _take_rounded(lm, trained)
+        attach(trained, adapter, POLICY)
+    model = attach(lm, adapter, POLICY)
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise UserError(f"{adapter} cannot be merged into {place}: there are weights that are not finite")
+    probe = _probe(trained, tokenizer)
+    before = _logprobs(trained, probe)
+    merged = model.merge_and_unload()
+    difference = (_logprobs(merged, probe) - before).abs()
     with _whole(out) as folder:
-        save_model(merged, load_tokenizer(str(adapter)), folder)
-    return _tolerance(quantization)
+        save_model(merged, tokenizer, folder)
+    return Difference(storage.quantization if storage else None, float(difference.max()), float(difference.mean()))
 
 
-def _tolerance(quantization: str | None) -> str:
-    if quantization is None:
-        return (
-            "The adapter does not say how its backbone was stored; if it was quantised, log-probabilities differ from "
-            "the adapter's by what quantisation rounds away"
-        )
-    nats = f"up to {TOLERANCE[quantization]:g} nats per token in trials on tiny models (docs/lora.md)"
-    if quantization == "none":
-        return f"Log-probabilities are those of the adapter but for rounding: {nats}"
-    return (
-        f"The adapter was trained on an {quantization} backbone, and these weights are not quantised: "
-        f"log-probabilities differ by {nats}"
-    )
+@torch.no_grad()
+def _take_rounded(lm: PreTrainedModel, quantised: PreTrainedModel) -> None:
+    """Puts the weights of an 8-bit model into a float32 one, as they are after rounding."""
+    for name, module in quantised.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            rounded = bitsandbytes.functional.int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
+            target = lm.get_submodule(name)
+            target.weight.copy_(rounded.T if isinstance(target, Conv1D) else rounded)
+
+
+def _sampling(end_id: int) -> Sampling:
+    return Sampling(1.0, PROBE_TOKENS, PROBE_TOKENS, end_id)
+
+
+def _probe(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Episodes:
+    """Texts that the model samples from nothing, all of one length."""
+    end_id = tokenizer.eos_token_id
+    start = torch.full((PROBE_TEXTS, 1), end_id)
+    uniforms = torch.rand(PROBE_TEXTS, PROBE_TOKENS, generator=generator("merge"))
+    return sample_responses(lm, start, torch.ones_like(start, dtype=torch.bool), _sampling(end_id), uniforms)
+
+
+@torch.no_grad()
+def _logprobs(lm: PreTrainedModel, probe: Episodes) -> Tensor:
+    return response_logprobs(lm.eval(), probe, _sampling(int(probe.queries[0, 0])))
+
+
+def _model_folder(base: Path) -> Path:
+    if not (base / "config.json").is_file():
+        raise UserError(f"{base} is not a folder of a base model: it has no config.json")
+    return base
 
 
 def _refuse_taken(out: Path) -> None:

@@ -121,6 +121,7 @@ class ModelParams(Section):
     dtype: Literal["float32", "bfloat16"]
     adapter: Literal["none", "lora"]
     quantization: Literal["none", "int8"]
+    int8_threshold: Positive
     gradient_checkpointing: bool
     lora: LoRAParams
     scratch: ScratchModelParams

@@ -17,11 +17,12 @@ from transformers import (
     GPT2LMHeadModel,
     GPTJConfig,
     GPTJForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from rarlhf.adapters import POLICY, attach, base_of, is_adapter, quantization_of
+from rarlhf.adapters import POLICY, attach, base_of, is_adapter, storage_in_training
 from rarlhf.backbone import AdapterModel, ModelFolders, WholeModel, load_trainable
 from rarlhf.checkpoint import load_checkpoint
 from rarlhf.errors import UserError
@@ -69,13 +70,28 @@ def quiet() -> Iterator[None]:
 
 
 def gpt2(size: int) -> PreTrainedModel:
-    shape = {"vocab_size": size, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.3}
+    shape = {"vocab_size": size, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.15}
     return GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **END))
 
 
 def gptj(size: int) -> PreTrainedModel:
     shape = {"vocab_size": size, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4}
-    return GPTJForCausalLM(GPTJConfig(**shape, initializer_range=0.3, tie_word_embeddings=False, **END))
+    return GPTJForCausalLM(GPTJConfig(**shape, initializer_range=0.15, tie_word_embeddings=False, **END))
+
+
+@torch.no_grad()
+def with_outliers(lm: PreTrainedModel) -> PreTrainedModel:
+    """LLM.int8 treats columns with a value above 6 apart: with such columns, companions in a batch matter."""
+    for block in lm.transformer.h:
+        block.ln_1.weight[:3] *= torch.tensor([3.0, 4.0, 5.0])
+    return lm
+
+
+def sharp(base: Path) -> PretrainedConfig:
+    """The configuration of the model in `base` with larger initial weights."""
+    config = load_causal_lm(str(base))[0].config
+    config.initializer_range = 0.4
+    return config
 
 
 @pytest.fixture(params=[gpt2, gptj], ids=lambda make: make.__name__)
@@ -88,7 +104,7 @@ def base(
     """`models/base` in a folder of its own, which becomes the current one."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(3)
-    save_model(request.param(len(tokenizer)), tokenizer, Path("models/base"))
+    save_model(with_outliers(request.param(len(tokenizer))), tokenizer, Path("models/base"))
     return Path("models/base")
 
 
@@ -109,11 +125,24 @@ def small(params: Params) -> Params:
     return params.model_copy(update={"ppo": params.ppo.model_copy(update=PPO), "sft": sft, "risk": risk})
 
 
+@pytest.fixture(scope="session")
+def adapters() -> dict[tuple[str, str], dict[str, bytes]]:
+    """Files of the adapters that SFT has trained so far, by kind of model and mode."""
+    return {}
+
+
 @pytest.fixture
-def sft(base: Path, mode: str, small: Params, machine: Machine) -> Path:
+def sft(
+    base: Path, mode: str, small: Params, machine: Machine, adapters: dict[tuple[str, str], dict[str, bytes]]
+) -> Path:
     """An adapter that SFT has trained."""
-    folder = Path("models/sft")
-    train_sft(TEXTS, base, folder, section(small, mode), small.sft, machine, SilentRecorder())
+    folder, key = Path("models/sft"), (json.loads((base / "config.json").read_text())["model_type"], mode)
+    if key not in adapters:
+        train_sft(TEXTS, base, folder, section(small, mode), small.sft, machine, SilentRecorder())
+        adapters[key] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    folder.mkdir(exist_ok=True)
+    for name, content in adapters[key].items():
+        (folder / name).write_bytes(content)
     return folder
 
 
@@ -156,7 +185,7 @@ def test_sft_trains_an_adapter_and_nothing_else(base: Path, mode: str, sft: Path
     config = json.loads((sft / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "models/base"  # no path of this machine
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0)
-    assert quantization_of(sft) == ("int8" if mode == "int8" else "none")
+    assert storage_in_training(sft) == ("float32", "int8" if mode == "int8" else "none", 6.0)
     loaded = AdapterModel(sft, section(small, mode), 1, CPU)
     trained = {name: value for name, value in loaded.model.named_parameters() if "lora_B" in name}
     assert len(trained) > 0
@@ -296,9 +325,8 @@ def test_dropout_is_off_wherever_log_probabilities_are_compared(
     assert not torch.equal(logprobs(trainer.policy.lm, episodes), reference(trainer, episodes))
 
 
-def test_cached_decoding_agrees_with_the_full_pass(sft: Path, mode: str, small: Params, machine: Machine) -> None:
-    """The probability that a token was drawn with, against that of the full pass which PPO starts from."""
-    start = AdapterModel(sft, section(small, mode), 1, CPU)
+def cached_and_full(start: AdapterModel) -> float:
+    """Largest difference between the probability a token was drawn with and that of the full pass, in nats."""
     sampling = Sampling(1.0, 0, 8, start.tokenizer.eos_token_id)
     tokens, mask = left_pad(QUERIES, 0, CPU)
     seen = []
@@ -307,9 +335,25 @@ def test_cached_decoding_agrees_with_the_full_pass(sft: Path, mode: str, small: 
     episodes = sample_responses(start.lm, tokens, mask, sampling, torch.rand(14, 8, generator=generator("draws")))
     hook.remove()
     cached = torch.stack(seen, dim=1).log_softmax(dim=-1).gather(-1, episodes.responses.unsqueeze(-1)).squeeze(-1)
-    difference = (cached - logprobs(start.lm, episodes))[episodes.response_mask].abs().max()
-    print(f"cached decoding, {mode}: {difference:.2g} nats")
-    assert difference <= RATIO[mode]
+    return float((cached - logprobs(start.lm, episodes))[episodes.response_mask].abs().max())
+
+
+def test_cached_decoding_agrees_with_the_full_pass(sft: Path, mode: str, small: Params) -> None:
+    difference = cached_and_full(AdapterModel(sft, section(small, mode), 1, CPU))
+    assert difference <= {"lora": 1e-5, "int8": 0.05}[mode]
+
+
+def test_where_weights_alone_are_8_bit_companions_do_not_matter(
+    base: Path, small: Params, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    torch.manual_seed(0)  # a model sharp enough that LLM.int8 feels them by much
+    with_outliers(type(load_causal_lm(str(base))[0])(sharp(base))).save_pretrained(base)
+    off = {
+        threshold: cached_and_full(AdapterModel(base, section(small, "int8", int8_threshold=threshold), 1, CPU))
+        for threshold in (6.0, 1e-9)
+    }
+    assert off[6.0] > 0.01  # negative control
+    assert off[1e-9] < 1e-4
 
 
 # Folders
