@@ -32,11 +32,12 @@ def prepare(runtime: RuntimeParams) -> Machine:
     Raises: UserError if a CUDA device is asked for and there is none.
     """
     torch.set_num_threads(runtime.threads)
-    torch.use_deterministic_algorithms(True)
+    device = _device(runtime.device)
+    # CUDA has no such kernel for some operations, a running sum of floats among them: there it warns and goes on.
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     # Filling costs time, and nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     quieten_libraries()
-    device = _device(runtime.device)
     return Machine(device, torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32)
 
 

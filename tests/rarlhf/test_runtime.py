@@ -54,6 +54,14 @@ def test_prepare_sets_threads_and_determinism() -> None:
     assert torch.are_deterministic_algorithms_enabled()
 
 
+def test_on_cuda_what_has_no_deterministic_kernel_warns_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    prepare(runtime("cuda"))
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    prepare(runtime("cpu"))
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
 def test_a_missing_cuda_device_is_refused_and_auto_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="runtime.device = 'cuda': no CUDA device is visible here; use cpu or auto"):

@@ -1,0 +1,37 @@
+"""The benchmark of the paper's shapes, on its small size."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks.gptj import CASES, GPT2, GPTJ, measure
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Puts the process's threads and determinism back."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_trains_and_is_measured(name: str) -> None:
+    row = measure(name, small=True, micro_batch=None, iterations=1)
+    assert row["seconds_per_iteration"] > 0
+    assert {"time/decode", "time/policy", "time/reference", "time/update"} <= set(row["seconds_of_phases"])
+    assert 0 < sum(row["seconds_of_phases"].values()) <= row["seconds_per_iteration"]
+    assert 0.1 < row["peak_gib"] < 100
+    # an adapter is trained with the value head (64 + 1); its two adapters are beside the 2-layer backbone
+    assert (row["trained"] == row["parameters"]) == (name == "gpt2")
+    if name != "gpt2":
+        assert row["trained"] == 2 * 2 * 2 * 16 * 64 + 65  # layers, q_proj and v_proj, A and B, r = 16
+
+
+def test_the_shapes_are_those_of_the_models() -> None:
+    width, layers = GPTJ["n_embd"], GPTJ["n_layer"]
+    assert 12 * width**2 * layers + 2 * GPTJ["vocab_size"] * width == pytest.approx(6.05e9, rel=0.01)
+    width, layers = GPT2["n_embd"], GPT2["n_layer"]
+    assert 12 * width**2 * layers + (GPT2["vocab_size"] + 1024) * width == pytest.approx(124e6, rel=0.01)
