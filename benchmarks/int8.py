@@ -1,0 +1,96 @@
+"""What rounding to 8 bits does to log-probabilities: the table of docs/lora.md, on random models, on a CPU.
+
+    python -m benchmarks.int8
+
+Three differences, in nats per token but for the ratio: `decoding`, between the cached pass that a token was drawn in
+and the full pass over the same tokens; `ratio`, of one response's probabilities in two batches of other companions,
+minus 1, which is the first ratio of a PPO update; `weights`, between the 8-bit and the float32 model.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM, PreTrainedModel
+
+from rarlhf.loading import Storage, load_backbone
+from rarlhf.policy import Sampling, response_logprobs
+from rarlhf.runtime import generator, quieten_libraries
+from rarlhf.sampling import left_pad, sample_responses
+
+CPU = torch.device("cpu")
+SHAPE = {"vocab_size": 300, "n_positions": 64, "n_embd": 128, "n_layer": 6, "n_head": 2}
+END = {"bos_token_id": 0, "eos_token_id": 0}
+SAMPLING = Sampling(1.0, 0, 12, 0)
+ROWS, BATCH, SEEDS = 32, 8, (0, 1)
+QUERIES = [[5 + i] * (1 + i % 7) for i in range(ROWS)]
+
+
+def random_model(kind: str, std: float, seed: int) -> PreTrainedModel:
+    """A model of random weights in which some activations are above LLM.int8's threshold of 6."""
+    torch.manual_seed(seed)
+    if kind == "GPT-2":
+        lm: PreTrainedModel = GPT2LMHeadModel(GPT2Config(**SHAPE, **END, initializer_range=std))
+    else:
+        config = GPTJConfig(**SHAPE, **END, initializer_range=std, rotary_dim=8, tie_word_embeddings=False)
+        lm = GPTJForCausalLM(config)
+    with torch.no_grad():
+        for block in lm.transformer.h:
+            block.ln_1.weight[:3] *= 4
+    return lm
+
+
+@torch.no_grad()
+def differences(rounded: PreTrainedModel, exact: PreTrainedModel, seed: int) -> Iterator[Tensor]:
+    """(tokens,) each: decoding, ratio, weights."""
+    tokens, mask = left_pad(QUERIES, 0, CPU)
+    seen: list[Tensor] = []
+    head = rounded.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output[:, -1]))
+    uniforms = torch.rand(ROWS, SAMPLING.max_new_tokens, generator=generator("int8", seed))
+    episodes = sample_responses(rounded, tokens, mask, SAMPLING, uniforms)
+    hook.remove()
+    drawn = torch.stack(seen, dim=1).log_softmax(dim=-1).gather(-1, episodes.responses.unsqueeze(-1)).squeeze(-1)
+    full = response_logprobs(rounded, episodes, SAMPLING)
+    apart = torch.empty_like(full)
+    for rows in torch.randperm(ROWS, generator=generator("rows", seed)).split(BATCH):
+        apart[rows] = response_logprobs(rounded, episodes.rows(rows), SAMPLING)
+    weights = response_logprobs(exact, episodes, SAMPLING) - full
+    for difference in (drawn - full, (apart - full).exp() - 1, weights):
+        yield difference[episodes.response_mask].abs()
+
+
+def main() -> None:
+    """Prints the table."""
+    quieten_libraries()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    print("| model, standard deviation of weights, threshold | decoding | ratio | weights |")
+    print("| --- | --- | --- | --- |")
+    for kind in ("GPT-2", "GPT-J"):
+        for std in (0.02, 0.1, 0.3):
+            for threshold in (6.0, 1e-9):
+                print(_row(kind, std, threshold), flush=True)
+
+
+def _row(kind: str, std: float, threshold: float) -> str:
+    found: list[list[Tensor]] = [[], [], []]
+    for seed in SEEDS:
+        with TemporaryDirectory() as folder:
+            random_model(kind, std, seed).save_pretrained(Path(folder))
+            rounded, exact = (
+                load_backbone(folder, Storage("float32", quantization, threshold), CPU)
+                for quantization in ("int8", "none")
+            )
+        for values, difference in zip(found, differences(rounded, exact, seed), strict=True):
+            values.append(difference)
+    cells = [torch.cat(values) for values in found]
+    text = " | ".join(f"{float(values.max()):.1e} (mean {float(values.mean()):.1e})" for values in cells)
+    return f"| {kind}, {std}, {threshold:g} | {text} |"
+
+
+if __name__ == "__main__":
+    main()
