@@ -75,14 +75,14 @@ def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) 
         )
 
 
-def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that are trained, with their names; those of a frozen backbone are not among them."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def training_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The policy's trained weights, named `policy/PARAMETER`, and the optimiser's state, `adam/PARAMETER/FIELD`."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in trained(policy)}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in _trained(policy)}
     moments = {
         f"adam/{names[parameter]}/{field}": value
         for parameter, fields in optimizer.state.items()
@@ -94,7 +94,7 @@ def training_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 @torch.no_grad()
 def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Puts back what `training_tensors` gave; the parameters must be the same."""
-    for name, parameter in trained(policy):
+    for name, parameter in _trained(policy):
         parameter.copy_(tensors[f"policy/{name}"])
         prefix = f"adam/{name}/"
         for key in filter(lambda key: key.startswith(prefix), tensors):

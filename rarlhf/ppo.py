@@ -32,14 +32,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rarlhf import records
 from rarlhf.advantages import gae, token_rewards
-from rarlhf.checkpoint import (
-    load_checkpoint,
-    refuse_other,
-    restore_training,
-    save_checkpoint,
-    trained,
-    training_tensors,
-)
+from rarlhf.checkpoint import load_checkpoint, refuse_other, restore_training, save_checkpoint, training_tensors
 from rarlhf.errors import UserError
 from rarlhf.held_signals import HeldSignals
 from rarlhf.identity import described, settings_of
@@ -98,7 +91,7 @@ class PPOTrainer:
         self.seconds: dict[str, float] = {}
         self.optimizer = torch.optim.Adam(
             [
-                {"params": [parameter for _, parameter in trained(policy.lm)], "lr": ppo.lr},
+                {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": ppo.lr},
                 {"params": list(policy.value_head.parameters()), "lr": ppo.value_lr},
             ]
         )
@@ -144,7 +137,7 @@ class PPOTrainer:
             self.warm_up_value(rollout)
         else:
             show(iteration, records.short(self.step(rollout, iteration)))
-        totals = torch.stack([parameter.detach().sum() for _, parameter in trained(self.policy)])
+        totals = torch.stack([p.detach().sum() for p in self.policy.parameters() if p.requires_grad])
         if not totals.isfinite().all():
             raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
 

@@ -26,7 +26,7 @@ from rarlhf.adapters import POLICY, attach, base_of, is_adapter, storage_in_trai
 from rarlhf.backbone import AdapterModel, ModelFolders, WholeModel, load_trainable
 from rarlhf.checkpoint import load_checkpoint
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm
+from rarlhf.loading import load_causal_lm, save_model
 from rarlhf.params import ModelParams, Params
 from rarlhf.policy import Episodes, Policy, Sampling, reset_value_head, response_logprobs, response_states, sampling_of
 from rarlhf.ppo import PPOTrainer
@@ -38,7 +38,6 @@ from rarlhf.rollout import query_batch
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
 from rarlhf.sft import train_sft
-from rarlhf.supervised import save_model
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot ."] * 4
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]

@@ -25,10 +25,9 @@ import rarlhf.merge
 from rarlhf.backbone import AdapterModel
 from rarlhf.cli import main
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm
+from rarlhf.loading import load_causal_lm, save_model
 from rarlhf.merge import merge_adapter
 from rarlhf.params import ModelParams, Params
-from rarlhf.supervised import save_model
 
 CPU = torch.device("cpu")
 MODES = {
