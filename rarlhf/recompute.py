@@ -31,7 +31,7 @@ def recompute_blocks(lm: PreTrainedModel) -> None:
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
     def wrapped(*args: Any, **keywords: Any) -> Any:
-        if not torch.is_grad_enabled():  # sampling keeps its cache
+        if not torch.is_grad_enabled():  # nothing to recompute: no bookkeeping in sampling
             return forward(*args, **keywords)
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **keywords)
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 import peft
 import pytest
@@ -22,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import rarlhf.rlhf
+import rarlhf.sft
 from rarlhf.adapters import POLICY, attach, base_of, is_adapter, storage_in_training
 from rarlhf.backbone import AdapterModel, ModelFolders, WholeModel, load_trainable
 from rarlhf.checkpoint import load_checkpoint
@@ -529,6 +532,41 @@ def test_recomputing_changes_no_number_and_remembers_less(
     for one, other in zip(plain, recomputed, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-6)
     assert less < 0.3 * much
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_training_recomputes_where_it_is_asked_to(
+    asked: bool, base: Path, small: Params, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    sft_config = rarlhf.sft.SFTConfig
+
+    def look(**keywords: Any) -> Any:
+        seen.append(keywords["gradient_checkpointing"])
+        return sft_config(**keywords)
+
+    monkeypatch.setattr(rarlhf.sft, "SFTConfig", look)
+    monkeypatch.setattr(rarlhf.rlhf, "recompute_blocks", lambda lm: seen.append(True))
+    params = small.model_copy(update={"model": section(small, "lora", gradient_checkpointing=asked)})
+    train_sft(TEXTS, base, Path("sft"), params.model, small.sft, machine, SilentRecorder())
+    places = (Path("sft"), Path("rlhf"), Path("checkpoint.safetensors"))
+    train_policy(QUERIES, *places, lengths, params, 1, machine, SilentRecorder())
+    assert seen == ([True, True] if asked else [False])
+
+
+def test_what_trl_rounds_is_float32_again(
+    base: Path, small: Params, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[set[torch.dtype]] = []
+
+    def look(name: str, build: Callable[[str], Any], steps: int, recorder: object) -> list[dict[str, float]]:
+        model = build("scratch").model
+        kinds.append({value.dtype for value in model.parameters() if value.requires_grad})
+        return []
+
+    monkeypatch.setattr(rarlhf.sft, "run_trainer", look)
+    train_sft(TEXTS, base, Path("sft"), section(small, "int8"), small.sft, machine, SilentRecorder())
+    assert kinds == [{torch.float32}]
 
 
 def test_a_model_without_blocks_cannot_be_recomputed(small: Params) -> None:

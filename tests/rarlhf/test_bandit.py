@@ -86,7 +86,7 @@ def learned(params: Params, machine: Machine, tmp_path: Path) -> Callable[..., f
         trainer = PPOTrainer(
             policy, frozen(lm), tokenizer, score, ppo_params, kl, risk_params, seed, machine, SilentRecorder()
         )
-        trainer.train([[END]] * ppo_params.batch_size, tmp_path / "checkpoint.safetensors")
+        trainer.train([[END]] * ppo_params.batch_size, tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors")
         return float((trainer.generate([[END]] * 2000, iteration=10_000).responses == 2).float().mean())
 
     return train
