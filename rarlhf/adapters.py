@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -22,6 +22,9 @@ from rarlhf.errors import UserError
 from rarlhf.loading import Storage
 from rarlhf.params import LoRAParams
 from rarlhf.runtime import seed_globals
+
+if TYPE_CHECKING:  # peft takes a second to import, and most stages have no adapter
+    from peft import PeftModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BACKBONE = "backbone.json"  # ours: what the adapter was trained on, which peft's configuration does not say
@@ -58,7 +61,7 @@ def storage_in_training(folder: Path) -> Storage | None:
     return Storage(**json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else None
 
 
-def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> PeftModel:
+def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel":
     """Puts a new adapter on `lm`, in place; it changes nothing until it is trained.
 
     Args:
@@ -67,6 +70,8 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> PeftModel:
         seed: of the adapter's initial weights, which are float32 whatever the backbone is stored in.
     Raises: UserError if the model has no modules of the names in `target_modules`.
     """
+    from peft import LoraConfig, get_peft_model
+
     _refuse_unknown_targets(lm, lora.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -84,11 +89,13 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> PeftModel:
         raise UserError(_no_targets(lm, None)) from error
 
 
-def attach(model: PreTrainedModel | PeftModel, folder: Path, name: str, trainable: bool = False) -> PeftModel:
+def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, trainable: bool = False) -> "PeftModel":
     """Puts the adapter in `folder` on a backbone under `name`, in place; the first one on it becomes the active one.
 
     Raises: UserError if the folder holds no adapter in safetensors, or one that does not fit the backbone.
     """
+    from peft import PeftModel
+
     _weights(folder)
     options = {"is_trainable": trainable, "torch_device": str(model.device)}
     try:
@@ -104,7 +111,7 @@ def attach(model: PreTrainedModel | PeftModel, folder: Path, name: str, trainabl
     return model
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, storage: Storage) -> None:
+def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder: Path, storage: Storage) -> None:
     """Writes the policy's adapter and the tokenizer to `folder`, as plain peft loads them; equal weights, equal bytes.
 
     Args:
@@ -113,6 +120,8 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
         folder: where to write.
         storage: how the backbone is held, which is noted beside the weights.
     """
+    from peft import get_peft_model_state_dict
+
     folder.mkdir(parents=True, exist_ok=True)
     tensors = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.adapters import POLICY, REFERENCE, attach, base_of, is_adapter, new_adapter, save_adapter
 from rarlhf.loading import load_backbone, load_causal_lm, load_tokenizer, save_model, storage_of
 from rarlhf.params import ModelParams
 from rarlhf.reference import RefPolicy, frozen
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class Backbone:
@@ -35,7 +37,7 @@ class Backbone:
     @contextmanager
     def using(self, name: str | None) -> Iterator[PreTrainedModel]:
         """The language model with the adapter `name`, or bare; afterwards the adapter is active that was before."""
-        if not isinstance(self.model, PeftModel):
+        if self.model is self.lm:
             yield self.lm
         elif name is None:
             with self.model.disable_adapter():
@@ -59,7 +61,7 @@ class Trainable(Protocol):
     tokenizer: PreTrainedTokenizerBase
 
     @property
-    def model(self) -> PreTrainedModel | PeftModel:
+    def model(self) -> "PreTrainedModel | PeftModel":
         """The same model as transformers' trainers take it."""
 
     def ref_policy(self) -> RefPolicy:
@@ -109,7 +111,7 @@ class AdapterModel:
             self.backbone.model = new_adapter(self.lm, params.lora, seed)
 
     @property
-    def model(self) -> PeftModel:
+    def model(self) -> "PeftModel":
         """The backbone with its adapters, as peft sees it."""
         return self.backbone.model
 

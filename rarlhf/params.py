@@ -5,7 +5,7 @@ names all of them at once, each with its key, its value and the rule. Units, ran
 the keys in presets/*.yaml; there are no defaults here, so that params.yaml stays the one home of every value.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from rarlhf.errors import UserError
-from rarlhf.schedule import schedule_end
+from rarlhf.rules import clashes
 
 METHODS = ("base", "sft", "rlhf", "ra_rlhf")
 
@@ -284,7 +284,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except ValidationError as error:
         problems = [_describe(detail) for detail in error.errors()]
     else:
-        problems = list(_clashes(params))
+        problems = list(clashes(params))
         if not problems:
             return params
     raise UserError(f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n" + "\n".join(problems))
@@ -324,111 +324,3 @@ def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
         yield prefix + name
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _known_keys(field.annotation, f"{prefix}{name}.")
-
-
-def _clashes(p: Params) -> Iterator[str]:
-    """Values that are each in range but do not go together."""
-    for holds, keys, rule in _rules(p):
-        if not holds:
-            values = ", ".join(f"{key} = {_value(p, key)!r}" for key in keys)
-            yield f"  {values}: {rule}"
-
-
-def _value(params: Params, key: str) -> object:
-    value: object = params
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-Rule = tuple[bool, tuple[str, ...], str]
-
-
-def _rules(p: Params) -> Iterable[Rule]:
-    yield from _general_rules(p)
-    yield from _data_rules(p)
-    yield from _model_rules(p)
-    yield from _shape_rules(p)
-    yield from _ppo_rules(p)
-
-
-def _general_rules(p: Params) -> Iterable[Rule]:
-    yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
-    yield len(set(p.methods)) == len(p.methods), ("methods",), "methods must be distinct"
-    one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
-    yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "give one of the two, the other null"
-
-
-def _data_rules(p: Params) -> Iterable[Rule]:
-    source = p.data.source
-    yield (
-        source != "file" or bool(p.data.path),
-        ("data.source", "data.path"),
-        ("source file needs the folder of the data files: set data.path, or make repro PRESET=... DATA=FOLDER"),
-    )
-    hub = bool(p.data.name) and bool(p.data.revision)
-    yield (
-        source != "hub" or hub,
-        ("data.source", "data.name", "data.revision"),
-        "source hub needs a name and a revision",
-    )
-    yield (
-        source == "file" or not p.data.watch,
-        ("data.source", "data.watch"),
-        "only the files of source file can be watched",
-    )
-    yield len(p.data.watch) <= 1, ("data.watch",), "path is named twice"
-    room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
-    yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
-
-
-def _model_rules(p: Params) -> Iterable[Rule]:
-    lora = p.model.adapter == "lora"
-    rule = "weights that are all trained are float32: set model.adapter: lora, which freezes them"
-    yield lora or p.model.quantization == "none", ("model.quantization", "model.adapter"), rule
-    yield lora or p.model.dtype == "float32", ("model.dtype", "model.adapter"), rule
-
-
-def _shape_rules(p: Params) -> Iterable[Rule]:
-    model, reward = p.model.scratch, p.reward.scratch
-    yield model.width % model.heads == 0, ("model.scratch.width", "model.scratch.heads"), "heads must divide width"
-    yield reward.width % reward.heads == 0, ("reward.scratch.width", "reward.scratch.heads"), "heads must divide width"
-    if p.model.source == "scratch":
-        length = p.prompts.tokens + p.ppo.max_new_tokens
-        yield (
-            length <= model.context,
-            ("prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"),
-            (f"query and response take {length} tokens, more than the context"),
-        )
-        yield p.sft.tokens <= model.context, ("sft.tokens", "model.scratch.context"), "SFT texts exceed the context"
-
-
-def _ppo_rules(p: Params) -> Iterable[Rule]:
-    ppo, risk = p.ppo, p.risk
-    yield (
-        ppo.batch_size % ppo.mini_batch_size == 0,
-        ("ppo.batch_size", "ppo.mini_batch_size"),
-        ("mini_batch_size must divide batch_size"),
-    )
-    yield (
-        ppo.mini_batch_size % ppo.micro_batch_size == 0,
-        ("ppo.mini_batch_size", "ppo.micro_batch_size"),
-        ("micro_batch_size must divide mini_batch_size"),
-    )
-    longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
-    yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
-    yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
-    yield (
-        risk.hard_share == 0 or risk.measure == "cvar",
-        ("risk.hard_share", "risk.measure"),
-        "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
-    )
-    end = schedule_end(ppo.iterations, Fraction(str(risk.rho)))
-    yield (
-        risk.measure == "none" or end > risk.warmup,
-        ("risk.warmup", "risk.rho", "ppo.iterations"),
-        (
-            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
-            "raise rho or lower warmup"
-        ),
-    )

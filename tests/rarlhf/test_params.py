@@ -10,7 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from rarlhf.errors import UserError
-from rarlhf.params import Params, Section, _rules, load_params
+from rarlhf.params import Params, Section, load_params
+from rarlhf.rules import rules
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (REPOSITORY / "presets" / "tiny.yaml").read_text(encoding="utf-8")
@@ -166,8 +167,8 @@ def test_every_rule_has_its_clash() -> None:
     broken = set()
     for edits, _ in CLASHES:
         params = Params.model_validate(edited(plain(TINY), edits))
-        broken |= {index for index, (holds, _, _) in enumerate(_rules(params)) if not holds}
-    assert broken == set(range(len(list(_rules(tiny)))))
+        broken |= {index for index, (holds, _, _) in enumerate(rules(params)) if not holds}
+    assert broken == set(range(len(list(rules(tiny)))))
 
 
 def test_a_clash_that_does_not_matter_is_none(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_a_missing_file_and_one_that_is_no_text_are_refused(tmp_path: Path) -> N
 def modules() -> str:
     """The code and the pipeline's description, without the params model, which reads every key to check it."""
     paths = [path for name in ("rarlhf", "tasks", "flows") for path in (REPOSITORY / name).rglob("*.py")]
-    texts = [path.read_text(encoding="utf-8") for path in paths if path != REPOSITORY / "rarlhf" / "params.py"]
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.stem not in ("params", "rules")]
     return "\n".join([*texts, (REPOSITORY / "dvc.yaml").read_text(encoding="utf-8")])
 
 

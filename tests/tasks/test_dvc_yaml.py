@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["stages"]
 # Modules whose change leaves every stage's bytes as they are: the params are depended on key by key, the others make
 # messages and progress bars.
-NO_BYTES = {"rarlhf/params.py", "rarlhf/errors.py", "rarlhf/progress.py"}
+NO_BYTES = {"rarlhf/params.py", "rarlhf/rules.py", "rarlhf/errors.py", "rarlhf/progress.py"}
 # Read with the modules, not imported.
 DATA_FILES = {"evaluate": {"rarlhf/evaluation/report.html.j2"}}
 # Sections that a stage's modules name and the stage does not hang on.

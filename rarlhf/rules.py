@@ -1,0 +1,118 @@
+"""Rules between values of params.yaml that are each in range and may still not go together."""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from rarlhf.schedule import schedule_end
+
+if TYPE_CHECKING:
+    from rarlhf.params import Params
+
+Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, the keys that it is about, what it says
+
+
+def clashes(p: "Params") -> Iterator[str]:
+    """A line for every rule that does not hold: the keys with their values, and the rule."""
+    for holds, keys, rule in rules(p):
+        if not holds:
+            values = ", ".join(f"{key} = {_value(p, key)!r}" for key in keys)
+            yield f"  {values}: {rule}"
+
+
+def _value(params: "Params", key: str) -> object:
+    value: object = params
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def rules(p: "Params") -> Iterable[Rule]:
+    """All rules, held or not, always in the same number and order."""
+    yield from _general_rules(p)
+    yield from _data_rules(p)
+    yield from _model_rules(p)
+    yield from _shape_rules(p)
+    yield from _ppo_rules(p)
+
+
+def _general_rules(p: "Params") -> Iterable[Rule]:
+    yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
+    yield len(set(p.methods)) == len(p.methods), ("methods",), "methods must be distinct"
+    one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
+    yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "give one of the two, the other null"
+
+
+def _data_rules(p: "Params") -> Iterable[Rule]:
+    source = p.data.source
+    yield (
+        source != "file" or bool(p.data.path),
+        ("data.source", "data.path"),
+        ("source file needs the folder of the data files: set data.path, or make repro PRESET=... DATA=FOLDER"),
+    )
+    hub = bool(p.data.name) and bool(p.data.revision)
+    yield (
+        source != "hub" or hub,
+        ("data.source", "data.name", "data.revision"),
+        "source hub needs a name and a revision",
+    )
+    yield (
+        source == "file" or not p.data.watch,
+        ("data.source", "data.watch"),
+        "only the files of source file can be watched",
+    )
+    yield len(p.data.watch) <= 1, ("data.watch",), "path is named twice"
+    room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
+    yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
+
+
+def _model_rules(p: "Params") -> Iterable[Rule]:
+    lora = p.model.adapter == "lora"
+    rule = "weights that are all trained are float32: set model.adapter: lora, which freezes them"
+    yield lora or p.model.quantization == "none", ("model.quantization", "model.adapter"), rule
+    yield lora or p.model.dtype == "float32", ("model.dtype", "model.adapter"), rule
+
+
+def _shape_rules(p: "Params") -> Iterable[Rule]:
+    model, reward = p.model.scratch, p.reward.scratch
+    yield model.width % model.heads == 0, ("model.scratch.width", "model.scratch.heads"), "heads must divide width"
+    yield reward.width % reward.heads == 0, ("reward.scratch.width", "reward.scratch.heads"), "heads must divide width"
+    if p.model.source == "scratch":
+        length = p.prompts.tokens + p.ppo.max_new_tokens
+        yield (
+            length <= model.context,
+            ("prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"),
+            (f"query and response take {length} tokens, more than the context"),
+        )
+        yield p.sft.tokens <= model.context, ("sft.tokens", "model.scratch.context"), "SFT texts exceed the context"
+
+
+def _ppo_rules(p: "Params") -> Iterable[Rule]:
+    ppo, risk = p.ppo, p.risk
+    yield (
+        ppo.batch_size % ppo.mini_batch_size == 0,
+        ("ppo.batch_size", "ppo.mini_batch_size"),
+        ("mini_batch_size must divide batch_size"),
+    )
+    yield (
+        ppo.mini_batch_size % ppo.micro_batch_size == 0,
+        ("ppo.mini_batch_size", "ppo.micro_batch_size"),
+        ("micro_batch_size must divide mini_batch_size"),
+    )
+    longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
+    yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
+    yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    yield (
+        risk.hard_share == 0 or risk.measure == "cvar",
+        ("risk.hard_share", "risk.measure"),
+        "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
+    )
+    end = schedule_end(ppo.iterations, Fraction(str(risk.rho)))
+    yield (
+        risk.measure == "none" or end > risk.warmup,
+        ("risk.warmup", "risk.rho", "ppo.iterations"),
+        (
+            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
+            "raise rho or lower warmup"
+        ),
+    )
