@@ -99,5 +99,4 @@ def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensor
         prefix = f"adam/{name}/"
         for key in filter(lambda key: key.startswith(prefix), tensors):
             field, value = key.removeprefix(prefix), tensors[key]
-            device = value.device if field == "step" else parameter.device
-            optimizer.state[parameter][field] = value.to(device).clone()
+            optimizer.state[parameter][field] = value.to(parameter.device).clone()

@@ -185,6 +185,8 @@ class PPOParams(Section):
     batch_size: Annotated[int, Field(ge=2)]
     mini_batch_size: Count
     micro_batch_size: Count
+    decode_batch_size: Count
+    rollout_logprobs: Literal["recompute", "decode"]
     epochs: Count
     lr: Open01
     value_lr: Open01

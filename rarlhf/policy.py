@@ -4,13 +4,19 @@ Letters: B episodes, Q query tokens (padded on the left), T response tokens (pad
 Column t of every (B, T) result belongs to response token t and is computed from what stands before it.
 """
 
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from rarlhf.params import Params
+
+SHORT = 256  # tokens
+WORKING_SET = 2**19  # logits that one pass of the log-probabilities works on: 2 MiB in float32, which caches hold
 
 
 class Episodes(NamedTuple):
@@ -35,18 +41,18 @@ class Sampling(NamedTuple):
     end_id: int  # the token that ends a response
 
     def shape(self, logits: Tensor, first: int) -> Tensor:
-        """Logits of the distribution that is sampled, float32.
+        """Logits of the distribution that is sampled, float32 or finer; the tensor given where nothing is to be done.
 
         Args:
             logits: (B, t, V) of response columns first..first + t - 1.
             first: index of the first column.
         """
-        shaped = logits.float() / self.temperature
+        shaped = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        shaped = shaped if self.temperature == 1 else shaped / self.temperature
         forced = self.min_new_tokens - first
         if forced > 0:
-            forbidden = torch.zeros_like(shaped, dtype=torch.bool)
-            forbidden[:, :forced, self.end_id] = True
-            shaped = shaped.masked_fill(forbidden, -torch.inf)
+            shaped = shaped.clone() if shaped is logits else shaped
+            shaped[:, :forced, self.end_id] = -torch.inf
         return shaped
 
 
@@ -66,7 +72,14 @@ class PolicyOutput(NamedTuple):
 
     logprobs: Tensor  # (B, T) float32, log pi(a_t) in nats
     values: Tensor  # (B, T) float32, critic in score units
-    entropy: Tensor  # (B, T) float32, nats, without gradient
+
+
+class Measured(NamedTuple):
+    """What is recorded of a policy's own responses, without gradient; padding is not zeroed."""
+
+    logprobs: Tensor  # (B, T) float32, log pi(a_t) in nats
+    values: Tensor  # (B, T) float32, critic in score units
+    entropy: Tensor  # (B, T) float32, nats
 
 
 class Policy(nn.Module):
@@ -79,12 +92,18 @@ class Policy(nn.Module):
         self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1, device=lm.device)
 
     def forward(self, episodes: Episodes) -> PolicyOutput:
-        """Log-probabilities, values and entropies of the responses, with gradients into backbone and head."""
+        """Log-probabilities and values of the responses, with gradients into backbone and head."""
         states = response_states(self.lm, episodes)
-        shaped = self.sampling.shape(logits_of(self.lm, states), first=0)
-        with torch.no_grad():
-            entropy = torch.distributions.Categorical(logits=shaped, validate_args=False).entropy()
-        return PolicyOutput(token_logprobs(shaped, episodes.responses), self.values_of(states), entropy)
+        logprobs = token_logprobs(logits_of(self.lm, states), episodes.responses, self.sampling)
+        return PolicyOutput(logprobs, self.values_of(states))
+
+    @torch.no_grad()
+    def measure(self, episodes: Episodes) -> Measured:
+        """Log-probabilities and values, the same bits as those of `forward`, and entropies."""
+        states = response_states(self.lm, episodes)
+        logits = logits_of(self.lm, states)
+        logprobs = token_logprobs(logits, episodes.responses, self.sampling)
+        return Measured(logprobs, self.values_of(states), entropies(logits, self.sampling))
 
     def values_of(self, states: Tensor) -> Tensor:
         """(B, T) float32 values of (B, T, H) hidden states; the head always computes in float32."""
@@ -103,9 +122,22 @@ def reset_value_head(head: nn.Linear, generator: torch.Generator) -> None:
 def response_states(lm: PreTrainedModel, episodes: Episodes) -> Tensor:
     """(B, T, H) hidden states from which each response token is predicted."""
     tokens = torch.cat([episodes.queries, episodes.responses], dim=1)[:, :-1]
-    mask = torch.cat([episodes.query_mask, episodes.response_mask], dim=1)[:, :-1]
-    output = lm.base_model(input_ids=tokens, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False)
+    padding: dict[str, Tensor] = {}
+    if not episodes.query_mask.all():  # padding on the right needs no mask: what is real never looks there
+        mask = torch.cat([episodes.query_mask, episodes.response_mask], dim=1)[:, :-1]
+        padding = {"attention_mask": mask.long(), "position_ids": positions(mask)}
+    with _attention(tokens):
+        output = lm.base_model(input_ids=tokens, use_cache=False, **padding)
     return output.last_hidden_state[:, episodes.queries.shape[1] - 1 :]
+
+
+def _attention(tokens: Tensor) -> AbstractContextManager[object]:
+    """Which attention kernel reads `tokens` (B, S): the library's choice, but for short texts in reduced precision.
+
+    There, on a CPU, the flash kernel's backward pass takes several times as long as the plain products, in float32.
+    """
+    plain = tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu") and tokens.shape[1] <= SHORT
+    return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
 def positions(mask: Tensor) -> Tensor:
@@ -118,13 +150,58 @@ def logits_of(lm: PreTrainedModel, states: Tensor) -> Tensor:
     return lm.get_output_embeddings()(states)
 
 
-def token_logprobs(shaped_logits: Tensor, tokens: Tensor) -> Tensor:
-    """(B, T) log-probabilities of `tokens` (B, T) under `shaped_logits` (B, T, V), without a (B, T, V) log-softmax."""
-    chosen = shaped_logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return chosen - shaped_logits.logsumexp(dim=-1)
+def token_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
+    """(B, T) float32 log-probabilities of `tokens` (B, T) where `sampling` shapes `logits` (B, T, V).
+
+    No second (B, T, V) tensor is made. The backward pass writes the gradient over `logits`, so it can run but once, and
+    nothing else may need them after it.
+    """
+    return _TokenLogprobs.apply(logits, tokens, sampling)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Forward: the chosen logit minus the log-sum-exp. Backward: (chosen - softmax) times upstream, in place."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
+        logprobs, totals = [], []
+        for rows in _pieces(logits):
+            shaped = sampling.shape(logits[rows], first=0)
+            totals.append(shaped.logsumexp(dim=-1))
+            logprobs.append(_chosen(shaped, tokens[rows]) - totals[-1])
+        ctx.save_for_backward(logits, tokens, torch.cat(totals))
+        ctx.sampling = sampling
+        return torch.cat(logprobs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        logits, tokens, totals = ctx.saved_tensors
+        for rows in _pieces(logits):
+            gradient = ctx.sampling.shape(logits[rows], first=0).sub_(totals[rows].unsqueeze(-1)).exp_()
+            index = tokens[rows].unsqueeze(-1)
+            gradient.scatter_add_(-1, index, -torch.ones_like(index, dtype=gradient.dtype))
+            gradient[:, : ctx.sampling.min_new_tokens, ctx.sampling.end_id] = 0.0  # a constant of minus infinity
+            torch.mul(gradient, -upstream[rows].unsqueeze(-1) / ctx.sampling.temperature, out=logits[rows])
+        return logits, None, None
+
+
+def _pieces(logits: Tensor) -> list[slice]:
+    """Rows of (B, T, V) logits in pieces of about `WORKING_SET` elements."""
+    size = max(1, WORKING_SET // max(1, logits[0].numel()))
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
+
+
+def _chosen(shaped_logits: Tensor, tokens: Tensor) -> Tensor:
+    return shaped_logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def entropies(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(B, T) float32 entropies in nats where `sampling` shapes `logits` (B, T, V)."""
+    shaped = (sampling.shape(logits[rows], first=0) for rows in _pieces(logits))
+    return torch.cat([torch.special.entr(piece.softmax(dim=-1)).sum(dim=-1) for piece in shaped])
 
 
 def response_logprobs(lm: PreTrainedModel, episodes: Episodes, sampling: Sampling) -> Tensor:
     """(B, T) log-probabilities of the responses under a plain language model, such as the reference policy."""
-    shaped = sampling.shape(logits_of(lm, response_states(lm, episodes)), first=0)
-    return token_logprobs(shaped, episodes.responses)
+    return token_logprobs(logits_of(lm, response_states(lm, episodes)), episodes.responses, sampling)

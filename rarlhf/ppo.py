@@ -42,13 +42,24 @@ from rarlhf.measures import risk_measure
 from rarlhf.measures.base import Batch, Treatment
 from rarlhf.params import KLParams, PPOParams, RiskParams
 from rarlhf.pathologies import Watch
-from rarlhf.policy import Episodes, Policy, PolicyOutput, response_logprobs, response_states
+from rarlhf.policy import Episodes, Measured, Policy, response_logprobs, response_states
 from rarlhf.progress import Recorder, Update, progress
 from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
-from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, query_batch, real_tokens, select, stacked
+from rarlhf.rollout import (
+    Rollout,
+    Targets,
+    UpdateStats,
+    chunks,
+    combined,
+    joined,
+    query_batch,
+    real_tokens,
+    select,
+    stacked,
+)
 from rarlhf.runtime import Machine, generator
-from rarlhf.sampling import left_pad, sample_responses
+from rarlhf.sampling import Columns, left_pad, sample_responses
 from rarlhf.schedule import schedule_progress
 from rarlhf.stratified import HardPrompts
 
@@ -93,7 +104,8 @@ class PPOTrainer:
             [
                 {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": ppo.lr},
                 {"params": list(policy.value_head.parameters()), "lr": ppo.value_lr},
-            ]
+            ],
+            fused=True,
         )
 
     def train(self, queries: Sequence[list[int]], checkpoint: Path) -> list[dict[str, float]]:
@@ -203,10 +215,10 @@ class PPOTrainer:
             iteration: names the random stream, so that a resumed run draws the same tokens.
         """
         with self.timed("decode"):
-            episodes = self.generate(queries, iteration)
+            episodes, measured = self._decode(queries, iteration)
         with self.timed("score"):
             scores = self.score(self.texts(episodes)).to(self.machine.device)
-        return self.rollout(episodes, scores)
+        return self.rollout(episodes, scores, measured)
 
     def collect_hard_rollout(self, hard: HardPrompts, batch: list[list[int]], iteration: int) -> Rollout:
         """A rollout in which `risk.hard_share` of the batch gives way to hard prompts; a plain one where that is 0."""
@@ -232,18 +244,25 @@ class PPOTrainer:
 
         Raises: UserError if its weights are so large that there is no distribution to sample from.
         """
+        return self._decode(queries, iteration)[0]
+
+    @torch.no_grad()
+    def _decode(self, queries: Sequence[list[int]], iteration: int) -> tuple[Episodes, Measured | None]:
+        """Episodes, and what was measured as they were drawn if `rollout_logprobs` is `decode`."""
         tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
         draws = generator("rollout", self.seed, iteration)
         uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
-        parts = []
+        parts, measured = [], []
         with self.machine.autocast():
-            for rows in chunks(torch.arange(len(queries)), self.ppo.micro_batch_size):
-                args = (tokens[rows], mask[rows], self.policy.sampling, uniforms[rows])
+            for rows in chunks(torch.arange(len(queries)), self.ppo.decode_batch_size):
+                columns = Columns(self.policy) if self.ppo.rollout_logprobs == "decode" else None
+                args = (tokens[rows], mask[rows], self.policy.sampling, uniforms[rows], columns)
                 try:
                     parts.append(sample_responses(self.policy.lm, *args))
                 except UserError as error:
                     raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
-        return stacked(parts, self.policy.sampling.end_id)
+                measured += [] if columns is None else [columns.measured()]
+        return stacked(parts, self.policy.sampling.end_id), joined(measured) if measured else None
 
     def texts(self, episodes: Episodes) -> list[str]:
         """Text of each query with its response, without special tokens: what the score sees."""
@@ -252,14 +271,20 @@ class PPOTrainer:
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     @torch.no_grad()
-    def rollout(self, episodes: Episodes, scores: Tensor) -> Rollout:
-        """Completes episodes and their scores (B,) with log-probabilities, reference ones and values."""
+    def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
+        """Completes episodes and their scores (B,) with what the policy and the reference policy make of them.
+
+        Args:
+            episodes: sampled from the current policy.
+            scores: (B,) float32.
+            measured: the policy's part, if it was kept from decoding.
+        """
         with self.timed("policy"), self.machine.autocast():
-            parts = [self.policy(part) for part in self._micro_batches(episodes)]
+            if measured is None:
+                measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
         with self.timed("reference"), self.machine.autocast(), self.ref_policy() as lm:
             reference = [response_logprobs(lm, part, self.policy.sampling) for part in self._micro_batches(episodes)]
-        output = PolicyOutput(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
-        return Rollout(episodes, output.logprobs, torch.cat(reference), output.values, output.entropy, scores)
+        return Rollout(episodes, measured.logprobs, torch.cat(reference), measured.values, measured.entropy, scores)
 
     def update(self, targets: Targets, iteration: int) -> UpdateStats:
         """Runs the PPO epochs over the kept episodes.

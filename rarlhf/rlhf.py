@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rarlhf.backbone import load_trainable
+from rarlhf.fused import fuse_activations
 from rarlhf.params import Params
 from rarlhf.policy import Policy, reset_value_head, sampling_of
 from rarlhf.ppo import PPOTrainer
@@ -38,6 +39,7 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
         recorder: takes the numbers of each iteration.
     """
     start = load_trainable(sft, params.model, seed, machine.device)
+    fuse_activations(start.lm)
     tokenizer, ref_policy = start.tokenizer, start.ref_policy()
     policy = Policy(start.lm, sampling_of(params, tokenizer.eos_token_id))
     if params.model.gradient_checkpointing:

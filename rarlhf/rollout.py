@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.advantages import whiten
-from rarlhf.policy import Episodes
+from rarlhf.policy import Episodes, Measured
 from rarlhf.runtime import generator
 
 
@@ -95,17 +95,22 @@ def real_tokens(tokens: list[int], mask: list[bool]) -> list[int]:
 
 def stacked(parts: list[Episodes], pad_id: int) -> Episodes:
     """Joins micro-batches whose longest responses differ."""
-    width = max(part.responses.shape[1] for part in parts)
-
-    def widened(x: Tensor, fill: int | bool) -> Tensor:
-        return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=fill)
-
     return Episodes(
         torch.cat([part.queries for part in parts]),
         torch.cat([part.query_mask for part in parts]),
-        torch.cat([widened(part.responses, pad_id) for part in parts]),
-        torch.cat([widened(part.response_mask, False) for part in parts]),
+        _widened([part.responses for part in parts], pad_id),
+        _widened([part.response_mask for part in parts], False),
     )
+
+
+def joined(parts: list[Measured]) -> Measured:
+    """Joins what was measured of micro-batches whose longest responses differ; padding is 0."""
+    return Measured(*(_widened(list(fields), 0.0) for fields in zip(*parts, strict=True)))
+
+
+def _widened(parts: list[Tensor], fill: float) -> Tensor:
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
 
 
 def combined(steps: list[UpdateStats]) -> UpdateStats:

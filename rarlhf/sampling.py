@@ -4,17 +4,29 @@ Each token is drawn by inverting the distribution at one uniform number that bel
 draws therefore do not depend on how episodes are batched, and a run that resumes draws what it would have drawn.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from rarlhf.errors import UserError
-from rarlhf.policy import Episodes, Sampling, logits_of, positions
+from rarlhf.policy import Episodes, Measured, Policy, Sampling, logits_of, positions
+
+# Is shown each column: hidden states (B, 1, H), logits and the probabilities they were shaped to (B, V), tokens (B,).
+Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
 @torch.no_grad()
-def sample_responses(
-    lm: PreTrainedModel, queries: Tensor, query_mask: Tensor, sampling: Sampling, uniforms: Tensor
+def sample_responses(  # noqa: PLR0913, PLR0917, each is a different thing
+    lm: PreTrainedModel,
+    queries: Tensor,
+    query_mask: Tensor,
+    sampling: Sampling,
+    uniforms: Tensor,
+    observe: Observer | None = None,
 ) -> Episodes:
     """Samples one response to each query.
 
@@ -24,47 +36,115 @@ def sample_responses(
         query_mask: (B, Q) bool.
         sampling: temperature, lengths and end of text.
         uniforms: (B, T) float32 in [0, 1), one for each token that may be drawn.
+        observe: is shown each column as it is drawn.
     Returns: the episodes; responses are as wide as the longest of them and hold the end id after their end.
     Raises: UserError if the model gives no distribution to draw from.
     """
-    rows = len(queries)
-    cache, mask, tokens = DynamicCache(config=lm.config), query_mask, queries
-    running = torch.ones(rows, dtype=torch.bool, device=queries.device)
-    drawn, real = [], []
+    decoder = _Decoder(lm, query_mask, sampling.max_new_tokens)
+    running = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
+    tokens, drawn, real = queries, [], []
     for t in range(sampling.max_new_tokens):
-        output = lm.base_model(
-            input_ids=tokens,
-            attention_mask=mask.long(),
-            position_ids=positions(mask)[:, -tokens.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        shaped = sampling.shape(logits_of(lm, output.last_hidden_state[:, -1:]), first=t)[:, 0]
-        token = torch.where(running, invert(shaped, uniforms[:, t]), sampling.end_id)
+        states = decoder(tokens)
+        logits = logits_of(lm, states)
+        probabilities = sampling.shape(logits, first=t)[:, 0].softmax(dim=-1)
+        token = torch.where(running, invert(probabilities, uniforms[:, t]), sampling.end_id)
+        vocab_size = logits.shape[-1]
+        tokens = token.unsqueeze(1).clamp(max=vocab_size - 1)
+        if observe is not None:
+            observe(states, logits[:, 0], probabilities, tokens[:, 0])
         drawn.append(token)
         real.append(running)
         running = running & (token != sampling.end_id)
         if not running.any():
             break
-        tokens = token.unsqueeze(1).clamp(max=shaped.shape[-1] - 1)
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     responses = torch.stack(drawn, dim=1)
-    if (responses >= shaped.shape[-1]).any():  # asked once, not at every token: each time waits for the device
+    if (responses >= vocab_size).any():  # asked once, not at every token: each time waits for the device
         raise UserError(
             "the model's logits are not finite, so nothing can be drawn from them: its weights are too large"
         )
     return Episodes(queries, query_mask, responses, torch.stack(real, dim=1))
 
 
-def invert(shaped_logits: Tensor, uniforms: Tensor) -> Tensor:
+class Columns:
+    """Measures a policy's own tokens as they are drawn: an observer of `sample_responses`."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.columns: list[Measured] = []
+
+    def __call__(self, states: Tensor, logits: Tensor, probabilities: Tensor, tokens: Tensor) -> None:
+        """Takes one column; the entropy is log sum exp(x) - sum(p x), cheaper than the logarithm of every p."""
+        index = tokens.unsqueeze(1)
+        logprobs = probabilities.gather(1, index).log()
+        scaled = 1.0 / self.policy.sampling.temperature
+        total = scaled * logits.gather(1, index).float() - logprobs
+        expected = scaled * (probabilities * logits).sum(dim=1, keepdim=True)
+        self.columns.append(Measured(logprobs, self.policy.values_of(states), total - expected))
+
+    def measured(self) -> Measured:
+        """All columns seen."""
+        return Measured(*(torch.cat(fields, dim=1) for fields in zip(*self.columns, strict=True)))
+
+
+class _Decoder:
+    """Runs the backbone over new tokens, with all that came before them in its cache."""
+
+    def __init__(self, lm: PreTrainedModel, query_mask: Tensor, new_tokens: int) -> None:
+        self.lm = lm
+        self.cache = roomy_cache(lm, query_mask.shape[1] + new_tokens)
+        self.seen = 0
+        self.padded = not bool(query_mask.all())  # without padding the library needs neither mask nor positions
+        self.mask = torch.nn.functional.pad(query_mask, (0, new_tokens), value=True).long()
+        self.positions = positions(self.mask)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(B, 1, H) hidden states after `tokens` (B, t)."""
+        start, self.seen = self.seen, self.seen + tokens.shape[1]
+        padding: dict[str, Any] = {}
+        if self.padded:
+            padding = {
+                "attention_mask": self.mask[:, : self.seen],
+                "position_ids": self.positions[:, start : self.seen],
+            }
+        output = self.lm.base_model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **padding)
+        return output.last_hidden_state[:, -1:]
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer's keys and values in room that is taken once, rather than copied whole at each token."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.rooms = tuple(x.new_empty(*x.shape[:2], self.room, x.shape[3]) for x in (key_states, value_states))
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
+            room[:, :, start:end] = new
+        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
+        return self.keys, self.values
+
+
+def roomy_cache(lm: PreTrainedModel, room: int) -> DynamicCache:
+    """The model's own cache, its plain growing layers with room for `room` tokens."""
+    cache = DynamicCache(config=lm.config)
+    cache.layers = [_RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Tokens at which each row's cumulative distribution first exceeds its uniform number.
 
     Args:
-        shaped_logits: (B, V) float.
+        probabilities: (B, V) float, each row up to a factor.
         uniforms: (B,) float32 in [0, 1).
     Returns: (B,) int64; never a token of probability 0; V where the logits are not finite.
     """
-    cumulative = torch.softmax(shaped_logits, dim=-1).cumsum(dim=-1)
+    cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1:]
     threshold = torch.minimum(uniforms.unsqueeze(1) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)

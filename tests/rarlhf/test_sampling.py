@@ -13,15 +13,15 @@ QUERIES = [[5, 6, 7], [8], [9, 10], [5, 5, 5]]
 
 
 def test_invert_by_hand() -> None:
-    logits = torch.log(torch.tensor([[0.2, 0.0, 0.5, 0.3]])).expand(5, 4)
+    probabilities = torch.tensor([[0.2, 0.0, 0.5, 0.3]]).expand(5, 4)
     uniforms = torch.tensor([0.0, 0.19, 0.2, 0.69, 0.9999999])
-    assert invert(logits, uniforms).tolist() == [0, 0, 2, 2, 3]  # the token of probability 0 is never drawn
+    assert invert(probabilities, uniforms).tolist() == [0, 0, 2, 2, 3]  # the token of probability 0 is never drawn
 
 
 def test_draws_follow_the_distribution() -> None:
     probabilities = torch.tensor([0.1, 0.6, 0.3])
     uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(6))
-    drawn = invert(probabilities.log().expand(20_000, 3), uniforms)
+    drawn = invert(probabilities.expand(20_000, 3), uniforms)
     shares = torch.bincount(drawn, minlength=3) / 20_000
     assert torch.all((shares - probabilities).abs() < 4 * (probabilities * (1 - probabilities) / 20_000).sqrt())
 
