@@ -1,11 +1,11 @@
 # Needs Python 3.11 and make; everything else goes into .venv.
 #
 #   make repro [PRESET=name] [DATA=folder] [FORCE=1]   run what is not up to date, print the table
-#   make test      make check      make ui      make clean
+#   make test      make check      make ui      make bench      make clean
 #   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test test-kill check ui clean
+.PHONY: repro test test-kill check ui bench clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -19,6 +19,7 @@ export CUBLAS_WORKSPACE_CONFIG ?= :4096:8
 export PYTHONHASHSEED ?= 0
 
 BIN := .venv/bin
+PEER := .venv-peer
 INSTALLED := .venv/.installed
 IS_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 
@@ -43,12 +44,22 @@ check: $(INSTALLED)
 ui: $(INSTALLED)
 	@$(BIN)/python -m flows.ui
 
+# Takes about 15 minutes and wants an idle machine; the peer has an environment of its own.
+bench: $(INSTALLED) $(PEER)/.installed
+	$(BIN)/python -m benchmarks.run --peer $(PEER)/bin/python
+	$(BIN)/python -m benchmarks.report
+
+$(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
+	$(BIN)/python -m venv --clear $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peer-constraints.txt
+	@touch $@
+
 # What the pipeline and the set-up made. Records (MLflow, Prefect) and cached results go too; params.yaml and dvc.lock stay.
 clean:
 	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations metrics plots curves reports
 	rm -rf data/inputs data/raw data/prompts
 	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
-	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 	-@rmdir data models 2>/dev/null || true
 

@@ -1,0 +1,92 @@
+"""The engine beside the peer: each side's best micro-batch by trial, then all in turn."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.race import Report, race
+from benchmarks.setting import Setting, Work
+
+WORK = Work(layers=4, width=256, heads=4, vocab_size=8000, episodes=64, query_tokens=64, response_tokens=48, epochs=4)
+ALPHA = 0.4
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    micro_batches: Sequence[int]
+    trial_rounds: int
+    warmup: int
+    rounds: int
+    growth_rounds: int
+    only: tuple[str, ...] = ()  # names of the settings that are run; all where there are none
+
+
+FULL = Effort(micro_batches=(8, 16, 64), trial_rounds=2, warmup=1, rounds=7, growth_rounds=2)
+
+
+def compare(folder: Path, work: Work, effort: Effort, threads: int, pythons: dict[str, str]) -> dict[str, Any]:
+    """Races the settings; without an interpreter for the peer, this project's alone.
+
+    Returns: `ratios`, peer's median seconds by ours, and all that they come from.
+    """
+    sides = ["ours", "peer"] if "peer" in pythons else ["ours"]
+    bases = [base for side in sides for base in _bases(folder, work, threads, side)]
+    trials = {base.name: _trial(base, effort, pythons) for base in bases}
+    chosen = [replace(base, micro_batch=_fastest(trials[base.name], base)) for base in bases]
+    settings = [setting for setting in (*chosen, *_averse(chosen)) if not effort.only or setting.name in effort.only]
+    runs = race(settings, pythons, effort.warmup, effort.rounds)
+    return ratios(runs) | {"runs": runs, "trials": trials}
+
+
+def _bases(folder: Path, work: Work, threads: int, side: Any) -> Iterable[Setting]:
+    plain = Setting(f"{side}_fp32_full", side, work, str(folder), threads, "float32", micro_batch=work.episodes)
+    yield plain
+    if side == "ours":  # the peer keeps the log-probabilities of decoding in any case
+        yield replace(plain, name="ours_fp32_decode_full", rollout_logprobs="decode")
+    yield replace(plain, name=f"{side}_bf16_full", precision="bfloat16", rollout_logprobs="decode")
+
+
+def _averse(settings: Iterable[Setting]) -> list[Setting]:
+    """This project's settings once more with the worst share kept."""
+    ours = [setting for setting in settings if setting.side == "ours"]
+    return [replace(setting, name=setting.name.replace("full", "alpha_0_4"), keep=ALPHA) for setting in ours]
+
+
+def _trial(base: Setting, effort: Effort, pythons: dict[str, str]) -> dict[str, float]:
+    """Median seconds of each micro-batch size."""
+    settings = [replace(base, name=str(size), micro_batch=size) for size in effort.micro_batches]
+    runs = [race([setting], pythons, 1, effort.trial_rounds) for setting in settings]
+    return {name: report["median"] for run in runs for name, report in run.items()}
+
+
+def _fastest(trial: dict[str, float], base: Setting) -> int:
+    return int(min(trial, key=lambda name: trial[name])) if trial else base.micro_batch
+
+
+def ratios(runs: dict[str, Report]) -> dict[str, float | None]:
+    """How many times faster; `best` takes each side's fastest precision. None without the peer.
+
+    `ratio_fp32` is of recomputed log-probabilities, `ratio_fp32_decode` of kept ones, as the peer's are.
+    """
+    return {
+        f"ratio_{name}_{share}{suffix}": _ratio(runs, name, share, without)
+        for name in ("fp32", "fp32_decode", "best")
+        for share in ("full", "alpha_0_4")
+        for suffix, without in (("", False), ("_without_score", True))
+    }
+
+
+def _ratio(runs: dict[str, Report], name: str, share: str, without_score: bool) -> float | None:
+    def seconds(run: Report) -> float:
+        return float(run["median"] - (run["phases"]["score"] if without_score else 0.0))
+
+    peer = {key: seconds(run) for key, run in runs.items() if key.startswith("peer")}
+    ours = {key: seconds(run) for key, run in runs.items() if key.startswith("ours") and key.endswith(share)}
+    if not peer:
+        return None
+    if name == "best":
+        return min(peer.values()) / min(ours.values())
+    return peer["peer_fp32_full"] / ours[f"ours_{name}_{share}"]

@@ -1,0 +1,166 @@
+"""Writes docs/benchmarks.md and its figure from benchmarks/results/: `python -m benchmarks.report`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.race import ROOT
+from benchmarks.run import RESULTS
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+FIGURE = ROOT / "docs" / "benchmarks.png"
+PHASES = ("decode", "score", "policy", "reference", "update")
+Json = dict[str, Any]
+
+
+def main() -> None:
+    """Reads the three results files, writes page and figure."""
+    parts = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in PARTS]
+    PAGE.write_text(page(*parts), encoding="utf-8")
+    draw(parts[0], parts[1], FIGURE)
+
+
+PARTS = ("compare", "growth", "rounding")
+
+
+def page(compared: Json, grown: Json, rounded: Json) -> str:
+    """The markdown page."""
+    speed = (about(compared), ratio_table(compared), run_table(compared))
+    return "\n\n".join((*speed, growth_table(grown), rounding_table(rounded))) + "\n"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A markdown table, its first column text and the others numbers."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def about(compared: Json) -> str:
+    """What was measured, and on what."""
+    work = next(iter(compared["runs"].values()))["setting"]["work"]
+    versions = "; ".join(
+        f"{side}: " + ", ".join(f"{name} {version}" for name, version in packages.items())
+        for side, packages in compared["versions"].items()
+    )
+    return f"""# Speed and memory
+
+Written by `python -m benchmarks.report` from `benchmarks/results/*.json`, which `make bench` measures.
+
+One PPO iteration of a GPT-2 shape ({work["layers"]} layers x {work["width"]}, {work["heads"]} heads,
+vocabulary {work["vocab_size"]}): {work["episodes"]} episodes of
+{work["query_tokens"]} + {work["response_tokens"]} tokens, none of which ends early,
+{work["epochs"]} PPO epochs with one optimiser step each. The peer is the last PPO of TRL (`trl.experimental.ppo` of
+1.12.0), without gradient checkpointing, logging or extra samples, its frozen models in bfloat16 where the run is. Both
+score with the same one-layer classifier. Each side runs with the micro-batch that a trial found fastest for it; all run
+in turn, one iteration each a round. The two do not do the same: the peer trains a second backbone as its critic, this
+project a value head on the policy; the peer keeps the log-probabilities of decoding, this project recomputes them
+unless `ppo.rollout_logprobs` is `decode`.
+
+Processor: {compared["processor"]}, {compared["threads"]} threads;
+load before the run {compared["load_before"]:.1f}. {versions}."""
+
+
+def ratio_table(compared: Json) -> str:
+    """How many times faster."""
+    head = [
+        "peer's seconds by ours",
+        "all episodes",
+        "worst 40 %",
+        "all, without scoring",
+        "40 %, without scoring",
+    ]
+    names = {
+        "fp32": "float32, recomputed log-probabilities",
+        "fp32_decode": "float32, kept log-probabilities",
+        "best": "each at its fastest",
+    }
+    shares = [f"{share}{suffix}" for suffix in ("", "_without_score") for share in ("full", "alpha_0_4")]
+    rows = [[text, *(number(compared[f"ratio_{name}_{share}"]) for share in shares)] for name, text in names.items()]
+    return "## How many times faster\n\n" + table(head, rows)
+
+
+def number(value: float | None) -> str:
+    """Two decimals, or a dash where nothing was measured."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def run_table(compared: Json) -> str:
+    """Seconds and memory of every run."""
+    head = ["run", "micro-batch", "seconds", "quartiles", *PHASES, "peak memory, MiB"]
+    rows = [
+        [
+            name,
+            str(run["setting"]["micro_batch"]),
+            number(run["median"]),
+            " to ".join(number(value) for value in run["quartiles"]),
+            *(number(run["phases"].get(phase)) for phase in PHASES),
+            f"{run['peak_above_baseline_bytes'] / 2**20:.0f}",
+        ]
+        for name, run in compared["runs"].items()
+    ]
+    note = "Medians of the rounds; memory is the process's high-water mark above what it holds with its models loaded."
+    return f"## Seconds an iteration\n\n{note}\n\n" + table(head, rows)
+
+
+def growth_table(grown: Json) -> str:
+    """Phases of this project against each size."""
+    head = ["work, precision", "seconds", *PHASES, "update, GFLOP/s", "bare products, GFLOP/s", "share"]
+    rows = [
+        [
+            name,
+            number(run["median"]),
+            *(number(run["phases"][phase]) for phase in PHASES),
+            f"{run['update']['flops_per_second'] / 1e9:.0f}",
+            f"{run['update']['matmul_flops_per_second'] / 1e9:.0f}",
+            number(run["update"]["share"]),
+        ]
+        for name, run in grown["runs"].items()
+    ]
+    note = (
+        "One size changed at a time, all episodes kept; bfloat16 with kept log-probabilities. The update's rate counts "
+        "its matrix products\nalone (attention left out); bare products are of the same shapes, nothing between them."
+    )
+    return f"## By size\n\n{note}\n\n![Seconds by phase](benchmarks.png)\n\n" + table(head, rows)
+
+
+def rounding_table(rounded: Json) -> str:
+    """Kept against recomputed log-probabilities."""
+    both = {name: rounded[name] for name in ("float32", "bfloat16")}
+    rows = [[field.replace("_", " "), *(f"{both[name][field]:.3g}" for name in both)] for field in both["float32"]]
+    note = (
+        "Kept minus recomputed, in nats, on a model whose distributions are far from uniform. The ratios are what the "
+        "first PPO ratio would be\nwhere it ought to be 1; `recompute` makes it exactly 1."
+    )
+    return f"## Log-probabilities kept from decoding\n\n{note}\n\n" + table(["", *both], rows)
+
+
+def draw(compared: Json, grown: Json, path: Path) -> None:
+    """Two panels: the runs beside the peer's, and this project's phases by size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5))
+    for panel, runs in zip(panels, (compared["runs"], grown["runs"]), strict=True):
+        left = [0.0] * len(runs)
+        for phase in (*PHASES, "other"):
+            widths = [_phase(run, phase) for run in runs.values()]
+            panel.barh(list(runs), widths, left=left, label=phase)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        panel.invert_yaxis()
+        panel.set_xlabel("seconds an iteration")
+    panels[1].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _phase(run: Json, phase: str) -> float:
+    """Seconds of a phase; `other` is what no phase counted."""
+    phases = {name: seconds for name, seconds in run["phases"].items() if name in PHASES}
+    return max(0.0, run["median"] - sum(phases.values())) if phase == "other" else phases.get(phase, 0.0)
+
+
+if __name__ == "__main__":
+    main()

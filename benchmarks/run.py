@@ -1,0 +1,92 @@
+"""Measures everything and writes it to benchmarks/results/: `python -m benchmarks.run [--peer PYTHON] [--quick]`."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import FULL, WORK, Effort, compare
+from benchmarks.growth import FACTORS, grown, growth
+from benchmarks.models import make_models
+from benchmarks.race import ROOT
+from benchmarks.rounding import rounding
+from benchmarks.setting import Work
+
+RESULTS = ROOT / "benchmarks" / "results"
+QUICK_WORK = Work(layers=2, width=16, heads=2, vocab_size=40, episodes=4, query_tokens=3, response_tokens=5, epochs=2)
+QUICK_RUNS = ("ours_fp32_full", "ours_bf16_alpha_0_4")
+QUICK = Effort(micro_batches=(), trial_rounds=0, warmup=0, rounds=1, growth_rounds=1, only=QUICK_RUNS)
+PACKAGES = ("torch", "transformers", "trl")
+
+
+def main() -> None:
+    """Runs all parts in turn."""
+    options = arguments()
+    work, effort = (QUICK_WORK, QUICK) if options.quick else (WORK, FULL)
+    factors = {} if options.quick else FACTORS
+    pythons = {"ours": sys.executable} | ({"peer": options.peer} if options.peer else {})
+    about = machine(options.threads, pythons)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_models(folder / "models", work)
+        compared = compare(folder / "models", work, effort, options.threads, pythons)
+        write(options.out / "compare.json", about | compared)
+        micro_batch = compared["runs"]["ours_fp32_full"]["setting"]["micro_batch"]
+        works = grown(work, factors)
+        phases = growth(folder / "growth", works, micro_batch, options.threads, effort.growth_rounds, sys.executable)
+        write(options.out / "growth.json", about | {"runs": phases})
+        write(options.out / "rounding.json", about | rounding(folder / "rounding", work, micro_batch, options.threads))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", help="interpreter of the peer's environment; without it the peer is left out")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, some seconds; for the test")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def machine(threads: int, pythons: dict[str, str]) -> dict[str, Any]:
+    """What the numbers were taken on."""
+    return {
+        "processor": processor(),
+        "threads": threads,
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {side: versions(python) for side, python in pythons.items()},
+    }
+
+
+def processor() -> str:
+    """The CPU's name, as the system tells it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    parts = ("model name", "cpu family", "model")
+    return ", ".join(
+        f"{part} {named[part]}" if part != "model name" else named[part] for part in parts if part in named
+    )
+
+
+def versions(python: str) -> dict[str, str]:
+    """Versions of the packages that matter in the environment of `python`."""
+    code = f"import json, importlib.metadata as m; print(json.dumps({{p: m.version(p) for p in {PACKAGES!r}}}))"
+    return json.loads(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    """Writes a results file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

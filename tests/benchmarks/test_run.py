@@ -1,0 +1,98 @@
+"""The benchmark's quick mode: everything runs, and the results have their keys. No time is asserted."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import WORK, ratios
+from benchmarks.growth import episode_flops, grown
+from benchmarks.race import ROOT, summary
+from benchmarks.report import page
+from benchmarks.setting import Setting, Work
+
+RATIOS = ("ratio_fp32_full", "ratio_fp32_alpha_0_4", "ratio_best_full", "ratio_best_alpha_0_4")
+PHASES = {"decode", "score", "policy", "reference", "update"}
+SMALL = Work(layers=2, width=3, heads=1, vocab_size=7, episodes=5, query_tokens=4, response_tokens=2, epochs=1)
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a quick run without the peer."""
+    folder = tmp_path_factory.mktemp("results")
+    command = [sys.executable, "-m", "benchmarks.run", "--quick", "--threads", "1", "--out", str(folder)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return folder
+
+
+def test_the_results_have_their_keys(results: Path) -> None:
+    compared = json.loads((results / "compare.json").read_text())
+    assert {"processor", "threads", "versions", "runs", "trials", *RATIOS} <= set(compared)
+    for name, kept in (("ours_fp32_full", 1.0), ("ours_bf16_alpha_0_4", 0.4)):
+        run = compared["runs"][name]
+        assert set(run["phases"]) == PHASES
+        assert run["setting"]["keep"] == kept
+        assert {"median", "quartiles", "seconds", "peak_above_baseline_bytes"} <= set(run)
+    grown_runs = json.loads((results / "growth.json").read_text())["runs"]
+    assert set(grown_runs["base float32"]["update"]) == {"flops_per_second", "matmul_flops_per_second", "share"}
+    rounded = json.loads((results / "rounding.json").read_text())
+    assert rounded["float32"]["token_largest"] < 1e-4 < rounded["bfloat16"]["token_largest"]
+    assert str(results) not in (results / "compare.json").read_text()  # no machine paths
+
+
+def test_a_page_can_be_made_of_them_without_the_peer(results: Path) -> None:
+    text = page(*(json.loads((results / f"{name}.json").read_text()) for name in ("compare", "growth", "rounding")))
+    assert "ours_bf16_alpha_0_4" in text
+    assert "nan" not in text
+
+
+def run_of(median: float, score: float) -> dict[str, object]:
+    return {"median": median, "phases": {"score": score}}
+
+
+def test_ratios_by_hand() -> None:
+    ours = {"fp32": 4.0, "fp32_decode": 3.0, "bf16": 2.0}
+    runs = {f"ours_{name}_full": run_of(seconds, 0.5) for name, seconds in ours.items()}
+    runs |= {f"ours_{name}_alpha_0_4": run_of(seconds / 2, 0.5) for name, seconds in ours.items()}
+    runs |= {"peer_fp32_full": run_of(12.0, 2.0), "peer_bf16_full": run_of(10.0, 1.0)}
+    found = ratios(runs)
+    assert found["ratio_fp32_full"] == 12 / 4
+    assert found["ratio_fp32_alpha_0_4"] == 12 / 2
+    assert found["ratio_fp32_decode_full"] == 12 / 3
+    assert found["ratio_best_full"] == 10 / 2  # the faster of the peer's two by the fastest of ours
+    assert found["ratio_best_alpha_0_4"] == 10 / 1
+    assert found["ratio_fp32_full_without_score"] == 10 / 3.5
+    assert found["ratio_best_full_without_score"] == 9 / 1.5
+    del runs["peer_fp32_full"], runs["peer_bf16_full"]
+    assert set(ratios(runs).values()) == {None}
+
+
+def test_summary_by_hand() -> None:
+    reports = [
+        {"seconds": s, "cpu_seconds": s, "phases": {"decode": s / 2}, "baseline_bytes": 5, "above_bytes": int(10 * s)}
+        for s in (3.0, 1.0, 2.0, 5.0, 4.0)
+    ]
+    found = summary(reports)
+    assert found["median"] == 3.0
+    assert found["quartiles"] == [2.0, 4.0]
+    assert found["phases"] == {"decode": 1.5}
+    assert found["peak_above_baseline_bytes"] == 50
+
+
+def test_flops_by_hand() -> None:
+    # 5 positions, 12 x 3^2 weights a layer, 2 layers; 2 positions of 3 x 7 in the head; 2 operations each
+    assert episode_flops(SMALL) == 2 * (5 * 12 * 9 * 2 + 2 * 3 * 7)
+
+
+def test_one_size_at_a_time_grows() -> None:
+    assert grown(SMALL, {"width": (6,)}) == {"base": SMALL, "width=6": replace(SMALL, width=6)}
+
+
+def test_a_setting_survives_its_text() -> None:
+    setting = Setting("x", "ours", WORK, "folder", 2, "bfloat16", 8, keep=0.4, rollout_logprobs="decode")
+    assert Setting.read(setting.text()) == setting
+    assert setting.kept == 26  # ceil(25.6)
