@@ -46,20 +46,9 @@ from rarlhf.policy import Episodes, Measured, Policy, response_logprobs, respons
 from rarlhf.progress import Recorder, Update, progress
 from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
-from rarlhf.rollout import (
-    Rollout,
-    Targets,
-    UpdateStats,
-    chunks,
-    combined,
-    joined,
-    query_batch,
-    real_tokens,
-    select,
-    stacked,
-)
+from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, joined, query_batch, real_tokens, select
 from rarlhf.runtime import Machine, generator
-from rarlhf.sampling import Columns, left_pad, sample_responses
+from rarlhf.sampling import left_pad, sample_batches
 from rarlhf.schedule import schedule_progress
 from rarlhf.stratified import HardPrompts
 
@@ -240,10 +229,7 @@ class PPOTrainer:
         return self.policy.values_of(torch.cat(states))[:, 0]
 
     def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
-        """Samples one response to each query from the current policy.
-
-        Raises: UserError if its weights are so large that there is no distribution to sample from.
-        """
+        """Samples one response to each query; a UserError where the policy's logits are not finite."""
         return self._decode(queries, iteration)[0]
 
     @torch.no_grad()
@@ -252,17 +238,12 @@ class PPOTrainer:
         tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
         draws = generator("rollout", self.seed, iteration)
         uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
-        parts, measured = [], []
-        with self.machine.autocast():
-            for rows in chunks(torch.arange(len(queries)), self.ppo.decode_batch_size):
-                columns = Columns(self.policy) if self.ppo.rollout_logprobs == "decode" else None
-                args = (tokens[rows], mask[rows], self.policy.sampling, uniforms[rows], columns)
-                try:
-                    parts.append(sample_responses(self.policy.lm, *args))
-                except UserError as error:
-                    raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
-                measured += [] if columns is None else [columns.measured()]
-        return stacked(parts, self.policy.sampling.end_id), joined(measured) if measured else None
+        size, measure = self.ppo.decode_batch_size, self.ppo.rollout_logprobs == "decode"
+        try:
+            with self.machine.autocast():
+                return sample_batches(self.policy, tokens, mask, uniforms, size, measure)
+        except UserError as error:
+            raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
 
     def texts(self, episodes: Episodes) -> list[str]:
         """Text of each query with its response, without special tokens: what the score sees."""
@@ -272,13 +253,7 @@ class PPOTrainer:
 
     @torch.no_grad()
     def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
-        """Completes episodes and their scores (B,) with what the policy and the reference policy make of them.
-
-        Args:
-            episodes: sampled from the current policy.
-            scores: (B,) float32.
-            measured: the policy's part, if it was kept from decoding.
-        """
+        """Completes episodes and their scores (B,); `measured` is the policy's part, where decoding has kept it."""
         with self.timed("policy"), self.machine.autocast():
             if measured is None:
                 measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])

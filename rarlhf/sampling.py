@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from rarlhf.errors import UserError
 from rarlhf.policy import Episodes, Measured, Policy, Sampling, logits_of, positions
+from rarlhf.rollout import chunks, joined, stacked
 
 # Is shown each column: hidden states (B, 1, H), logits and the probabilities they were shaped to (B, V), tokens (B,).
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -63,6 +64,19 @@ def sample_responses(  # noqa: PLR0913, PLR0917, each is a different thing
             "the model's logits are not finite, so nothing can be drawn from them: its weights are too large"
         )
     return Episodes(queries, query_mask, responses, torch.stack(real, dim=1))
+
+
+def sample_batches(  # noqa: PLR0913, PLR0917, each is a different thing
+    policy: Policy, queries: Tensor, query_mask: Tensor, uniforms: Tensor, size: int, measure: bool
+) -> tuple[Episodes, Measured | None]:
+    """Samples `size` episodes at a time; if `measure`, also keeps what `Policy.measure` would compute of them."""
+    parts, measured = [], []
+    for rows in chunks(torch.arange(len(queries)), size):
+        columns = Columns(policy) if measure else None
+        args = (queries[rows], query_mask[rows], policy.sampling, uniforms[rows], columns)
+        parts.append(sample_responses(policy.lm, *args))
+        measured += [] if columns is None else [columns.measured()]
+    return stacked(parts, policy.sampling.end_id), joined(measured) if measured else None
 
 
 class Columns:
