@@ -15,6 +15,7 @@ from rarlhf.params import KLParams, PPOParams, RewardParams, RiskParams, Runtime
 from rarlhf.policy import Policy, Sampling
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import SilentRecorder
+from rarlhf.reference import frozen
 from rarlhf.reward_model import RewardModel
 from rarlhf.runtime import Machine, prepare
 
@@ -71,7 +72,7 @@ def trainer(setting: Setting, machine: Machine, reporter: Reporter) -> PPOTraine
     policy = Policy(lm, Sampling(1.0, work.response_tokens, work.response_tokens, tokenizer.eos_token_id))
     return PPOTrainer(
         policy,
-        deepcopy(lm),
+        frozen(deepcopy(lm)),
         tokenizer,
         RewardModel(classifier, tokenizer, reward_params, machine),
         ppo_params(setting),
