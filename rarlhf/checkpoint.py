@@ -100,3 +100,19 @@ def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensor
         for key in filter(lambda key: key.startswith(prefix), tensors):
             field, value = key.removeprefix(prefix), tensors[key]
             optimizer.state[parameter][field] = value.to(parameter.device).clone()
+
+
+def load_training(
+    path: Path, settings: Mapping[str, Any], policy: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Takes up weights and optimiser from the checkpoint at `path`; returns its state, or None if there is none.
+
+    Raises: UserError if it is not a checkpoint, or of a training with other `settings`.
+    """
+    loaded = load_checkpoint(path)
+    if loaded is None:
+        return None
+    tensors, state = loaded
+    refuse_other(path, state.get("settings", {}), settings)
+    restore_training(policy, optimizer, tensors)
+    return state

@@ -4,6 +4,8 @@ import signal
 from threading import current_thread, main_thread
 from types import FrameType, TracebackType
 
+from rarlhf.distributed import World
+
 HELD = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -17,9 +19,15 @@ class HeldSignals:
         number: the signal that was noted, None while there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: World | None = None) -> None:
         self.number: int | None = None
+        self._world = world or World()
         self._handlers: dict[int, signal._HANDLER] = {}
+
+    def asked(self) -> bool:
+        """Whether a signal was noted, in whichever of the processes; all of them must ask."""
+        self.number = int(self._world.max(self.number or 0)) or None
+        return self.number is not None
 
     def __enter__(self) -> "HeldSignals":
         if current_thread() is main_thread():

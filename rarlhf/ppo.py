@@ -32,21 +32,33 @@ from transformers import PreTrainedTokenizerBase
 
 from rarlhf import records
 from rarlhf.advantages import gae, token_rewards
-from rarlhf.checkpoint import load_checkpoint, refuse_other, restore_training, save_checkpoint, training_tensors
+from rarlhf.checkpoint import load_training, save_checkpoint, training_tensors
+from rarlhf.distributed import World
 from rarlhf.errors import UserError
 from rarlhf.held_signals import HeldSignals
 from rarlhf.identity import described, settings_of
 from rarlhf.kl import adapted_kl_coef, controlled_kl
-from rarlhf.losses import masked_mean, policy_loss, value_loss
+from rarlhf.losses import policy_loss, value_loss
 from rarlhf.measures import risk_measure
-from rarlhf.measures.base import Batch, Treatment
+from rarlhf.measures.base import Batch
 from rarlhf.params import KLParams, PPOParams, RiskParams
 from rarlhf.pathologies import Watch
 from rarlhf.policy import Episodes, Measured, Policy, response_logprobs, response_states
 from rarlhf.progress import Recorder, Update, progress
 from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
-from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, combined, joined, query_batch, real_tokens, select
+from rarlhf.rollout import (
+    Rollout,
+    Targets,
+    UpdateStats,
+    chunks,
+    combined,
+    gathered,
+    joined,
+    query_batch,
+    real_tokens,
+    select,
+)
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_batches
 from rarlhf.schedule import schedule_progress
@@ -74,6 +86,7 @@ class PPOTrainer:
         seed: int,
         machine: Machine,
         recorder: Recorder,
+        world: World | None = None,
     ) -> None:
         self.policy = policy.eval()  # dropout stays off: log-probabilities are compared between passes
         self.ref_policy = ref_policy
@@ -85,7 +98,11 @@ class PPOTrainer:
         self.seed = seed
         self.machine = machine
         self.recorder = recorder
+        self.world = world or World()
+        if ppo.batch_size < self.world.size:
+            raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
         self.settings: dict[str, object] = settings_of({"ppo": ppo, "kl": kl, "risk": risk}, seed, machine, policy)
+        self.settings["processes"] = self.world.size
         self.kl_coef = kl.coef
         self.records: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
@@ -113,17 +130,17 @@ class PPOTrainer:
         restored = self.restore(checkpoint)
         done = first - 1 if restored is None else restored
         hard = HardPrompts(queries, self.risk.hard_share, self.seed)
-        with HeldSignals() as held, progress("iteration", last) as show:
-            while done < last and held.number is None:
+        with HeldSignals(self.world) as held, progress("iteration", last) as show:
+            while done < last and not held.asked():
                 batch = query_batch(queries, done + 1 - first, self.ppo.batch_size, self.seed)
                 rollout = self.collect_hard_rollout(hard, batch, done + 1)
-                if held.number is not None:
+                if held.asked():
                     break
                 done += 1
                 self.learn(rollout, done, show)
                 if done % self.ppo.checkpoint_every == 0 and done < last:
                     self.save(checkpoint, done)
-            if held.number is not None:
+            if held.asked():
                 self.save(checkpoint, done)
                 where = f"iteration {max(done, 0)} of {last}"
                 self.recorder.say(f"stopped after {where}; the same command goes on from there")
@@ -158,10 +175,12 @@ class PPOTrainer:
         if self.risk.critic == "all":
             self.fit_value_head(rollout, returns)
         kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.tail_mask, self.kl.average)
-        record = self.describe(iteration, batch, treated, rollout, returns, kl, stats)
+        record = records.of_risk(self.measure, progress, batch, treated) | records.of_update(stats)
+        record |= records.of_rollout(rollout, self.policy.sampling.end_id) | records.of_critic(rollout, returns)
+        record |= records.of_returns(batch.returns)
+        record |= {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
         self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
-        self.keep(record)
-        return record
+        return self.keep({"iteration": iteration} | dict(sorted(record.items())))
 
     def progress(self, iteration: int) -> Fraction:
         """Of the soft-risk schedule, 0 to 1."""
@@ -187,14 +206,15 @@ class PPOTrainer:
         """Whether whitening subtracts the kept mean: not where a critic of the whole batch is the baseline."""
         return self.risk.critic == "kept"
 
-    def keep(self, record: dict[str, float]) -> None:
-        """Files an iteration's record, and says once what looks wrong in it."""
+    def keep(self, record: dict[str, float]) -> dict[str, float]:
+        """Files an iteration's record, says once what looks wrong in it, and returns it."""
         self.records.append(record)
         iteration = int(record["iteration"])
         self.recorder.record(iteration, record | {f"time/{name}": s for name, s in self.seconds.items()})
         self.seconds = {}
         for warning in self.watch.warnings(record):
             self.recorder.say(f"iteration {iteration}: {warning}")
+        return record
 
     def collect_rollout(self, queries: Sequence[list[int]], iteration: int) -> Rollout:
         """Samples, scores and measures one response to each query.
@@ -229,7 +249,7 @@ class PPOTrainer:
         return self.policy.values_of(torch.cat(states))[:, 0]
 
     def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
-        """Samples one response to each query; a UserError where the policy's logits are not finite."""
+        """One response to each query, of several processes each to its share; a UserError if logits are not finite."""
         return self._decode(queries, iteration)[0]
 
     @torch.no_grad()
@@ -238,10 +258,11 @@ class PPOTrainer:
         tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
         draws = generator("rollout", self.seed, iteration)
         uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
+        ours = self.world.share(len(queries))
         size, measure = self.ppo.decode_batch_size, self.ppo.rollout_logprobs == "decode"
         try:
             with self.machine.autocast():
-                return sample_batches(self.policy, tokens, mask, uniforms, size, measure)
+                return sample_batches(self.policy, tokens[ours], mask[ours], uniforms[ours], size, measure)
         except UserError as error:
             raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
 
@@ -253,13 +274,14 @@ class PPOTrainer:
 
     @torch.no_grad()
     def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
-        """Completes episodes and their scores (B,); `measured` is the policy's part, where decoding has kept it."""
+        """Completes episodes and scores (B,) and joins the processes' shares; `measured` is kept from decoding."""
         with self.timed("policy"), self.machine.autocast():
             if measured is None:
                 measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
         with self.timed("reference"), self.machine.autocast(), self.ref_policy() as lm:
             reference = [response_logprobs(lm, part, self.policy.sampling) for part in self._micro_batches(episodes)]
-        return Rollout(episodes, measured.logprobs, torch.cat(reference), measured.values, measured.entropy, scores)
+        ours = Rollout(episodes, measured.logprobs, torch.cat(reference), measured.values, measured.entropy, scores)
+        return gathered(self.world.gather(ours), self.policy.sampling.end_id)
 
     def update(self, targets: Targets, iteration: int) -> UpdateStats:
         """Runs the PPO epochs over the kept episodes.
@@ -278,13 +300,13 @@ class PPOTrainer:
         """One optimiser step on a mini-batch, its gradient summed over micro-batches."""
         tokens = int(batch.episodes.response_mask.sum())
         self.optimizer.zero_grad(set_to_none=True)
-        parts = []
-        for rows in chunks(torch.arange(len(batch.logprobs)), self.ppo.micro_batch_size):
+        parts = [torch.zeros(6, device=self.machine.device)]  # all there is, where a process has no row of the batch
+        for rows in chunks(self.world.share(len(batch.logprobs)), self.ppo.micro_batch_size):
             loss, part = self.losses(batch.rows(rows), tokens)
             loss.backward()
             parts.append(part)
-        totals = torch.stack([part[:-1] for part in parts]).sum(dim=0).tolist()
-        policy, value, clipped, approx_kl, ratio = totals
+        sums = torch.stack(parts)
+        policy, value, clipped, approx_kl, ratio = self.world.sum(sums[:, :-1].sum(dim=0)).tolist()
         if not math.isfinite(policy + value):
             raise UserError(
                 f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); {DIVERGED}"
@@ -292,7 +314,7 @@ class PPOTrainer:
         skipped = ratio > self.ppo.max_ratio
         if not skipped:
             self._apply_gradient()
-        ratio_max = max(float(part[-1]) for part in parts)
+        ratio_max = self.world.max(float(sums[:, -1].max()))
         return UpdateStats(policy, value, clipped, approx_kl, ratio_max, float(skipped))
 
     def losses(self, batch: Targets, tokens: int) -> tuple[Tensor, Tensor]:
@@ -315,6 +337,7 @@ class PPOTrainer:
         return loss, torch.cat([sums, ratio[mask].max().unsqueeze(0)]).detach()
 
     def _apply_gradient(self) -> None:
+        self.world.sum_gradients(self.policy.parameters())
         if self.ppo.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
         self.optimizer.step()
@@ -327,57 +350,33 @@ class PPOTrainer:
 
     def fit_value_head(self, rollout: Rollout, returns: Tensor) -> None:
         """`ppo.epochs` steps of the value head alone towards `returns` (B, T) of all episodes, on detached features."""
-        mask = rollout.episodes.response_mask
+        rows, tokens = self.world.share(len(returns)), rollout.episodes.response_mask.sum()
+        ours = rollout.episodes.rows(rows)
         with torch.no_grad(), self.machine.autocast():
-            parts = [response_states(self.policy.lm, part) for part in self._micro_batches(rollout.episodes)]
+            parts = [response_states(self.policy.lm, part) for part in self._micro_batches(ours)]
         states = torch.cat(parts).float()
         for _ in range(self.ppo.epochs):
             self.optimizer.zero_grad(set_to_none=True)
-            error = value_loss(self.policy.values_of(states), rollout.values, returns, self.ppo.value_clip)
-            masked_mean(error, mask).backward()
+            error = value_loss(self.policy.values_of(states), rollout.values[rows], returns[rows], self.ppo.value_clip)
+            (torch.where(ours.response_mask, error, 0.0).sum() / tokens).backward()
+            self.world.sum_gradients(self.policy.value_head.parameters())
             self.optimizer.step()
-
-    def describe(  # noqa: PLR0913, PLR0917, one part of the record each
-        self,
-        iteration: int,
-        batch: Batch,
-        treated: Treatment,
-        rollout: Rollout,
-        returns: Tensor,
-        kl: float,
-        stats: UpdateStats,
-    ) -> records.Record:
-        """The iteration's record, sorted by name."""
-        mask, progress = rollout.episodes.response_mask, self.progress(iteration)
-        record = {
-            "objective/kl_controlled": kl,
-            "objective/kl_coef": self.kl_coef,
-            "risk/alpha": float(self.measure.level(progress)),
-            "risk/kept": int(treated.tail_mask.sum()),
-            "risk/objective": float(self.measure.value(batch.returns, progress)),
-            "value/explained_variance": records.explained_variance(rollout.values[mask], returns[mask]),
-        }
-        record |= records.of_rollout(rollout, self.policy.sampling.end_id)
-        record |= records.of_returns(batch.returns) | records.of_update(stats)
-        return {"iteration": iteration} | dict(sorted(record.items()))
 
     def save(self, path: Path, iteration: int) -> None:
         """Writes everything that `restore` needs to go on after `iteration` with the same bytes: what is trained."""
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
         state |= {"measure": self.measure.state, "settings": self.settings}
-        save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
+        if self.world.rank == 0:
+            save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
 
     def restore(self, path: Path) -> int | None:
         """Takes up the checkpoint at `path`; returns its iteration, or None if there is none.
 
         Raises: UserError if it is of another training or model, naming what differs.
         """
-        loaded = load_checkpoint(path)
-        if loaded is None:
+        state = load_training(path, self.settings, self.policy, self.optimizer)
+        if state is None:
             return None
-        tensors, state = loaded
-        refuse_other(path, state.get("settings", {}), self.settings)
-        restore_training(self.policy, self.optimizer, tensors)
         self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
         for record in self.records:
             self.recorder.record(int(record["iteration"]), record)

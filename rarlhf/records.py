@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.losses import masked_mean
+from rarlhf.measures.base import Batch, RiskMeasure, Treatment
 from rarlhf.risk import cvar, value_at_risk
 from rarlhf.rollout import Rollout, UpdateStats
 
@@ -36,6 +37,21 @@ def of_returns(returns: Tensor) -> Record:
         "risk/value_at_risk": float(value_at_risk(returns, RECORDED_TAIL)),
         "risk/cvar": float(cvar(returns, RECORDED_TAIL)),
     }
+
+
+def of_risk(measure: RiskMeasure, progress: Fraction, batch: Batch, treated: Treatment) -> Record:
+    """What the risk measure did at `progress` of its schedule."""
+    return {
+        "risk/alpha": float(measure.level(progress)),
+        "risk/kept": int(treated.tail_mask.sum()),
+        "risk/objective": float(measure.value(batch.returns, progress)),
+    }
+
+
+def of_critic(rollout: Rollout, returns: Tensor) -> Record:
+    """How well the critic knew the value targets `returns` (B, T)."""
+    mask = rollout.episodes.response_mask
+    return {"value/explained_variance": explained_variance(rollout.values[mask], returns[mask])}
 
 
 def of_update(stats: UpdateStats) -> Record:

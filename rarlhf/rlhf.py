@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rarlhf.backbone import load_trainable
+from rarlhf.distributed import World
 from rarlhf.fused import fuse_activations
 from rarlhf.params import Params
 from rarlhf.policy import Policy, reset_value_head, sampling_of
@@ -24,6 +25,7 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
     seed: int,
     machine: Machine,
     recorder: Recorder,
+    world: World | None = None,
 ) -> list[dict[str, float]]:
     """Trains the SFT model by PPO and writes the policy to `folder`; returns one record per iteration.
 
@@ -37,6 +39,7 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
         seed: of sampling, order and the value head.
         machine: device and precision.
         recorder: takes the numbers of each iteration.
+        world: the processes that train together, each of which calls this; the first one writes. None: this one alone.
     """
     start = load_trainable(sft, params.model, seed, machine.device)
     fuse_activations(start.lm)
@@ -46,10 +49,11 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
         recompute_blocks(policy.lm)
     reset_value_head(policy.value_head, generator("value_head", seed))
     trainer = PPOTrainer(
-        policy, ref_policy, tokenizer, score, params.ppo, params.kl, params.risk, seed, machine, recorder
+        policy, ref_policy, tokenizer, score, params.ppo, params.kl, params.risk, seed, machine, recorder, world
     )
     records = trainer.train(queries, checkpoint)
-    start.save(folder)
+    if trainer.world.rank == 0:
+        start.save(folder)
     return records
 
 

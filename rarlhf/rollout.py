@@ -84,8 +84,8 @@ def query_batch(
 
 
 def chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """`rows` (N,) in pieces of `size`, the last one possibly shorter."""
-    return rows.split(size)
+    """`rows` (N,) in pieces of `size`, the last one possibly shorter; none where N is 0."""
+    return rows.split(size) if len(rows) else ()
 
 
 def real_tokens(tokens: list[int], mask: list[bool]) -> list[int]:
@@ -100,6 +100,18 @@ def stacked(parts: list[Episodes], pad_id: int) -> Episodes:
         torch.cat([part.query_mask for part in parts]),
         _widened([part.responses for part in parts], pad_id),
         _widened([part.response_mask for part in parts], False),
+    )
+
+
+def gathered(parts: list[Rollout], pad_id: int) -> Rollout:
+    """Joins the processes' shares of a rollout."""
+    return Rollout(
+        stacked([part.episodes for part in parts], pad_id),
+        _widened([part.logprobs for part in parts], 0.0),
+        _widened([part.ref_logprobs for part in parts], 0.0),
+        _widened([part.values for part in parts], 0.0),
+        _widened([part.entropy for part in parts], 0.0),
+        torch.cat([part.scores for part in parts]),
     )
 
 

@@ -2,11 +2,17 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PARTIAL = Path(".partial")
+
+
+def first_process() -> bool:
+    """Whether this process writes: of several that a launcher has started for one stage, the first alone does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Outputs:
@@ -16,6 +22,8 @@ class Outputs:
     """
 
     def __init__(self) -> None:
+        # The others' files are never moved into place, and must not be in the way of the first one's.
+        self._folder = PARTIAL if first_process() else Path(tempfile.mkdtemp())
         self._pending: dict[Path, Path] = {}
 
     @contextmanager
@@ -24,15 +32,15 @@ class Outputs:
 
         What a killed process left there before is deleted first.
         """
-        partial = PARTIAL / str(target).replace("/", "__")
+        partial = self._folder / str(target).replace("/", "__")
         remove(partial)
-        (PARTIAL if target.suffix else partial).mkdir(parents=True, exist_ok=True)
+        (self._folder if target.suffix else partial).mkdir(parents=True, exist_ok=True)
         self._pending[target] = partial
         yield partial
 
     def commit(self) -> None:
-        """Moves everything written into place."""
-        for target, partial in self._pending.items():
+        """Moves everything written into place, if this process is the one that writes."""
+        for target, partial in self._pending.items() if first_process() else ():
             _replace(partial, target)
         self.discard()
 
@@ -42,7 +50,7 @@ class Outputs:
             remove(partial)
         self._pending.clear()
         with suppress(OSError):  # another stage's outputs may be in it
-            PARTIAL.rmdir()
+            self._folder.rmdir()
 
 
 def remove(path: Path) -> None:

@@ -29,7 +29,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from rarlhf.errors import UserError
 from rarlhf.params import Params, load_params
-from tasks.files import Outputs, remove
+from tasks.files import Outputs, first_process, remove
 from tasks.inputs import Inputs, label, lookup, read_inputs
 from tasks.tracking import Tracker, stage_record
 
@@ -112,9 +112,10 @@ class Run:
         prefix = self.name.replace("@", "-")
         folder = root() / CHECKPOINTS / f"{prefix}-{self.inputs_hash[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
-        others = [path for path in folder.parent.glob(f"{prefix}-{'[0-9a-f]' * 16}") if path != folder]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[OLD_CHECKPOINTS:]:
-            remove(path)
+        if first_process():
+            others = [path for path in folder.parent.glob(f"{prefix}-{'[0-9a-f]' * 16}") if path != folder]
+            for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[OLD_CHECKPOINTS:]:
+                remove(path)
         return folder
 
     def finish(self) -> None:
@@ -124,7 +125,7 @@ class Run:
         """
         self._refuse_edited_params()
         self._outputs.commit()
-        if "checkpoints" in vars(self):
+        if "checkpoints" in vars(self) and first_process():
             remove(self.checkpoints)
 
     def discard(self) -> None:

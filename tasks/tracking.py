@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec
 
 from rarlhf.params import Params
+from tasks.files import first_process
 from tasks.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Tracker:
     """
 
     def __init__(self, record: Record, root: Path) -> None:
-        self.alive = True
+        self.alive = first_process()
         self.run_id = ""
         self._metrics: list[Metric] = []
         self._open(record, root)

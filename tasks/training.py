@@ -10,15 +10,17 @@ from tasks.stage import Run
 def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913
     """Train the SFT model by PPO with one seed, going on from a checkpoint where a killed run left one."""
     from rarlhf.data.files import read_jsonl, write_curve
+    from rarlhf.distributed import world
     from rarlhf.reward_model import load_reward_model
     from rarlhf.rlhf import train_policy
     from rarlhf.runtime import prepare
 
+    processes = world()
     machine = prepare(params.runtime)
     queries = [row["input_ids"] for row in read_jsonl(prompts / "train.jsonl")]
     score = load_reward_model(reward, params.reward, machine)
-    checkpoint = run.checkpoints / "checkpoint.safetensors"
+    arguments = (score, params, seed, machine, run.recorder, processes)
     with run.output(out) as folder, run.output(curve) as csv:
-        records = train_policy(queries, sft, folder, checkpoint, score, params, seed, machine, run.recorder)
+        records = train_policy(queries, sft, folder, run.checkpoints / "checkpoint.safetensors", *arguments)
         write_curve(records, csv)
         track_training(run, run.name.partition("@")[0], seed, csv)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.checkpoint import load_checkpoint, save_checkpoint
+from rarlhf.distributed import World
 from rarlhf.errors import UserError
 from rarlhf.held_signals import HeldSignals
 from rarlhf.ppo import PPOTrainer
@@ -201,6 +202,16 @@ def test_the_handlers_are_given_back(raised: Raised) -> None:
         assert signal.getsignal(number) not in before
         assert held.number is None
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_to_another_process_acts_here_too(raised: Raised) -> None:
+    class Two(World):
+        def max(self, x: float) -> float:
+            return max(x, float(raised[0]))
+
+    with pytest.raises(raised[1]), HeldSignals(Two()) as held:
+        assert held.number is None
+        assert held.asked()
 
 
 def test_a_handler_that_returns_does_not_let_a_stopped_training_look_whole() -> None:

@@ -221,6 +221,28 @@ def test_a_training_saves_before_the_signal_ends_the_stage(number: int, code: in
     assert Path("out.txt").read_text() == "old"
 
 
+def test_of_several_processes_the_first_alone_writes(tracker: FakeTracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def body(run: Run, _out: Path) -> None:
+        (run.checkpoints / "state").write_text("of the first")
+
+    def failing(run: Run, out: Path) -> None:
+        body(run, out)
+        raise KeyboardInterrupt
+
+    Path(".partial").mkdir()
+    Path(".partial/out.txt").write_text("of the first")
+    monkeypatch.setenv("RANK", "1")
+    assert run_toy(body) == 0
+    assert run_toy(failing) == 130
+    assert Path("out.txt").read_text() == "old"
+    assert Path(".partial/out.txt").read_text() == "of the first"
+    assert len(list(Path(".checkpoints").glob("*/state"))) == 1
+    monkeypatch.setenv("RANK", "0")
+    assert run_toy(body) == 0
+    assert Path("out.txt").read_text() == "2 in\n"
+    assert list(Path(".checkpoints").iterdir()) == []
+
+
 SLEEPER = """
 import sys, time
 from pathlib import Path

@@ -57,6 +57,17 @@ def test_a_run_has_its_own_params_tags_and_data(
     assert artifacts.is_relative_to(workspace / "mlartifacts")
 
 
+def test_of_several_processes_the_first_alone_is_tracked(
+    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    tracker = Tracker(record, workspace)
+    tracker.metrics({"loss": 1.0}, 1)
+    tracker.close("FINISHED")
+    assert tracker.run_id == "" and not (workspace / "mlflow.db").exists()
+    assert capsys.readouterr().err == ""
+
+
 def test_the_method_is_the_stage_where_that_is_one(params: Params, record: Record) -> None:
     inputs = read_inputs("toy", {"seed": 2}, params)
     assert record.tags["method"] == "sft"
