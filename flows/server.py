@@ -4,7 +4,14 @@ import socket
 from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
-from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    Settings,
+    temporary_settings,
+)
+
+STARTUP_SECONDS = 180  # a busy machine took longer than the 20 s that Prefect gives its server
 
 
 def server_answers() -> bool:
@@ -19,4 +26,5 @@ def server_answers() -> bool:
 
 def local_settings() -> AbstractContextManager[Settings]:
     """The settings as they are where a server answers; else those by which Prefect starts one for this process."""
-    return temporary_settings(updates={} if server_answers() else {PREFECT_API_URL: None})
+    own = {PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS}
+    return temporary_settings(updates={} if server_answers() else own)
