@@ -18,6 +18,8 @@ RATIOS = ("ratio_fp32_full", "ratio_fp32_alpha_0_4", "ratio_best_full", "ratio_b
 PHASES = {"decode", "score", "policy", "reference", "update"}
 SMALL = Work(layers=2, width=3, heads=1, vocab_size=7, episodes=5, query_tokens=4, response_tokens=2, epochs=1)
 
+pytestmark = pytest.mark.timeout(1200)  # a process for each side, each of which imports torch
+
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
