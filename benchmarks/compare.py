@@ -24,7 +24,7 @@ class Effort:
     only: tuple[str, ...] = ()  # names of the settings that are run; all where there are none
 
 
-FULL = Effort(micro_batches=(8, 16, 64), trial_rounds=2, warmup=1, rounds=7, growth_rounds=2)
+FULL = Effort(micro_batches=(8, 16, 64), trial_rounds=2, warmup=1, rounds=5, growth_rounds=2)
 
 
 def compare(folder: Path, work: Work, effort: Effort, threads: int, pythons: dict[str, str]) -> dict[str, Any]:
@@ -42,11 +42,11 @@ def compare(folder: Path, work: Work, effort: Effort, threads: int, pythons: dic
 
 
 def _bases(folder: Path, work: Work, threads: int, side: Any) -> Iterable[Setting]:
-    plain = Setting(f"{side}_fp32_full", side, work, str(folder), threads, "float32", micro_batch=work.episodes)
+    plain = Setting(f"{side}_fp32_full", side, work, str(folder), threads, "float32", work.episodes, 1.0, "decode")
     yield plain
+    yield replace(plain, name=f"{side}_bf16_full", precision="bfloat16")
     if side == "ours":  # the peer keeps the log-probabilities of decoding in any case
-        yield replace(plain, name="ours_fp32_decode_full", rollout_logprobs="decode")
-    yield replace(plain, name=f"{side}_bf16_full", precision="bfloat16", rollout_logprobs="decode")
+        yield replace(plain, name="ours_fp32_recompute_full", rollout_logprobs="recompute")
 
 
 def _averse(settings: Iterable[Setting]) -> list[Setting]:
@@ -69,11 +69,11 @@ def _fastest(trial: dict[str, float], base: Setting) -> int:
 def ratios(runs: dict[str, Report]) -> dict[str, float | None]:
     """How many times faster; `best` takes each side's fastest precision. None without the peer.
 
-    `ratio_fp32` is of recomputed log-probabilities, `ratio_fp32_decode` of kept ones, as the peer's are.
+    `ratio_fp32` keeps the log-probabilities of decoding as the peer does, `ratio_fp32_recompute` recomputes them.
     """
     return {
         f"ratio_{name}_{share}{suffix}": _ratio(runs, name, share, without)
-        for name in ("fp32", "fp32_decode", "best")
+        for name in ("fp32", "fp32_recompute", "best")
         for share in ("full", "alpha_0_4")
         for suffix, without in (("", False), ("_without_score", True))
     }

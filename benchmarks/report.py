@@ -70,8 +70,8 @@ def ratio_table(compared: Json) -> str:
         "40 %, without scoring",
     ]
     names = {
-        "fp32": "float32, recomputed log-probabilities",
-        "fp32_decode": "float32, kept log-probabilities",
+        "fp32": "float32, kept log-probabilities on both sides",
+        "fp32_recompute": "float32, ours recomputed",
         "best": "each at its fastest",
     }
     shares = [f"{share}{suffix}" for suffix in ("", "_without_score") for share in ("full", "alpha_0_4")]

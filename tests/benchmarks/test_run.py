@@ -57,17 +57,17 @@ def run_of(median: float, score: float) -> dict[str, object]:
 
 
 def test_ratios_by_hand() -> None:
-    ours = {"fp32": 4.0, "fp32_decode": 3.0, "bf16": 2.0}
+    ours = {"fp32": 3.0, "fp32_recompute": 4.0, "bf16": 2.0}
     runs = {f"ours_{name}_full": run_of(seconds, 0.5) for name, seconds in ours.items()}
     runs |= {f"ours_{name}_alpha_0_4": run_of(seconds / 2, 0.5) for name, seconds in ours.items()}
     runs |= {"peer_fp32_full": run_of(12.0, 2.0), "peer_bf16_full": run_of(10.0, 1.0)}
     found = ratios(runs)
-    assert found["ratio_fp32_full"] == 12 / 4
-    assert found["ratio_fp32_alpha_0_4"] == 12 / 2
-    assert found["ratio_fp32_decode_full"] == 12 / 3
+    assert found["ratio_fp32_full"] == 12 / 3
+    assert found["ratio_fp32_alpha_0_4"] == 12 / 1.5
+    assert found["ratio_fp32_recompute_full"] == 12 / 4
     assert found["ratio_best_full"] == 10 / 2  # the faster of the peer's two by the fastest of ours
     assert found["ratio_best_alpha_0_4"] == 10 / 1
-    assert found["ratio_fp32_full_without_score"] == 10 / 3.5
+    assert found["ratio_fp32_full_without_score"] == 10 / 2.5
     assert found["ratio_best_full_without_score"] == 9 / 1.5
     del runs["peer_fp32_full"], runs["peer_bf16_full"]
     assert set(ratios(runs).values()) == {None}
