@@ -1,7 +1,9 @@
 """The reward model's making: one that is given, or a DistilBERT-shaped classifier trained on the rows from nothing."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -114,7 +116,8 @@ class LabelledTexts(Dataset[dict[str, Any]]):
     """Tokenised texts with the target of the classifier's one output: 1 for the wanted class; at sign -1, the other."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
-        encoded = tokenizer([row.text for row in rows], truncation=True, max_length=params.max_length)
+        texts = cut_some([row.text for row in rows], params.scratch.cut_share, params.scratch.seed)
+        encoded = tokenizer(texts, truncation=True, max_length=params.max_length)
         self.input_ids = encoded["input_ids"]
         self.targets = [float(row.label if params.sign == 1 else 1 - row.label) for row in rows]
 
@@ -124,6 +127,20 @@ class LabelledTexts(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         ids = self.input_ids[index]
         return {"input_ids": ids, "labels": [self.targets[index]], "length": len(ids)}
+
+
+def cut_some(texts: Sequence[str], share: float, seed: int) -> list[str]:
+    """`texts` with about `share` of them cut after a random word, so that bare prompts are nothing new to a classifier.
+
+    A cut text keeps the label of the whole, and the classifier learns what is to be expected after such a beginning.
+    """
+    draws = Random(f"cut/{seed}")
+
+    def cut(text: str) -> str:
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        return text[: draws.choice(ends)] if ends and draws.random() < share else text
+
+    return [cut(text) for text in texts]
 
 
 class Padded:

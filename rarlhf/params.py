@@ -136,6 +136,7 @@ class ScratchRewardParams(Section):
     heads: Count
     init_std: Open01
     dropout: Annotated[Number, Field(ge=0, lt=1)]
+    cut_share: Annotated[Number, Field(ge=0, lt=1)]
     epochs: Positive
     batch_size: Count
     lr: Open01

@@ -13,6 +13,7 @@ from rarlhf.classifier import (
     Padded,
     area_under_curve,
     classifier_quality,
+    cut_some,
     make_reward_model,
     new_classifier,
     train_tokenizer,
@@ -139,3 +140,15 @@ def test_the_worlds_oracle_ranks_every_kind_of_prompt() -> None:
     assert list(quality.values()) == pytest.approx([1.0] * 3, abs=1e-3)  # float32 scores part some that are equal
     reverse = world_quality(lambda texts: -oracle(texts), rows)
     assert [reverse[name] for name in quality] == pytest.approx([-1.0] * 3, abs=1e-3)
+
+
+def test_about_the_share_of_texts_is_cut_at_a_word_and_the_rest_left_alone() -> None:
+    texts = [f"we  saw film {i} and it was fine ." for i in range(400)]
+    cut = cut_some(texts, 0.25, seed=1)
+    assert cut == cut_some(texts, 0.25, seed=1) != cut_some(texts, 0.25, seed=2)
+    shorter = [(whole, part) for whole, part in zip(texts, cut, strict=True) if whole != part]
+    assert 60 < len(shorter) < 120  # of 400, an eighth fewer than a quarter: one cut in nine is at the end
+    assert all(whole.startswith(part) and whole[len(part)] == " " and not part.endswith(" ") for whole, part in shorter)
+    assert len({len(part.split()) for _, part in shorter}) == 8  # after every word but the last
+    assert cut_some(texts, 0.0, seed=1) == texts
+    assert cut_some(["", " "], 0.9, seed=1) == ["", " "]
