@@ -7,7 +7,6 @@ test prompts, so that differences are paired. `none` is plain RLHF.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,13 +112,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the risk measures on the models in this workspace.")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of params.yaml")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="results file")
     options = parser.parse_args()
     params = load_params()
     bench = Workbench(params, options.seeds or params.seeds)
     evaluation, seconds = compare(bench, options.only)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write_json(RESULTS, {"evaluation": evaluation, "seconds": seconds, "variants": VARIANTS})
-    print(json.dumps({"written": str(RESULTS)}))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, {"evaluation": evaluation, "seconds": seconds, "variants": VARIANTS})
     print(table(evaluation, seconds))
 
 
