@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["stages"]
 # Modules whose change leaves every stage's bytes as they are: the params are depended on key by key, the others make
 # messages and progress bars.
-NO_BYTES = {"rarlhf/params.py", "rarlhf/rules.py", "rarlhf/errors.py", "rarlhf/progress.py"}
+NO_BYTES = {"rarlhf/__init__.py", "rarlhf/params.py", "rarlhf/rules.py", "rarlhf/errors.py", "rarlhf/progress.py"}
 # Read with the modules, not imported.
 DATA_FILES = {"evaluate": {"rarlhf/evaluation/report.html.j2"}}
 # Sections that a stage's modules name and the stage does not hang on.
@@ -41,7 +41,9 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def path_of(module: str) -> str:
-    return module.replace(".", "/") + ".py"
+    """The module's file; a package's is its __init__."""
+    path = module.replace(".", "/")
+    return f"{path}/__init__.py" if (REPOSITORY / path).is_dir() else f"{path}.py"
 
 
 def closure(path: str, seen: set[str] | None = None) -> set[str]:
@@ -70,6 +72,11 @@ def test_a_stage_depends_on_the_modules_it_uses(stage: str) -> None:
     listed = code_deps(stage)
     assert listed - expected == set(), "listed without use"
     assert expected - listed == set(), "used and not listed"
+
+
+def test_the_search_for_modules_looks_into_packages() -> None:
+    measures = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "rarlhf" / "measures").glob("*.py")}
+    assert measures <= closure("tasks/ra_rlhf.py")
 
 
 @pytest.mark.parametrize("stage", STAGES)
