@@ -44,7 +44,7 @@ check: $(INSTALLED)
 ui: $(INSTALLED)
 	@$(BIN)/python -m flows.ui
 
-# Takes about 15 minutes and wants an idle machine; the peer has an environment of its own.
+# Takes about 25 minutes and wants an idle machine; the peer has an environment of its own.
 bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python -m benchmarks.run --peer $(PEER)/bin/python
 	$(BIN)/python -m benchmarks.report

@@ -79,6 +79,12 @@ def ratio_table(compared: Json) -> str:
     return "## How many times faster\n\n" + table(head, rows)
 
 
+def rounds(results: Json) -> str:
+    """How many iterations were counted of every run."""
+    count = len(next(iter(results["runs"].values()))["seconds"])
+    return "one counted round" if count == 1 else f"{count} counted rounds"
+
+
 def number(value: float | None) -> str:
     """Two decimals, or a dash where nothing was measured."""
     return "-" if value is None else f"{value:.2f}"
@@ -98,7 +104,10 @@ def run_table(compared: Json) -> str:
         ]
         for name, run in compared["runs"].items()
     ]
-    note = "Medians of the rounds; memory is the process's high-water mark above what it holds with its models loaded."
+    note = (
+        f"Medians of {rounds(compared)}; memory is the process's high-water mark above what it holds with its models "
+        "loaded."
+    )
     return f"## Seconds an iteration\n\n{note}\n\n" + table(head, rows)
 
 
@@ -117,8 +126,9 @@ def growth_table(grown: Json) -> str:
         for name, run in grown["runs"].items()
     ]
     note = (
-        "One size changed at a time, all episodes kept; bfloat16 with kept log-probabilities. The update's rate counts "
-        "its matrix products\nalone (attention left out); bare products are of the same shapes, nothing between them."
+        f"One size changed at a time, all episodes kept, {rounds(grown)}; bfloat16 with kept log-probabilities.\n"
+        "The update's rate counts its matrix products alone (attention left out); bare products are of the same "
+        "shapes, nothing between them."
     )
     return f"## By size\n\n{note}\n\n![Seconds by phase](benchmarks.png)\n\n" + table(head, rows)
 
