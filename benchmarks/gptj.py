@@ -67,19 +67,21 @@ def make_model(architecture: str, shape: Mapping[str, int], dtype: str, folder: 
         AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
 
 
-def case_params(name: str, small: bool, micro_batch: int | None, iterations: int) -> "tuple[Params, dict[str, int]]":
+def case_params(
+    name: str, small: bool, micro_batch: int | None, iterations: int, decode: str
+) -> "tuple[Params, dict[str, int]]":
     """Parameters of a case, those it does not name from a preset, and its sizes."""
     from rarlhf.params import load_params
     from rarlhf.rlhf import risk_neutral
 
     _, _, model_keys, micro = CASES[name]
     work, micro = (SMALL_WORK, 4) if small else (IMDB, micro)
-    sizes = work | {"micro_batch": micro_batch or micro}
+    sizes = work | {"micro_batch": micro if micro_batch is None else micro_batch}
     ppo = {
         "iterations": iterations + 1,
         "batch_size": sizes["batch"],
         "mini_batch_size": sizes["batch"],
-        "micro_batch_size": sizes["micro_batch"],
+        "micro_batch_size": sizes["micro_batch"] or "auto",
         "epochs": sizes["epochs"],
         "max_new_tokens": sizes["response"],
         "min_new_tokens": sizes["response"],
@@ -89,7 +91,7 @@ def case_params(name: str, small: bool, micro_batch: int | None, iterations: int
     updates = {
         "model": preset.model.model_copy(update=model_keys),
         "ppo": preset.ppo.model_copy(update=ppo),
-        "runtime": preset.runtime.model_copy(update={"device": "auto", "precision": "auto"}),
+        "runtime": preset.runtime.model_copy(update={"device": "auto", "precision": "auto", "decode": decode}),
     }
     return preset.model_copy(update=updates), sizes
 
@@ -108,7 +110,7 @@ class Times:
         """Drops the line."""
 
 
-def measure(name: str, small: bool, micro_batch: int | None, iterations: int) -> dict[str, Any]:
+def measure(name: str, small: bool, micro_batch: int | None, iterations: int, decode: str) -> dict[str, Any]:
     """Trains one case for some iterations after one that is not counted; returns its numbers."""
     import torch
 
@@ -117,7 +119,7 @@ def measure(name: str, small: bool, micro_batch: int | None, iterations: int) ->
 
     quieten_libraries()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    params, sizes = case_params(name, small, micro_batch, iterations)
+    params, sizes = case_params(name, small, micro_batch, iterations, decode)
     machine = prepare(params.runtime)
     architecture, shape, model_keys, _ = CASES[name]
     with TemporaryDirectory() as folder:
@@ -128,7 +130,7 @@ def measure(name: str, small: bool, micro_batch: int | None, iterations: int) ->
         trained = load_trainable(Path(folder), params.model, 1, machine.device)
         loading = time.perf_counter() - start
     times = Times()
-    trainer = _trainer(trained, params, machine, times)
+    trainer = _trainer(trained, params, sizes["query"], machine, times)
     seconds = _iterate(trainer, sizes, iterations)
     counts = [value.numel() for value in trainer.policy.parameters()]
     learned = [value.numel() for value in trainer.policy.parameters() if value.requires_grad]
@@ -137,7 +139,8 @@ def measure(name: str, small: bool, micro_batch: int | None, iterations: int) ->
         "device": torch.cuda.get_device_name() if machine.device.type == "cuda" else "CPU",
         "precision": str(machine.dtype).removeprefix("torch."),
         "model": model_keys,
-        "sizes": sizes,
+        "sizes": sizes | {"micro_batch": trainer.ppo.micro_batch},
+        "decode": decode,
         "parameters": sum(counts),
         "trained": sum(learned),
         "seconds_loading": loading,
@@ -149,9 +152,13 @@ def measure(name: str, small: bool, micro_batch: int | None, iterations: int) ->
     }
 
 
-def _trainer(trained: "Trainable", params: "Params", machine: "Machine", times: Times) -> "PPOTrainer":
+def _trainer(
+    trained: "Trainable", params: "Params", query_tokens: int, machine: "Machine", times: Times
+) -> "PPOTrainer":
     import torch
 
+    from rarlhf.distributed import World
+    from rarlhf.memory import with_micro_batch
     from rarlhf.policy import Policy, sampling_of
     from rarlhf.ppo import PPOTrainer
     from rarlhf.recompute import recompute_blocks
@@ -163,7 +170,8 @@ def _trainer(trained: "Trainable", params: "Params", machine: "Machine", times: 
     if params.model.gradient_checkpointing:
         recompute_blocks(trained.lm)
     policy = Policy(trained.lm, sampling_of(params, trained.tokenizer.eos_token_id))
-    sections = (params.ppo, params.kl, params.risk)
+    ppo = with_micro_batch(params.ppo, policy, query_tokens, machine, times, World())
+    sections = (ppo, params.kl, params.risk)
     return PPOTrainer(policy, ref_policy, trained.tokenizer, letters, *sections, 1, machine, times)
 
 
@@ -203,12 +211,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds and peak memory of PPO at the paper's model shapes.")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--small", action="store_true", help="tiny shapes, for a CPU; writes nothing")
-    parser.add_argument("--micro-batch", type=int, help="episodes per forward and backward pass; default: the case's")
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        help="episodes per forward and backward pass, 0 for as many as fit; default: the case's",
+    )
+    parser.add_argument("--decode", choices=("eager", "compiled"), default="eager", help="how tokens are decoded")
     parser.add_argument("--iterations", type=int, default=3, help="iterations that are measured, after one that is not")
     parser.add_argument("--one", action="store_true", help="the only case, in this process: prints JSON and ends")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.cases[0], options.small, options.micro_batch, options.iterations)))
+        arguments = (options.cases[0], options.small, options.micro_batch, options.iterations, options.decode)
+        print(json.dumps(measure(*arguments)))
         return
     rows = [_in_a_process(case, sys.argv[1:]) for case in options.cases]
     for row in rows:

@@ -87,7 +87,8 @@ def trainer(setting: Setting, machine: Machine, reporter: Reporter) -> PPOTraine
 def main() -> None:
     """Runs the setting on the command line, an iteration each turn."""
     setting = Setting.read(sys.argv[1])
-    machine = prepare(RuntimeParams(device="cpu", threads=setting.threads, precision=setting.precision))
+    runtime = RuntimeParams(device="cpu", threads=setting.threads, precision=setting.precision, decode="eager")
+    machine = prepare(runtime)
     rows = json.loads((Path(setting.folder) / "queries.json").read_text(encoding="utf-8"))
     reporter = Reporter()
     engine = trainer(setting, machine, reporter)

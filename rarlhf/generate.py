@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.backbone import ModelFolders
+from rarlhf.compiled import CompiledSteps
 from rarlhf.loading import load_tokenizer
 from rarlhf.params import Params
 from rarlhf.policy import Episodes, response_logprobs, sampling_of
@@ -35,6 +36,7 @@ class Generator:
         self.params = params
         self.machine = machine
         self.sampling = sampling_of(params, self.tokenizer.eos_token_id)
+        self.compiled: CompiledSteps | None = None
 
     def __call__(self, name: str, model: Path, queries: Sequence[Query], seed: int) -> list[dict[str, Any]]:
         """Samples `generate.samples` continuations of each query.
@@ -64,12 +66,19 @@ class Generator:
         tokens, mask = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
         with self.machine.autocast():
             with policy() as lm:
-                episodes = sample_responses(lm, tokens, mask, self.sampling, uniforms.to(self.machine.device))
+                draws = uniforms.to(self.machine.device)
+                episodes = sample_responses(lm, tokens, mask, self.sampling, draws, compiled=self._compiled(lm))
                 logprobs = response_logprobs(lm, episodes, self.sampling)
             with self.sft() as lm:
                 log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
         kl = torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)  # (B,), both from full forward passes
         return _rows(jobs, episodes, kl, self.tokenizer)
+
+    def _compiled(self, lm: PreTrainedModel) -> CompiledSteps | None:
+        """The compiled passes of `lm`, made once for a model and forgotten with the next."""
+        if self.machine.compiled and (self.compiled is None or self.compiled.lm is not lm):
+            self.compiled = CompiledSteps(lm)
+        return self.compiled
 
 
 def _rows(

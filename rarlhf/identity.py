@@ -28,7 +28,8 @@ def settings_of(sections: dict[str, Section], seed: int, machine: Machine, polic
     shapes = {name: list(parameter.shape) for name, parameter in policy.named_parameters()}
     weights = sum(parameter.numel() for parameter in policy.parameters())
     settings |= {"seed": seed, "model": f"{weights} weights ({digest(shapes)})"}
-    return settings | {"runtime.device": machine.device.type, "runtime.precision": str(machine.dtype)}
+    settings |= {"runtime.device": machine.device.type, "runtime.precision": str(machine.dtype)}
+    return settings | {"runtime.decode": "compiled" if machine.compiled else "eager"}
 
 
 def described(queries: Sequence[list[int]]) -> str:

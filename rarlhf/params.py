@@ -51,6 +51,7 @@ class RuntimeParams(Section):
     device: Literal["cpu", "cuda", "auto"]
     threads: Annotated[int, Field(ge=1, le=256)]
     precision: Literal["float32", "bfloat16", "auto"]
+    decode: Literal["eager", "compiled"]
 
 
 class ColumnParams(Section):
@@ -185,7 +186,7 @@ class PPOParams(Section):
     iterations: Annotated[int, Field(ge=2)]
     batch_size: Annotated[int, Field(ge=2)]
     mini_batch_size: Count
-    micro_batch_size: Count
+    micro_batch_size: Count | Literal["auto"]
     decode_batch_size: Count
     rollout_logprobs: Literal["recompute", "decode"]
     epochs: Count
@@ -204,6 +205,11 @@ class PPOParams(Section):
     max_ratio: Annotated[Number, Field(gt=1)]
     max_grad_norm: Positive | None
     checkpoint_every: Count
+
+    @property
+    def micro_batch(self) -> int:
+        """Episodes of a forward and backward pass; the whole mini-batch where nobody has looked at the memory yet."""
+        return self.mini_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
 
 
 class KLParams(Section):

@@ -33,6 +33,7 @@ from transformers import PreTrainedTokenizerBase
 from rarlhf import records
 from rarlhf.advantages import gae, token_rewards
 from rarlhf.checkpoint import load_training, save_checkpoint, training_tensors
+from rarlhf.compiled import CompiledSteps
 from rarlhf.distributed import World
 from rarlhf.errors import UserError
 from rarlhf.held_signals import HeldSignals
@@ -90,8 +91,7 @@ class PPOTrainer:
     ) -> None:
         self.policy = policy.eval()  # dropout stays off: log-probabilities are compared between passes
         self.ref_policy = ref_policy
-        self.tokenizer = tokenizer
-        self.score = score
+        self.tokenizer, self.score = tokenizer, score
         self.ppo, self.kl, self.risk = ppo, kl, risk
         self.measure = risk_measure(risk)
         self.watch = Watch(ppo)
@@ -103,6 +103,7 @@ class PPOTrainer:
             raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
         self.settings: dict[str, object] = settings_of({"ppo": ppo, "kl": kl, "risk": risk}, seed, machine, policy)
         self.settings["processes"] = self.world.size
+        self.compiled = CompiledSteps(policy.lm) if machine.compiled else None
         self.kl_coef = kl.coef
         self.records: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
@@ -259,10 +260,11 @@ class PPOTrainer:
         draws = generator("rollout", self.seed, iteration)
         uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
         ours = self.world.share(len(queries))
-        size, measure = self.ppo.decode_batch_size, self.ppo.rollout_logprobs == "decode"
+        measure = self.ppo.rollout_logprobs == "decode"
+        args = (tokens[ours], mask[ours], uniforms[ours], self.ppo.decode_batch_size, measure, self.compiled)
         try:
             with self.machine.autocast():
-                return sample_batches(self.policy, tokens[ours], mask[ours], uniforms[ours], size, measure)
+                return sample_batches(self.policy, *args)
         except UserError as error:
             raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
 
@@ -301,7 +303,7 @@ class PPOTrainer:
         tokens = int(batch.episodes.response_mask.sum())
         self.optimizer.zero_grad(set_to_none=True)
         parts = [torch.zeros(6, device=self.machine.device)]  # all there is, where a process has no row of the batch
-        for rows in chunks(self.world.share(len(batch.logprobs)), self.ppo.micro_batch_size):
+        for rows in chunks(self.world.share(len(batch.logprobs)), self.ppo.micro_batch):
             loss, part = self.losses(batch.rows(rows), tokens)
             loss.backward()
             parts.append(part)
@@ -394,5 +396,5 @@ class PPOTrainer:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def _micro_batches(self, episodes: Episodes) -> Iterator[Episodes]:
-        for rows in chunks(torch.arange(len(episodes.queries)), self.ppo.micro_batch_size):
+        for rows in chunks(torch.arange(len(episodes.queries)), self.ppo.micro_batch):
             yield episodes.rows(rows)

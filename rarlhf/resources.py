@@ -74,7 +74,7 @@ def estimate(params: Params) -> Needs | None:
     seconds = _training_seconds(params, shape, rate) * runs + _supervised_seconds(params, shape, rate)
     seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods))
     weights = 4.0 * shape.parameters
-    rows = params.ppo.micro_batch_size * (params.prompts.tokens + params.ppo.max_new_tokens)
+    rows = params.ppo.micro_batch * (params.prompts.tokens + params.ppo.max_new_tokens)
     activations = (
         4.0 * rows * (3 * shape.vocab_size + 40 * shape.layers * (shape.parameters / 12 / max(shape.layers, 1)) ** 0.5)
     )

@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from rarlhf.backbone import load_trainable
 from rarlhf.distributed import World
+from rarlhf.errors import UserError
 from rarlhf.fused import fuse_activations
+from rarlhf.memory import with_micro_batch
 from rarlhf.params import Params
 from rarlhf.policy import Policy, reset_value_head, sampling_of
 from rarlhf.ppo import PPOTrainer
@@ -13,6 +17,11 @@ from rarlhf.progress import Recorder
 from rarlhf.recompute import recompute_blocks
 from rarlhf.reward_model import Score
 from rarlhf.runtime import Machine, generator
+
+_FULL = (
+    "the accelerator's memory is full ({}); set ppo.micro_batch_size to auto or lower, or lower ppo.decode_batch_size "
+    "or reward.batch_size. The last checkpoint is kept"
+)
 
 
 def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
@@ -48,10 +57,14 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
     if params.model.gradient_checkpointing:
         recompute_blocks(policy.lm)
     reset_value_head(policy.value_head, generator("value_head", seed))
+    ppo = with_micro_batch(params.ppo, policy, max(map(len, queries)), machine, recorder, world or World())
     trainer = PPOTrainer(
-        policy, ref_policy, tokenizer, score, params.ppo, params.kl, params.risk, seed, machine, recorder, world
+        policy, ref_policy, tokenizer, score, ppo, params.kl, params.risk, seed, machine, recorder, world
     )
-    records = trainer.train(queries, checkpoint)
+    try:
+        records = trainer.train(queries, checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise UserError(_FULL.format(str(error).split(". ")[0])) from error
     if trainer.world.rank == 0:
         start.save(folder)
     return records

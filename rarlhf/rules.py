@@ -95,7 +95,7 @@ def _ppo_rules(p: "Params") -> Iterable[Rule]:
         ("mini_batch_size must divide batch_size"),
     )
     yield (
-        ppo.mini_batch_size % ppo.micro_batch_size == 0,
+        ppo.mini_batch_size % ppo.micro_batch == 0,
         ("ppo.mini_batch_size", "ppo.micro_batch_size"),
         ("micro_batch_size must divide mini_batch_size"),
     )

@@ -18,6 +18,7 @@ class Machine:
 
     device: torch.device
     dtype: torch.dtype
+    compiled: bool = False  # whether single tokens are decoded by a compiled pass
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of every forward pass: bfloat16 autocast, or nothing in float32."""
@@ -38,7 +39,8 @@ def prepare(runtime: RuntimeParams) -> Machine:
     # Filling costs time, and nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     quieten_libraries()
-    return Machine(device, torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32)
+    dtype = torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32
+    return Machine(device, dtype, runtime.decode == "compiled")
 
 
 def quieten_libraries() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from rarlhf.compiled import CompiledSteps
 from rarlhf.errors import UserError
 from rarlhf.policy import Episodes, Measured, Policy, Sampling, logits_of, positions
 from rarlhf.rollout import chunks, joined, stacked
@@ -28,6 +29,7 @@ def sample_responses(  # noqa: PLR0913, PLR0917, each is a different thing
     sampling: Sampling,
     uniforms: Tensor,
     observe: Observer | None = None,
+    compiled: CompiledSteps | None = None,
 ) -> Episodes:
     """Samples one response to each query.
 
@@ -38,13 +40,15 @@ def sample_responses(  # noqa: PLR0913, PLR0917, each is a different thing
         sampling: temperature, lengths and end of text.
         uniforms: (B, T) float32 in [0, 1), one for each token that may be drawn.
         observe: is shown each column as it is drawn.
+        compiled: the compiled passes of `lm`; None: eager ones.
     Returns: the episodes; responses are as wide as the longest of them and hold the end id after their end.
     Raises: UserError if the model gives no distribution to draw from.
     """
-    decoder = _Decoder(lm, query_mask, sampling.max_new_tokens)
+    new_tokens = sampling.max_new_tokens
+    decoder = compiled.decoder(query_mask, new_tokens) if compiled else _Decoder(lm, query_mask, new_tokens)
     running = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
     tokens, drawn, real = queries, [], []
-    for t in range(sampling.max_new_tokens):
+    for t in range(new_tokens):
         states = decoder(tokens)
         logits = logits_of(lm, states)
         probabilities = sampling.shape(logits, first=t)[:, 0].softmax(dim=-1)
@@ -67,13 +71,19 @@ def sample_responses(  # noqa: PLR0913, PLR0917, each is a different thing
 
 
 def sample_batches(  # noqa: PLR0913, PLR0917, each is a different thing
-    policy: Policy, queries: Tensor, query_mask: Tensor, uniforms: Tensor, size: int, measure: bool
+    policy: Policy,
+    queries: Tensor,
+    query_mask: Tensor,
+    uniforms: Tensor,
+    size: int,
+    measure: bool,
+    compiled: CompiledSteps | None = None,
 ) -> tuple[Episodes, Measured | None]:
     """Samples `size` episodes at a time; if `measure`, also keeps what `Policy.measure` would compute of them."""
     parts, measured = [], []
     for rows in chunks(torch.arange(len(queries)), size):
         columns = Columns(policy) if measure else None
-        args = (queries[rows], query_mask[rows], policy.sampling, uniforms[rows], columns)
+        args = (queries[rows], query_mask[rows], policy.sampling, uniforms[rows], columns, compiled)
         parts.append(sample_responses(policy.lm, *args))
         measured += [] if columns is None else [columns.measured()]
     return stacked(parts, policy.sampling.end_id), joined(measured) if measured else None

@@ -19,7 +19,8 @@ def restored() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_case_trains_and_is_measured(name: str) -> None:
-    row = measure(name, small=True, micro_batch=None, iterations=1)
+    row = measure(name, small=True, micro_batch=0, iterations=1, decode="eager")
+    assert row["sizes"]["micro_batch"] == 8  # as many as fit: on a CPU all
     assert row["seconds_per_iteration"] > 0
     assert {"time/decode", "time/policy", "time/reference", "time/update"} <= set(row["seconds_of_phases"])
     assert 0 < sum(row["seconds_of_phases"].values()) <= row["seconds_per_iteration"]

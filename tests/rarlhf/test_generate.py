@@ -94,8 +94,8 @@ def test_kl_is_the_summed_log_ratio_over_the_response(
 ) -> None:
     drawn: list[Episodes] = []
 
-    def keep(*arguments: Any) -> Episodes:
-        drawn.append(sample_responses(*arguments))
+    def keep(*arguments: Any, **keywords: Any) -> Episodes:
+        drawn.append(sample_responses(*arguments, **keywords))
         return drawn[-1]
 
     monkeypatch.setattr(rarlhf.generate, "sample_responses", keep)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rarlhf.errors import UserError
 from rarlhf.loading import load_causal_lm
 from rarlhf.params import Params
 from rarlhf.progress import SilentRecorder
@@ -58,3 +59,16 @@ def test_risk_neutral_leaves_nothing_of_the_risk_that_could_decide(small: Params
     unread = {"alpha", "count_from"}  # of the schedule, which the measure `none` does not heed
     assert one.risk.model_dump(exclude=unread) == other.risk.model_dump(exclude=unread)
     assert small.risk.measure == "cvar"
+
+
+def test_a_full_memory_is_told_in_one_line(
+    small: Params, lm_folder: Path, machine: Machine, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    def score(texts: list[str]) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB")
+
+    queries = [tokenizer(text)["input_ids"] for text in ("we saw", "we liked", "we", "the film", "the plot")]
+    arguments = (tmp_path / "a", tmp_path / "a.safetensors", score, small, 3, machine, SilentRecorder())
+    with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory\); set ppo.micro_batch_size to auto"):
+        train_policy(queries, lm_folder, *arguments)
+    assert not (tmp_path / "a").exists()
