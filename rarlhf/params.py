@@ -55,19 +55,27 @@ class RuntimeParams(Section):
 
 
 class ColumnParams(Section):
-    """Column of each field in a file or hub data set; None where there is none."""
+    """Column of each field in a file or hub data set, with dots where fields hold fields; None where there is none."""
 
     text: Annotated[str, Field(min_length=1)]
     label: Annotated[str, Field(min_length=1)]
     prompt: str | None
     toxicity: str | None
+    id: str | None
 
 
 class SplitParams(Section):
     """Names of a hub data set's splits."""
 
     train: str
-    test: str
+    test: str | None
+
+
+class WantedShareParams(Section):
+    """Share of the wanted class in each split; None: as it comes."""
+
+    train: Open01 | None
+    test: Open01 | None
 
 
 class DataParams(Section):
@@ -82,6 +90,11 @@ class DataParams(Section):
     splits: SplitParams
     columns: ColumnParams
     positive_label: int | str | bool
+    no_label: list[int | str | None]
+    label_above: Number | None
+    min_chars: Annotated[int, Field(ge=0)]
+    test_share: Open01 | None
+    wanted_share: WantedShareParams
     train_rows: Count | None
     test_rows: Count | None
     second_scorer_rows: Annotated[int, Field(ge=0)]
@@ -176,6 +189,7 @@ class SFTParams(Section):
     tokens: Annotated[int, Field(ge=2, le=4096)]
     epochs: Positive
     batch_size: Count
+    micro_batch_size: Count
     lr: Open01
     seed: Seed
 

@@ -33,6 +33,11 @@ def rules(p: "Params") -> Iterable[Rule]:
     yield from _data_rules(p)
     yield from _model_rules(p)
     yield from _shape_rules(p)
+    yield (
+        p.sft.batch_size % p.sft.micro_batch_size == 0,
+        ("sft.batch_size", "sft.micro_batch_size"),
+        "micro_batch_size must divide batch_size",
+    )
     yield from _ppo_rules(p)
 
 
@@ -62,6 +67,10 @@ def _data_rules(p: "Params") -> Iterable[Rule]:
         "only the files of source file can be watched",
     )
     yield len(p.data.watch) <= 1, ("data.watch",), "path is named twice"
+    own_test = source != "generator" or p.data.test_share is None
+    yield own_test, ("data.source", "data.test_share"), "source generator makes test rows of its own"
+    one_test = source != "hub" or (p.data.splits.test is None) != (p.data.test_share is None)
+    yield one_test, ("data.splits.test", "data.test_share"), "give one of the two, the other null"
     room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
     yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
 

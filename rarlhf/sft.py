@@ -43,7 +43,8 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
         raise UserError("no training row is of the wanted class (label 1), so there is nothing to fine-tune on")
     start = load_trainable(base, model, params.seed, machine.device)
     steps = steps_in(len(texts), params.batch_size, params.epochs)
-    options = training_options(machine, params.epochs, params.batch_size, params.lr, "linear", params.seed, steps)
+    options = training_options(machine, params.epochs, params.micro_batch_size, params.lr, "linear", params.seed, steps)
+    options["gradient_accumulation_steps"] = params.batch_size // params.micro_batch_size
     rows = Dataset.from_dict({"text": list(texts)})
 
     def build(scratch: str) -> Trainer:

@@ -14,6 +14,25 @@ Record = Mapping[str, Any]
 Located = tuple[str, Record]  # where the record stands, as in "train.csv line 3", and its columns by name
 
 
+class _Missing:
+    """What `field_of` gives where there is no such field."""
+
+
+MISSING = _Missing()
+
+
+def field_of(record: Record, name: str) -> Any:
+    """The value of a field, or of a field within a field, as in `prompt.text`; MISSING where there is none."""
+    if name in record:
+        return record[name]
+    value: Any = record
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return MISSING
+        value = value[part]
+    return value
+
+
 def read_records(path: Path, columns: Sequence[str]) -> Iterator[Located]:
     """Yields the records of a data file in its order.
 
@@ -104,11 +123,18 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _require_columns(where: str, names: Sequence[str] | Record, columns: Sequence[str]) -> None:
-    lacking = [column for column in columns if column not in names]
+    lacking = lacking_columns(names, columns)
     if lacking:
         raise UserError(
             f"{where} lacks the column {', '.join(lacking)}; it has {', '.join(names)}: set data.columns to its names"
         )
+
+
+def lacking_columns(names: Sequence[str] | Record, columns: Sequence[str]) -> list[str]:
+    """Those of `columns` that a record lacks, or whose outermost field is not among the names of a table's columns."""
+    if isinstance(names, Mapping):
+        return [column for column in columns if field_of(names, column) is MISSING]
+    return [column for column in columns if column not in names and column.split(".")[0] not in names]
 
 
 def _first_line(error: Exception) -> str:

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any, Literal
 
-from rarlhf.data.readers import READERS, Located, Record, read_records
+from rarlhf.data.choice import choose, choose_with_share, part_of_each_class
+from rarlhf.data.hub import hub_records
+from rarlhf.data.readers import MISSING, READERS, Located, Record, field_of, read_records
 from rarlhf.data.rows import Row
 from rarlhf.data.world import generate_rows
 from rarlhf.errors import UserError
@@ -27,6 +28,10 @@ EMPTY = "empty text"
 EMPTY_PROMPT = "empty prompt"
 OVERLAP = "text also in test"
 NOT_CHOSEN = "beyond the number asked for"
+NO_LABEL = "no label"
+SHORT = "shorter than {} characters"
+TO_TEST = "made test rows"
+OTHER_SHARE = "beyond the class share or number asked for"
 SECOND_SCORER = "kept back for the second scorer"
 
 
@@ -66,21 +71,39 @@ def load_raw_rows(data: DataParams) -> RawRows:
 
     Raises: UserError if the source cannot be read, or what is left lacks a class.
     """
-    train, train_counts = load_rows(data, "train")
-    test, test_counts = load_rows(data, "test")
+    train, test, counts = _both_splits(data)
     test_texts = {row.text for row in test}
     apart = [row for row in train if row.text not in test_texts]
-    train_counts.drop(OVERLAP, len(train) - len(apart))
-    test, unused = _choose(test, data.test_rows, f"test/{data.seed}")
-    test_counts.drop(NOT_CHOSEN, len(unused))
-    train, unused = _choose(apart, data.train_rows, f"train/{data.seed}")
-    train_counts.drop(NOT_CHOSEN, len(unused))
+    counts["train"].drop(OVERLAP, len(train) - len(apart))
+    test = _chosen(test, data.test_rows, data.wanted_share.test, f"test/{data.seed}", counts["test"])
+    train = _chosen(apart, data.train_rows, data.wanted_share.train, f"train/{data.seed}", counts["train"])
     keep = max(len(train) - data.second_scorer_rows, 0)
-    train, second_scorer = _choose(train, keep, f"second_scorer/{data.seed}")
-    train_counts.drop(SECOND_SCORER, len(second_scorer))
+    train, second_scorer = choose(train, keep, f"second_scorer/{data.seed}")
+    counts["train"].drop(SECOND_SCORER, len(second_scorer))
     for rows, name in ((train, "train"), (test, "test")):
         _require_both_classes(rows, f"what is left of the {name} rows")
-    return RawRows(train, test, second_scorer, {"train": train_counts, "test": test_counts})
+    return RawRows(train, test, second_scorer, counts)
+
+
+def _both_splits(data: DataParams) -> tuple[list[Row], list[Row], dict[Split, Counts]]:
+    """Train and test rows with their counts; `data.test_share` makes test rows of the training split."""
+    train, counts = load_rows(data, "train")
+    if data.test_share is None:
+        test, test_counts = load_rows(data, "test")
+    else:
+        test, train = part_of_each_class(train, data.test_share, f"split/{data.seed}")
+        counts.drop(TO_TEST, len(test))
+        test_counts = Counts(len(test), len(test))
+    return train, test, {"train": counts, "test": test_counts}
+
+
+def _chosen(rows: list[Row], number: int | None, share: float | None, seed: str, counts: Counts) -> list[Row]:
+    if share is None:
+        chosen, others = choose(rows, number, seed)
+    else:
+        chosen, others = choose_with_share(rows, number, share, seed)
+    counts.drop(NOT_CHOSEN if share is None else OTHER_SHARE, len(others))
+    return chosen
 
 
 def load_rows(data: DataParams, split: Split) -> tuple[list[Row], Counts]:
@@ -95,9 +118,9 @@ def load_rows(data: DataParams, split: Split) -> tuple[list[Row], Counts]:
         rows = generate_rows(count, f"generator/{split}/{data.seed}")
         return rows, Counts(count, count)
     if data.source == "file":
-        path = data_file(data, split)
-        return _rows_of(read_records(path, _columns(data.columns)), data, str(path))
-    return _rows_of(_hub_records(data, split), data, f"{data.name} split {getattr(data.splits, split)}")
+        return _rows_of(_file_records(data, split), data, str(data_file(data, split)))
+    name = getattr(data.splits, split)
+    return _rows_of(hub_records(data, name, _columns(data.columns)), data, f"{data.name} split {name}")
 
 
 def fingerprint(data: DataParams) -> dict[str, Any]:
@@ -110,7 +133,8 @@ def fingerprint(data: DataParams) -> dict[str, Any]:
         return {"source": "generator"}
     if data.source == "hub":
         return {"source": "hub", "name": data.name, "config": data.config, "revision": data.revision}
-    paths = [data_file(data, split) for split in SPLITS]
+    splits = SPLITS if data.test_share is None else SPLITS[:1]
+    paths = [path for split in splits for path in (data_file(data, split), _labels_file(data, split)) if path]
     return {"source": "file", "files": {path.name: _sha256(path) for path in paths}}
 
 
@@ -121,19 +145,51 @@ def data_file(data: DataParams, split: Split) -> Path:
 
     Raises: UserError if the folder, or a file for the split, is missing, or there are several.
     """
+    folder = _folder(data)
+    found = _files_named(folder, split)
+    if found is None:
+        forms = ", ".join(f"{split}{ending}" for ending in READERS)
+        raise UserError(f"data.path: {folder} has no {split} file; put one of {forms} there")
+    return found
+
+
+def _labels_file(data: DataParams, split: Split) -> Path | None:
+    """The file that gives the labels of a split's rows by `data.columns.id`; None where they stand with the texts."""
+    return None if data.columns.id is None else _files_named(_folder(data), f"{split}_labels")
+
+
+def _folder(data: DataParams) -> Path:
     if data.path is None:
         raise UserError("data.path is null: source file needs the folder that holds train.jsonl and test.jsonl")
     folder = Path(os.environ.get("DVC_ROOT", "."), data.path)
     if not folder.is_dir():
         raise UserError(f"data.path: there is no folder {folder}; a relative path starts at the repository's root")
-    found = [folder / f"{split}{ending}" for ending in READERS if (folder / f"{split}{ending}").exists()]
-    if not found:
-        forms = ", ".join(f"{split}{ending}" for ending in READERS)
-        raise UserError(f"data.path: {folder} has no {split} file; put one of {forms} there")
+    return folder
+
+
+def _files_named(folder: Path, stem: str) -> Path | None:
+    """The one file of this name with any of the known endings, None where there is none."""
+    found = [folder / f"{stem}{ending}" for ending in READERS if (folder / f"{stem}{ending}").exists()]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise UserError(f"data.path: {folder} has {names}; keep one, it is not clear which is meant")
-    return found[0]
+    return found[0] if found else None
+
+
+def _file_records(data: DataParams, split: Split) -> Iterator[Located]:
+    """The records of a split's file, with the labels of its labels file where there is one."""
+    path, labels_path, columns = data_file(data, split), _labels_file(data, split), data.columns
+    if labels_path is None:
+        yield from read_records(path, _columns(columns))
+        return
+    key, labels = str(columns.id), {}
+    for _, record in read_records(labels_path, [key, columns.label]):
+        labels[str(field_of(record, key))] = field_of(record, columns.label)
+    for where, record in read_records(path, [key, *(name for name in _columns(columns) if name != columns.label)]):
+        value = str(field_of(record, key))
+        if value not in labels:
+            raise UserError(f"{where}: {labels_path.name} has no row with {key} {value!r}; fetch both files anew")
+        yield where, {**record, columns.label: labels[value]}
 
 
 def _sha256(path: Path) -> str:
@@ -142,29 +198,6 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from error
-
-
-def _hub_records(data: DataParams, split: Split) -> Iterator[Located]:
-    import datasets
-
-    name, part = data.name, getattr(data.splits, split)
-    try:
-        rows = datasets.load_dataset(name, data.config, split=part, revision=data.revision)
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub client raise, offline too
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
-            f"data set {name} (config {data.config}, split {part}, revision {data.revision}) could not be loaded from "
-            f"the hub ({reason}). Without network: put train.jsonl and test.jsonl into a folder and set data.source: "
-            "file and data.path to it"
-        ) from error
-    lacking = [column for column in _columns(data.columns) if column not in rows.column_names]
-    if lacking:
-        have = ", ".join(rows.column_names)
-        raise UserError(
-            f"data set {name} lacks the column {', '.join(lacking)}; it has {have}: set data.columns to its names"
-        )
-    for number, record in enumerate(rows, start=1):
-        yield f"{name} split {part} row {number}", record
 
 
 def _columns(columns: ColumnParams) -> list[str]:
@@ -179,10 +212,9 @@ def _rows_of(records: Iterable[Located], data: DataParams, source: str) -> tuple
         row = _row_of(where, record, data.columns, labels)
         counts.read += 1
         counts.used += 1
-        if not row.text.strip():
-            counts.drop(EMPTY, 1)
-        elif row.prompt is not None and not row.prompt.strip():
-            counts.drop(EMPTY_PROMPT, 1)
+        reason = NO_LABEL if row is None else _unusable(row, data.min_chars)
+        if row is None or reason:
+            counts.drop(reason, 1)
         else:
             rows.append(row)
     if not counts.read:
@@ -192,15 +224,32 @@ def _rows_of(records: Iterable[Located], data: DataParams, source: str) -> tuple
     return rows, counts
 
 
-def _row_of(where: str, record: Record, columns: ColumnParams, labels: "_Labels") -> Row:
+def _unusable(row: Row, min_chars: int) -> str:
+    """Why a row is dropped; empty where it is not."""
+    if not row.text.strip():
+        return EMPTY
+    if row.prompt is not None and not row.prompt.strip():
+        return EMPTY_PROMPT
+    return SHORT.format(min_chars) if len(row.text) < min_chars else ""
+
+
+def _row_of(where: str, record: Record, columns: ColumnParams, labels: "_Labels") -> Row | None:
+    """The row of a record; None where it has no label."""
     prompt = None if columns.prompt is None else _text(where, record, columns.prompt)
     toxicity = None if columns.toxicity is None else _number(where, record, columns.toxicity)
-    text, label = _text(where, record, columns.text), labels.read(where, record[columns.label])
-    return Row(text, label, prompt, toxicity)
+    text, label = _text(where, record, columns.text), labels.read(where, _value(where, record, columns.label))
+    return None if label is None else Row(text, label, prompt, toxicity)
+
+
+def _value(where: str, record: Record, column: str) -> Any:
+    value = field_of(record, column)
+    if value is MISSING:
+        raise UserError(f"{where} lacks the field {column}; set data.columns to the names there are, or mend the row")
+    return value
 
 
 def _text(where: str, record: Record, column: str) -> str:
-    text = record[column]
+    text = _value(where, record, column)
     if not isinstance(text, str):
         raise UserError(f"{where}: column {column} holds {text!r}, which is no text; mend or remove the row")
     try:
@@ -212,11 +261,14 @@ def _text(where: str, record: Record, column: str) -> str:
 
 def _number(where: str, record: Record, column: str) -> float | None:
     """The number in a column, None where it holds nothing."""
-    value = record[column]
+    return _as_number(where, column, _value(where, record, column))
+
+
+def _as_number(where: str, column: str, value: object) -> float | None:
     if value is None or value == "":
         return None
     try:
-        number = float(value)
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise UserError(
             f"{where}: column {column} holds {value!r}, which is no number; mend it or leave it empty"
@@ -225,16 +277,27 @@ def _number(where: str, record: Record, column: str) -> float | None:
 
 
 class _Labels:
-    """Reads the label column of one split: exactly two classes, one of which is `data.positive_label`."""
+    """Reads the label column of one split: exactly two classes, one of which is `data.positive_label`.
+
+    A row may also have none, where its value is one of `data.no_label`.
+    """
 
     def __init__(self, data: DataParams, source: str) -> None:
         self._column, self._source = data.columns.label, source
         self._positive = _label_key(data.positive_label)
         self._positive_as_given = data.positive_label
+        self._none = {_label_key(value) for value in data.no_label if value is not None}
+        self._empty_is_none = None in data.no_label
+        self._above = data.label_above
         self._seen: list[str] = []
 
-    def read(self, where: str, value: object) -> int:
+    def read(self, where: str, value: object) -> int | None:
         key = _label_key(value)
+        if key in self._none or (self._empty_is_none and _is_empty(value)):
+            return None
+        if self._above is not None:
+            number = _as_number(where, self._column, value)
+            key = None if number is None else str(int(number > self._above))
         if key is None:
             raise UserError(
                 f"{where}: column {self._column} holds {value!r}, which names no class; mend or remove the row"
@@ -259,6 +322,12 @@ class _Labels:
             raise UserError(f"{self._source}: all rows have the label {self._seen[0]}; add rows of the other class")
 
 
+def _is_empty(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _label_key(value: object) -> str | None:
     """One spelling for each class: 1, 1.0, True, "1" and "true" are the same; None where it names no class."""
     if isinstance(value, str):
@@ -279,12 +348,3 @@ def _whole_number(value: str | float) -> str | None:
 def _require_both_classes(rows: list[Row], name: str) -> None:
     if len({row.label for row in rows}) < 2:
         raise UserError(f"{name} has {len(rows)} rows and not both classes; give more rows or raise the number of rows")
-
-
-def _choose(rows: list[Row], number: int | None, seed: str) -> tuple[list[Row], list[Row]]:
-    """Splits the rows into a seeded choice of `number` (None: all) and the others, both in their old order."""
-    order = list(range(len(rows)))
-    Random(f"data/{seed}").shuffle(order)
-    chosen = set(order[:number])
-    kept = [row for index, row in enumerate(rows) if index in chosen]
-    return kept, [row for index, row in enumerate(rows) if index not in chosen]

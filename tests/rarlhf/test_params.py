@@ -110,6 +110,18 @@ CLASHES = [
         {"data.source": "hub", "data.name": "a/b"},
         "data.source = 'hub', data.name = 'a/b', data.revision = None: source hub needs a name and a revision",
     ),
+    (
+        {"data.test_share": 0.2},
+        "data.source = 'generator', data.test_share = 0.2: source generator makes test rows of its own",
+    ),
+    (
+        {"data.source": "hub", "data.name": "a/b", "data.revision": "c", "data.splits.test": None},
+        "data.splits.test = None, data.test_share = None: give one of the two, the other null",
+    ),
+    (
+        {"data.source": "hub", "data.name": "a/b", "data.revision": "c", "data.test_share": 0.2},
+        "data.splits.test = 'test', data.test_share = 0.2: give one of the two, the other null",
+    ),
     ({"data.watch": ["path"]}, "data.source = 'generator', data.watch = ['path']: only the files of source file"),
     (
         {"data.source": "file", "data.path": "x", "data.watch": ["path", "path"]},
@@ -134,6 +146,7 @@ CLASHES = [
         "prompts.tokens = 41, ppo.max_new_tokens = 24, model.scratch.context = 64: query and response take 65 tokens",
     ),
     ({"sft.tokens": 65}, "sft.tokens = 65, model.scratch.context = 64: SFT texts exceed the context"),
+    ({"sft.micro_batch_size": 48}, "sft.batch_size = 64, sft.micro_batch_size = 48: micro_batch_size must divide"),
     ({"ppo.mini_batch_size": 96}, "ppo.batch_size = 128, ppo.mini_batch_size = 96: mini_batch_size must divide"),
     (
         {"ppo.micro_batch_size": 48},

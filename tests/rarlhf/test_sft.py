@@ -23,7 +23,7 @@ WHOLE = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml").model
 
 @pytest.fixture
 def section(params: Params) -> SFTParams:
-    return params.sft.model_copy(update={"tokens": 12, "epochs": 3, "batch_size": 4, "lr": 0.01})
+    return params.sft.model_copy(update={"tokens": 12, "epochs": 3, "batch_size": 4, "micro_batch_size": 4, "lr": 0.01})
 
 
 def loss(folder: Path, text: str) -> float:
@@ -47,6 +47,23 @@ def test_fine_tuning_lowers_the_loss_and_gives_equal_bytes(
     other = section.model_copy(update={"seed": section.seed + 1})
     train_sft(TEXTS, lm_folder, tmp_path / "c", WHOLE, other, machine, SilentRecorder())
     assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "c" / "model.safetensors").read_bytes()
+
+
+def test_micro_batches_change_memory_alone(
+    section: SFTParams, lm_folder: Path, machine: Machine, tmp_path: Path
+) -> None:
+    texts = ["we", "we regret the old plot and the weak end .", *TEXTS[:8]]  # of unlike lengths, and no whole batches
+    small = section.model_copy(update={"micro_batch_size": 2})
+    for name, params in (("whole", section), ("small", small)):
+        curve = train_sft(texts, lm_folder, tmp_path / name, WHOLE, params, machine, SilentRecorder())
+        assert curve[-1]["step"] == 3 * 3  # ceil(10 / 4) steps an epoch
+    start, whole, small_steps = (
+        load_causal_lm(str(folder))[0].transformer.wte.weight
+        for folder in (lm_folder, tmp_path / "whole", tmp_path / "small")
+    )
+    moved = (whole - start).abs().max()
+    assert moved > 0.02
+    assert (whole - small_steps).abs().max() < 0.01 * moved  # rounding alone
 
 
 def batches(

@@ -52,7 +52,7 @@ PPO = {
     "max_new_tokens": 5,
 }
 SECTIONS: dict[str, dict[str, Any]] = {
-    "sft": {"tokens": 16, "epochs": 2, "batch_size": 4, "lr": 0.02},
+    "sft": {"tokens": 16, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "lr": 0.02},
     "ppo": PPO,
     "risk": {"warmup": 1, "rho": 1.0, "alpha": 0.5},
     "generate": {"samples": 2, "batch_size": 20},
