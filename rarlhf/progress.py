@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+from rarlhf.launch import first_process
+
 LINE_EVERY_SECONDS = 10.0
 Update = Callable[[int, str], None]
 
@@ -36,7 +38,9 @@ def progress(name: str, total: int) -> Iterator[Update]:
 
     Yields a function to be called with the number of steps done so far and a short text.
     """
-    if sys.stderr.isatty():
+    if not first_process():
+        yield lambda done, text: None
+    elif sys.stderr.isatty():
         yield from _bar(name, total)
     else:
         yield from _lines(name, total)

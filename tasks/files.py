@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rarlhf.launch import first_process
+
 PARTIAL = Path(".partial")
-
-
-def first_process() -> bool:
-    """Whether this process writes: of several that a launcher has started for one stage, the first alone does."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Outputs:

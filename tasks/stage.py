@@ -28,8 +28,9 @@ from types import FrameType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from rarlhf.errors import UserError
+from rarlhf.launch import first_process
 from rarlhf.params import Params, load_params
-from tasks.files import Outputs, first_process, remove
+from tasks.files import Outputs, remove
 from tasks.inputs import Inputs, label, lookup, read_inputs
 from tasks.tracking import Tracker, stage_record
 
@@ -68,7 +69,8 @@ class StageRecorder:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        print(text, flush=True)
+        if first_process():
+            print(text, flush=True)
 
 
 class Run:

@@ -15,8 +15,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec
 
+from rarlhf.launch import first_process
 from rarlhf.params import Params
-from tasks.files import first_process
 from tasks.inputs import Inputs
 
 if TYPE_CHECKING:

@@ -60,7 +60,8 @@ def one_and_two(
         small = params.model_copy(
             update={name: getattr(params, name).model_copy(update=values) for name, values in edits.items()}
         )
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+        launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
         for name, launcher in (("one", []), ("two", launch)):
             folder = tmp_path_factory.mktemp("processes") / name
             results[name] = start(folder, lm_folder, small, [sys.executable, *launcher])

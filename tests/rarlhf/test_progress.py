@@ -52,3 +52,11 @@ def test_the_silent_recorder_is_silent(capsys: pytest.CaptureFixture[str]) -> No
     recorder.record(1, {"x": 1.0})
     recorder.say("x")
     assert capsys.readouterr() == ("", "")
+
+
+def test_of_several_processes_one_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        with progress(f"process {rank}", 1) as show:
+            show(1, "done")
+    assert capsys.readouterr().out.splitlines() == ["process 0 1/1 done (0 s, about 0 s left)"]
