@@ -14,16 +14,15 @@ from types import FrameType
 import torch
 from safetensors.torch import save_file
 
+from rarlhf.backbone import load_trainable
 from rarlhf.checkpoint import training_tensors
 from rarlhf.distributed import World, world
-from rarlhf.loading import load_causal_lm
 from rarlhf.measures.base import Batch, Treatment
 from rarlhf.measures.cvar import HardSelection
 from rarlhf.params import Params
 from rarlhf.policy import Policy, reset_value_head, sampling_of
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import SilentRecorder
-from rarlhf.reference import frozen
 from rarlhf.risk import worst_episodes
 from rarlhf.runtime import generator, prepare
 
@@ -33,6 +32,7 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
     "one_kept": {"risk": {"alpha": 0.15}},  # of 6 episodes: the other process has no row
     "clipped": {"ppo": {"max_grad_norm": 0.1}, "risk": {"measure": "evar"}},
     "critic_all": {"risk": {"critic": "all", "hard_share": 0.5}},
+    "lora": {"model": {"adapter": "lora"}},
     "local": {},  # negative control, see below
 }
 Score = Callable[[Sequence[str]], torch.Tensor]
@@ -47,12 +47,12 @@ def make(folder: Path, edits: dict[str, dict[str, object]], world: World, score:
     changes = {name: getattr(params, name).model_copy(update=values) for name, values in edits.items()}
     p = params.model_copy(update=changes)
     machine = prepare(p.runtime)
-    lm, tokenizer = load_causal_lm(str(folder / "lm"))
-    reference, _ = load_causal_lm(str(folder / "lm"))
-    policy = Policy(lm, sampling_of(p, tokenizer.eos_token_id))
+    start = load_trainable(folder / "lm", p.model, 1, machine.device)
+    reference = start.ref_policy()
+    policy = Policy(start.lm, sampling_of(p, start.tokenizer.eos_token_id))
     reset_value_head(policy.value_head, generator("value_head", 1))
     sections = (p.ppo, p.kl, p.risk)
-    return PPOTrainer(policy, frozen(reference), tokenizer, score, *sections, 1, machine, SilentRecorder(), world)
+    return PPOTrainer(policy, reference, start.tokenizer, score, *sections, 1, machine, SilentRecorder(), world)
 
 
 def local_treat(self: HardSelection, batch: Batch, progress: Fraction) -> Treatment:
