@@ -1,0 +1,145 @@
+"""Models that the pipeline made, opened without its params, to write with.
+
+A folder says itself what it holds: a whole model, or an adapter with its base's name and how that was held in memory.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rarlhf.adapters import POLICY, attach, base_of, is_adapter, storage_in_training
+from rarlhf.errors import UserError
+from rarlhf.generate import continuation
+from rarlhf.loading import load_backbone, load_causal_lm, load_tokenizer
+from rarlhf.policy import Episodes, Sampling
+from rarlhf.prompts import Query
+from rarlhf.rollout import chunks, real_tokens
+from rarlhf.runtime import generator
+from rarlhf.sampling import left_pad, sample_responses
+
+LONGEST = 48  # new tokens where no number is given, as the paper's longest responses; fewer where the context is short
+
+
+class Choices(NamedTuple):
+    """How continuations are drawn."""
+
+    samples: int  # continuations of each prompt
+    max_new_tokens: int | None  # None: `LONGEST`, or what the context leaves
+    temperature: float
+    seed: int
+    batch_size: int  # continuations written at once: speed and memory
+
+
+class Written(NamedTuple):
+    """One continuation."""
+
+    prompt: int  # its index
+    sample: int  # its index among those of the prompt
+    text: str
+    tokens: int  # the end of text included
+    ended: bool  # by the end of text; else it was cut at the limit
+
+
+class OpenModel(NamedTuple):
+    """A language model in eval mode with its tokenizer."""
+
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def open_model(folder: Path, device: torch.device, base: Path | None = None) -> OpenModel:
+    """Opens a whole model in float32, or an adapter on its base, held as it was in training.
+
+    Args:
+        folder: of the model or adapter.
+        device: where it goes.
+        base: folder of an adapter's base model, where it is not the one that the adapter names.
+    Raises: UserError if the folder holds neither, or what it holds cannot be loaded.
+    """
+    _refuse_others(folder)
+    try:
+        if not is_adapter(folder):
+            lm, tokenizer = load_causal_lm(str(folder))
+            return OpenModel(lm.to(device), tokenizer)
+        place = base_of(folder) if base is None else base
+        storage = storage_in_training(folder)
+        lm = load_backbone(str(place), storage, device) if storage else load_causal_lm(str(place))[0].to(device)
+        attach(lm, folder, POLICY)
+        return OpenModel(lm.eval(), load_tokenizer(str(folder)))
+    except (SafetensorError, RuntimeError) as error:  # a file cut short; weights of another shape
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} cannot be loaded ({detail}); make or copy it again") from error
+
+
+def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterator[Written]:
+    """Continues every prompt, in order, all samples of one together.
+
+    The random numbers of a continuation are named by the seed and the indices of prompt and sample, so that neither
+    the batch size nor other prompts change it, but for what rounding does to the model's own numbers.
+
+    Raises: UserError if a prompt has no token, or with the new tokens more than the model reads.
+    """
+    rows = [list(model.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    length = _new_tokens(model.lm, rows, choices.max_new_tokens)
+    sampling = Sampling(choices.temperature, 0, length, model.tokenizer.eos_token_id)
+    jobs = [(index, sample) for index in range(len(rows)) for sample in range(choices.samples)]
+    for batch in chunks(torch.arange(len(jobs)), choices.batch_size):
+        some = [jobs[i] for i in batch]
+        episodes = _episodes(model.lm, [rows[index] for index, _ in some], some, sampling, choices.seed)
+        for (index, sample), response, mask in zip(some, *(x.tolist() for x in episodes[2:]), strict=True):
+            ids = real_tokens(response, mask)
+            query = Query(prompt_id=index, prompt=prompts[index], prompt_score=0.0, label=0, input_ids=rows[index])
+            text = continuation(query, ids, model.tokenizer)
+            yield Written(index, sample, text, len(ids), ids[-1] == sampling.end_id)
+
+
+def _episodes(
+    lm: PreTrainedModel, rows: list[list[int]], jobs: Sequence[tuple[int, int]], sampling: Sampling, seed: int
+) -> Episodes:
+    draws = [torch.rand(sampling.max_new_tokens, generator=generator("write", seed, *job)) for job in jobs]
+    tokens, mask = left_pad(rows, sampling.end_id, lm.device)
+    return sample_responses(lm, tokens, mask, sampling, torch.stack(draws).to(lm.device))
+
+
+def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | None) -> int:
+    """Longest continuation, given that it must fit behind the longest prompt."""
+    for number, row in enumerate(rows, start=1):
+        if not row:
+            raise UserError(f"prompt {number} has no token to go on from; write a longer one")
+    context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return wanted or LONGEST
+    longest = max(range(len(rows)), key=lambda index: len(rows[index]))
+    room = context - len(rows[longest])
+    if room < (wanted or 1):
+        raise UserError(
+            f"prompt {longest + 1} has {len(rows[longest])} tokens and {wanted or 1} are to follow, but the model "
+            f"reads {context} in all; shorten the prompt" + (" or lower --max-new-tokens" if room > 0 else "")
+        )
+    return wanted or min(LONGEST, room)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuses folders that transformers would load as something else, or with a message of its own."""
+    if is_adapter(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; name a model's, such as models/ra_rlhf/1")
+    if not (folder / "config.json").is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/*config.json"))
+        hint = f"; name one of the folders in it: {', '.join(dict.fromkeys(inside))}" if inside else ""
+        raise UserError(f"{folder} holds no model: it has neither config.json nor adapter_config.json{hint}")
+    if any(name.endswith("ForSequenceClassification") for name in _architectures(folder)):
+        raise UserError(f"{folder} holds a classifier, which writes nothing; `rarlhf score --reward {folder}` uses it")
+
+
+def _architectures(folder: Path) -> list[str]:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except ValueError as error:
+        raise UserError(f"{folder}/config.json is not JSON ({error}); make or copy the folder again") from error
