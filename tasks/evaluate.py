@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from rarlhf.params import Params
 from tasks.stage import Run, stage
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def evaluate(  # noqa: PLR0913, PLR0917
     summary: Path,
     plots: Path,
     report: Path,
+    cards: Path,
 ) -> None:
     """Measure the generations, compare the methods, and write the numbers, the figures and the report."""
     from rarlhf.data.files import write_json
@@ -54,6 +56,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
     html = _report(run, prompts, tables, evaluation, pictures)
     with run.output(report) as path:
         path.write_text(html, encoding="utf-8")
+    with run.output(cards) as folder:
+        _write_cards(folder, models, evaluation, params)
     _track(run, evaluation, html)
     run.log(terminal_table(evaluation))
 
@@ -99,6 +103,18 @@ def _report(run: Run, prompts: Path, tables: "Tables", evaluation: "Evaluation",
     }
     real_text = params.data.source != "generator"
     return render_report(evaluation, pictures, samples, counts, params, provenance, offensive=real_text)
+
+
+def _write_cards(folder: Path, models: Path, evaluation: "Evaluation", params: Params) -> None:
+    """A card with results for every trained method."""
+    from rarlhf.card import base_of_folder
+    from rarlhf.evaluation.cards import card_with_results
+
+    base = base_of_folder(models / "base")
+    for method in params.methods:
+        if method != "base":
+            text = card_with_results(method, base, evaluation, params).text()
+            (folder / f"{method}.md").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _track(run: Run, evaluation: "Evaluation", html: str) -> None:

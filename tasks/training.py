@@ -9,6 +9,7 @@ from tasks.stage import Run
 
 def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913
     """Train the SFT model by PPO with one seed, going on from a checkpoint where a killed run left one."""
+    from rarlhf.card import Card, base_of_folder
     from rarlhf.data.files import read_jsonl, write_curve
     from rarlhf.distributed import world
     from rarlhf.reward_model import load_reward_model
@@ -23,4 +24,7 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     with run.output(out) as folder, run.output(curve) as csv:
         records = train_policy(queries, sft, folder, run.checkpoints / "checkpoint.safetensors", *arguments)
         write_curve(records, csv)
-        track_training(run, run.name.partition("@")[0], seed, csv)
+        method = run.name.partition("@")[0]
+        sections = {"ppo": params.ppo, "kl": params.kl, "risk": params.risk, "reward": params.reward}
+        Card(method, seed, base_of_folder(sft), params.data, params.model, sections).write(folder)
+        track_training(run, method, seed, csv)

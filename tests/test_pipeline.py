@@ -184,6 +184,11 @@ def test_the_outputs_are_there(copy: Copy) -> None:
     for model in models:
         assert (copy.folder / "models" / model / "model.safetensors").is_file(), model
         assert (copy.folder / "models" / model / "tokenizer.json").is_file(), model
+    for model in models:
+        if model != "reward":
+            assert "trained from nothing on the training rows" in copy.read(f"models/{model}/README.md"), model
+    for method in ("sft", "rlhf", "ra_rlhf"):
+        assert "## Results\n\nOn 30 test prompts x 2 samples" in copy.read(f"reports/model_cards/{method}.md")
     for method in METHODS:
         for seed in SEEDS:
             rows = [json.loads(line) for line in copy.read(f"generations/{method}/{seed}.jsonl").splitlines()]

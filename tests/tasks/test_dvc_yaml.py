@@ -21,7 +21,9 @@ STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((REPOSITORY / "dvc.yam
 # messages and progress bars.
 NO_BYTES = {"rarlhf/__init__.py", "rarlhf/params.py", "rarlhf/rules.py", "rarlhf/errors.py", "rarlhf/progress.py"}
 # Read with the modules, not imported.
-DATA_FILES = {"evaluate": {"rarlhf/evaluation/report.html.j2"}}
+CARD = {"rarlhf/card.md.j2"}
+DATA_FILES = {"base": CARD, "sft": CARD, "rlhf": CARD, "ra_rlhf": CARD}
+DATA_FILES["evaluate"] = CARD | {"rarlhf/evaluation/report.html.j2"}
 # Sections that a stage's modules name and the stage does not hang on.
 UNUSED = {"rlhf": {"risk"}}  # plain RLHF replaces the measure by `none`, and then the section decides nothing
 
@@ -137,7 +139,7 @@ def test_the_params_a_stage_reads_are_listed(stage: str) -> None:
 
 
 def test_the_search_for_params_finds_them() -> None:
-    assert sections_read("ra_rlhf") == {"ppo", "kl", "risk", "reward", "runtime", "prompts", "model"}
+    assert sections_read("ra_rlhf") == {"ppo", "kl", "risk", "reward", "runtime", "prompts", "model", "data"}
     assert "seeds" in sections_read("generate")
     assert sections_read("evaluate") == set(Params.model_fields)  # the report shows them all
 

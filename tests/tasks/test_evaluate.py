@@ -97,6 +97,7 @@ def run_stage(params: Params) -> RecordingTracker:
         summary=Path("metrics/summary.json"),
         plots=Path("plots"),
         report=Path("reports/report.html"),
+        cards=Path("reports/model_cards"),
     )
     run.finish()
     return tracker
@@ -109,7 +110,10 @@ def two_seeds() -> Params:
 
 def outputs() -> dict[str, bytes]:
     return {
-        str(path): path.read_bytes() for folder in ("metrics", "plots", "reports") for path in Path(folder).iterdir()
+        str(path): path.read_bytes()
+        for folder in ("metrics", "plots", "reports")
+        for path in Path(folder).rglob("*")
+        if path.is_file()
     }
 
 
@@ -118,6 +122,7 @@ def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, caps
     first = outputs()
     assert set(first) == {
         "metrics/evaluate.json", "metrics/summary.json", "reports/report.html",
+        "reports/model_cards/sft.md", "reports/model_cards/rlhf.md", "reports/model_cards/ra_rlhf.md",
         "plots/reward_quantile.csv", "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png",
         "plots/training_score_mean.csv", "plots/training_score_cvar.csv", "plots/training_kl.csv",
         "plots/training_kl_coef.csv", "plots/training_kept.csv", "plots/training.png",

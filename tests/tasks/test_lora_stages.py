@@ -161,6 +161,7 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             summary=Path("metrics/summary.json"),
             plots=Path("plots"),
             report=Path("reports/report.html"),
+            cards=Path("reports/model_cards"),
         )
         yield Done(folder, kind, mode)
 
@@ -174,6 +175,9 @@ def test_what_is_saved_is_what_is_trained(done: Done) -> None:
     for name in trained:
         folder = Path("models", name)
         assert (folder / "tokenizer.json").is_file()
+        card = (folder / "README.md").read_text()
+        assert ("library_name: peft" in card) == (done.mode != "none")
+        assert str(done.folder) not in card
         if done.mode == "none":
             assert (folder / "model.safetensors").is_file()
             assert not (folder / "adapter_config.json").exists()

@@ -1,0 +1,65 @@
+"""Model cards with results: what stage `evaluate` knows of a method, in the words of its report."""
+
+from rarlhf.card import Base, Card
+from rarlhf.evaluation.evaluate import COMPARED, Evaluation
+from rarlhf.evaluation.findings import LABELS
+from rarlhf.evaluation.tables import COLUMNS, difference_text, result_rows
+from rarlhf.params import Params, Section
+
+
+def card_with_results(method: str, base: Base, evaluation: Evaluation, params: Params) -> Card:
+    """The card of a trained method, all its seeds, with its results beside those of the other methods.
+
+    Args:
+        method: sft, rlhf or ra_rlhf.
+        base: the base model, as the card in its folder tells.
+        evaluation: content of metrics/evaluate.json.
+        params: all parameters.
+    """
+    results = results_text(method, evaluation)
+    return Card(method, None, base, params.data, params.model, _sections(method, params), params.preset, results)
+
+
+def _sections(method: str, params: Params) -> dict[str, Section]:
+    if method == "sft":
+        return {"sft": params.sft}
+    risk = params.risk if method == "ra_rlhf" else params.risk.model_copy(update={"measure": "none"})
+    return {"ppo": params.ppo, "kl": params.kl, "risk": risk, "reward": params.reward}
+
+
+def results_text(method: str, evaluation: Evaluation) -> str:
+    """The results table, the method's paired differences, and what they were measured on, in Markdown."""
+    test, confidence = evaluation["test"], f"{evaluation['confidence']:.0%}"
+    rows = result_rows(evaluation, list(COLUMNS))
+    bold = [[f"**{cell}**" for cell in row] if row[0] == LABELS[method] else row for row in rows]
+    differences = [
+        [
+            f"{LABELS[c['first']]} - {LABELS[c['second']]}{'' if c['like_kl'] else ' †'}",
+            *(difference_text(c["metrics"][metric]) for metric in COMPARED),
+        ]
+        for c in evaluation["comparisons"].values()
+        if method in (c["first"], c["second"])
+    ]
+    headings = [COLUMNS[metric] for metric in COMPARED]
+    parts = [
+        f"On {test['prompts']} test prompts x {test['samples']} samples, seeds {_listed(evaluation['seeds'])}; "
+        f"prompt tail: {test['tail_prompts']} prompts. Mean and half-width of the {confidence} t interval over seeds; "
+        "rewards and tails: higher is better, perplexity: lower.",
+        _table(["method", *COLUMNS.values()], bold),
+    ]
+    if differences:
+        parts += [
+            f"Paired differences with their {confidence} intervals; what includes zero is not distinguishable. "
+            "† unlike KL: rewards were not bought at the same price.",
+            _table(["difference", *headings], differences),
+        ]
+    return "\n\n".join(parts)
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(str(seed) for seed in seeds)
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
