@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rarlhf.errors import UserError
-from rarlhf.loading import load_causal_lm, save_model
+from rarlhf.given import given_causal_lm
+from rarlhf.loading import save_model
 from rarlhf.params import ModelParams, ScratchModelParams
 from rarlhf.progress import Recorder
 from rarlhf.runtime import Machine, seed_globals
@@ -35,7 +36,7 @@ def make_base_model(
         recorder: takes the loss.
     """
     if params.source != "scratch":
-        save_model(*load_causal_lm(params.source, params.revision, getattr(torch, params.dtype)), folder)
+        given_causal_lm(params).write(folder)
         return []
     tokenizer = train_tokenizer(texts, params.scratch)
     model = new_model(tokenizer, params.scratch).to(machine.device)

@@ -20,7 +20,8 @@ from transformers import (
 
 from rarlhf.data.rows import Row
 from rarlhf.data.world import KINDS, best_accuracy, latent_sentiment
-from rarlhf.loading import load_classifier, save_model
+from rarlhf.given import given_classifier
+from rarlhf.loading import save_model
 from rarlhf.params import RewardParams
 from rarlhf.progress import Recorder
 from rarlhf.reward_model import RewardModel, output_index
@@ -44,9 +45,9 @@ def make_reward_model(
         recorder: takes the loss.
     """
     if params.source != "scratch":
-        model, tokenizer = load_classifier(params.source, params.revision)
-        output_index(model, params.label)
-        save_model(model, tokenizer, folder)
+        given = given_classifier(params.source, params.revision)
+        output_index(given.model, params.label)
+        given.write(folder)
         return []
     tokenizer = train_tokenizer([row.text for row in rows], params)
     model = new_classifier(tokenizer, params).to(machine.device)

@@ -133,7 +133,30 @@ def _merge(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {arguments.adapter} with its base, in float32. {difference.text()}.")
 
 
-COMMANDS: tuple[Callable[[Commands], None], ...] = (add_generate, add_score, add_merge)
+def add_convert(commands: Commands) -> None:
+    """`rarlhf convert`: a model with pickled weights as one with safetensors."""
+    about = "Make safetensors of a model that has pickled weights alone. Convert only what you trust."
+    parser = commands.add_parser(
+        "convert",
+        help="make safetensors of pickled weights",
+        description=about,
+        epilog="example: rarlhf convert lvwerra/distilbert-imdb distilbert-imdb",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="local folder or hub name")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, for model.source or reward.source")
+    parser.add_argument("--revision", help="commit, branch or tag of a hub model")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    _quieten()
+    from rarlhf.convert import convert
+
+    names = convert(arguments.source, arguments.out, arguments.revision)
+    print(f"{arguments.out}: {arguments.source} with {', '.join(names)}")
+
+
+COMMANDS: tuple[Callable[[Commands], None], ...] = (add_generate, add_score, add_merge, add_convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from rarlhf.errors import UserError
+from rarlhf.model_files import pickled_files, weight_files
 from rarlhf.params import ModelParams
 
 # Weights are trained and compared in float32, whatever they are stored in; a run's precision is that of its autocast.
@@ -44,22 +45,27 @@ def storage_of(params: ModelParams) -> Storage:
     return Storage(params.dtype, params.quantization, params.int8_threshold)
 
 
-def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """A causal language model's tokenizer, the end of text serving as padding where there is none.
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder with a causal language model, the end of text serving as padding where there is none.
 
-    Raises: UserError if it is not there, cannot be fetched, or has no end of text.
+    Raises: UserError if it is not there or has no end of text.
     """
-    return _with_padding(_pretrained(AutoTokenizer, source, revision, "model.source"), source)
+    return _with_padding(_pretrained(AutoTokenizer, source, "model.source"), source)
 
 
 def load_causal_lm(
-    source: str, revision: str | None = None, dtype: torch.dtype = torch.float32
+    folder: str, dtype: torch.dtype = torch.float32, name: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode with its tokenizer, the end of text serving as padding where there is none.
 
-    Raises: UserError if it is not there, cannot be fetched, is an adapter, or its tokenizer has no end of text.
+    Args:
+        folder: local one.
+        dtype: of the weights.
+        name: what an error calls it; None: its folder.
+    Raises: UserError if it is not there, is an adapter, or its tokenizer has no end of text.
     """
-    return _language_model(source, revision, dtype=dtype), load_tokenizer(source, revision)
+    tokenizer = _pretrained(AutoTokenizer, folder, "model.source", name)
+    return _language_model(folder, name, dtype=dtype), _with_padding(tokenizer, name or folder)
 
 
 def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTrainedModel:
@@ -67,29 +73,34 @@ def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTra
 
     Raises: UserError if it is not there or is an adapter itself.
     """
-    return _language_model(source, None, **storage.options(device)).to(device)
+    return _language_model(source, **storage.options(device)).to(device)
 
 
-def _language_model(source: str, revision: str | None, **options: object) -> PreTrainedModel:
+def _language_model(source: str, name: str | None = None, **options: object) -> PreTrainedModel:
     if Path(source, "adapter_config.json").is_file():  # transformers would load its base without a word
         raise UserError(
             f"{source} is an adapter, and a whole model is needed: set model.adapter: lora, or make one of it with "
             f"`rarlhf merge {source} FOLDER`"
         )
-    model = _pretrained(AutoModelForCausalLM, source, revision, "model.source", **(WEIGHTS | options))
+    model = _pretrained(AutoModelForCausalLM, source, "model.source", name, **(WEIGHTS | options))
     return model.eval()
 
 
-def load_classifier(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_classifier(folder: str, name: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier in eval mode with its tokenizer.
 
-    Raises: UserError if it is not there, cannot be fetched, or its tokenizer cannot pad.
+    Args:
+        folder: local one.
+        name: what an error calls it; None: its folder.
+    Raises: UserError if it is not there or its tokenizer cannot pad.
     """
     key = "reward.source"
-    model = _pretrained(AutoModelForSequenceClassification, source, revision, key, **WEIGHTS)
-    tokenizer = _pretrained(AutoTokenizer, source, revision, key)
+    model = _pretrained(AutoModelForSequenceClassification, folder, key, name, **WEIGHTS)
+    tokenizer = _pretrained(AutoTokenizer, folder, key, name)
     if tokenizer.pad_token_id is None:
-        raise UserError(f"the tokenizer of {source} has no padding token; set pad_token in its tokenizer_config.json")
+        raise UserError(
+            f"the tokenizer of {name or folder} has no padding token; set pad_token in its tokenizer_config.json"
+        )
     return model.eval(), tokenizer
 
 
@@ -103,22 +114,25 @@ def _with_padding(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrained
     return tokenizer
 
 
-def _pretrained(auto_class: Any, source: str, revision: str | None, key: str, **options: object) -> Any:
-    local = Path(source).is_dir()
-    pinned = options if local else options | {"revision": revision}
+def _pretrained(auto_class: Any, folder: str, key: str, name: str | None = None, **options: object) -> Any:
+    if not Path(folder).is_dir():
+        raise UserError(f"{key} = {name or folder!r}: there is no such folder")
     try:
-        return auto_class.from_pretrained(source, trust_remote_code=False, **pinned)
+        return auto_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
     except (OSError, ValueError) as error:
-        raise UserError(_reason(source, key, local, error)) from error
+        detail = " ".join(str(error).split())[:200]
+        reason = f"{key} = {name or folder!r}: this folder cannot be loaded as such a model ({detail})"
+        if pickled_files(Path(folder)) and not weight_files(Path(folder)):
+            reason = no_safetensors(key, name or folder, "this folder cannot be loaded, it has pickled weights alone")
+        raise UserError(reason) from error
 
 
-def _reason(source: str, key: str, local: bool, error: Exception) -> str:
-    detail = " ".join(str(error).split())[:200]
-    if local:
-        return f"{key} = {source!r}: this folder cannot be loaded as such a model ({detail})"
+def no_safetensors(key: str, source: str, what: str) -> str:
+    """One line for a model whose weights are pickled."""
     return (
-        f"{key} = {source!r}: neither a local folder nor to be had from the hub; without network download it elsewhere "
-        f"and give its folder as {key} ({detail})"
+        f"{key} = {source!r}: {what}, and no pickle is read here; `rarlhf convert {source} FOLDER` makes safetensors "
+        f"of weights that you trust, and FOLDER is then the {key}; or set a revision that has them, such as refs/pr/N "
+        "of a pull request on its page"
     )
 
 

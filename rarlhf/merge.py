@@ -54,7 +54,7 @@ def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Differe
     Returns: how far the merged model's log-probabilities are from the adapter's, measured.
     Raises: UserError if `out` is taken, `adapter` is none, its base is not there, or the two do not fit.
     """
-    _refuse_taken(out)
+    refuse_taken(out)
     storage = storage_in_training(adapter)
     place = str(base_of(adapter) if base is None else _model_folder(base))
     lm, tokenizer = load_causal_lm(place)
@@ -70,7 +70,7 @@ def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Differe
     before = _logprobs(trained, probe)
     merged = model.merge_and_unload()
     difference = (_logprobs(merged, probe) - before).abs()
-    with _whole(out) as folder:
+    with whole(out) as folder:
         save_model(merged, tokenizer, folder)
     return Difference(storage.quantization if storage else None, float(difference.max()), float(difference.mean()))
 
@@ -108,7 +108,8 @@ def _model_folder(base: Path) -> Path:
     return base
 
 
-def _refuse_taken(out: Path) -> None:
+def refuse_taken(out: Path) -> None:
+    """Refuses a file, and a folder that holds anything."""
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a folder that is not there yet")
     if out.exists() and not out.is_dir():
@@ -116,7 +117,7 @@ def _refuse_taken(out: Path) -> None:
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
+def whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write to, which takes its place at the end."""
     target = out.absolute()
     partial = target.with_name(f".{target.name}.partial")

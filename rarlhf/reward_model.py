@@ -75,5 +75,5 @@ def load_reward_model(folder: Path, params: RewardParams, machine: Machine) -> R
     """Loads the classifier that stage `reward` made or fetched."""
     from rarlhf.loading import load_classifier
 
-    model, tokenizer = load_classifier(str(folder), None)
+    model, tokenizer = load_classifier(str(folder))
     return RewardModel(model, tokenizer, params, machine)

@@ -20,6 +20,8 @@ def download(run: Run, inputs: Path, out: Path) -> None:
         for name in ("train", "test", "second_scorer"):
             write_jsonl(folder / f"{name}.jsonl", (row.record() for row in getattr(rows, name)))
         write_json(folder / "counts.json", counts)
+        if rows.origin is not None:
+            write_json(folder / "source.json", rows.origin)
 
 
 def counts_line(split: str, count: Mapping[str, Any]) -> str:

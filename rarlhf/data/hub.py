@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from rarlhf.data.readers import Located, lacking_columns
+from rarlhf.data.readers import Located, Record, lacking_columns
 from rarlhf.errors import UserError
+from rarlhf.hub import fetch_data_set
 from rarlhf.params import DataParams
-
-INSTEAD = "Without network: put train.jsonl and test.jsonl into a folder and set data.source: file and data.path to it"
 
 
 def hub_records(data: DataParams, split: str, columns: Sequence[str]) -> Iterator[Located]:
@@ -20,21 +19,30 @@ def hub_records(data: DataParams, split: str, columns: Sequence[str]) -> Iterato
     """
     import datasets
 
-    try:
-        rows = datasets.load_dataset(data.name, data.config, split=split, revision=data.revision)
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub client raise, offline too
-        raise UserError(_refusal(data, split, error)) from error
-    lacking = lacking_columns(rows.column_names, columns)
+    folder = fetch_data_set(str(data.name), data.revision).folder
+    try:  # streaming reads the files where they are; else datasets would keep a copy of its own
+        rows = datasets.load_dataset(str(folder), data.config, split=split, streaming=True)
+        for number, record in enumerate(rows, start=1):
+            _require(data, record, columns)
+            yield f"{data.name} split {split} row {number}", record
+    except UserError:
+        raise
+    except Exception as error:  # whatever datasets and the readers below it raise
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__).replace(str(folder), str(data.name))
+        wish = f"data set {data.name} (config {data.config}, split {split}, revision {data.revision})"
+        raise UserError(f"{wish} cannot be read: {reason[:200]}; check data.config and data.splits") from error
+
+
+def hub_origin(data: DataParams) -> dict[str, str]:
+    """Name and commit of the data set, as a JSON object; `data.revision` may be a branch, which moves."""
+    found = fetch_data_set(str(data.name), data.revision)
+    return {"source": "hub", "name": found.name, "commit": found.commit}
+
+
+def _require(data: DataParams, record: Record, columns: Sequence[str]) -> None:
+    lacking = lacking_columns(record, columns)
     if lacking:
-        have = ", ".join(rows.column_names)
+        have = ", ".join(record)
         raise UserError(
             f"data set {data.name} lacks the column {', '.join(lacking)}; it has {have}: set data.columns to its names"
         )
-    for number, record in enumerate(rows, start=1):
-        yield f"{data.name} split {split} row {number}", record
-
-
-def _refusal(data: DataParams, split: str, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    wish = f"data set {data.name} (config {data.config}, split {split}, revision {data.revision})"
-    return f"{wish} could not be loaded from the hub ({reason}). {INSTEAD}"

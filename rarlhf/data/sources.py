@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rarlhf.data.choice import choose, choose_with_share, part_of_each_class
-from rarlhf.data.hub import hub_records
+from rarlhf.data.hub import hub_origin, hub_records
 from rarlhf.data.readers import MISSING, READERS, Located, Record, field_of, read_records
 from rarlhf.data.rows import Row
 from rarlhf.data.world import generate_rows
@@ -62,6 +62,7 @@ class RawRows:
     test: list[Row]
     second_scorer: list[Row]  # kept back from `train`
     counts: dict[Split, Counts]
+    origin: dict[str, str] | None = None  # name and commit of a hub data set, as a JSON object
 
 
 def load_raw_rows(data: DataParams) -> RawRows:
@@ -82,7 +83,8 @@ def load_raw_rows(data: DataParams) -> RawRows:
     counts["train"].drop(SECOND_SCORER, len(second_scorer))
     for rows, name in ((train, "train"), (test, "test")):
         _require_both_classes(rows, f"what is left of the {name} rows")
-    return RawRows(train, test, second_scorer, counts)
+    origin = hub_origin(data) if data.source == "hub" else None
+    return RawRows(train, test, second_scorer, counts, origin)
 
 
 def _both_splits(data: DataParams) -> tuple[list[Row], list[Row], dict[Split, Counts]]:

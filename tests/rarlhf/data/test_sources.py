@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -89,47 +88,7 @@ def test_generator_needs_a_number():
         load_rows(data_params(source="generator", train_rows=5), "test")
 
 
-class HubRows(list):
-    column_names = ("text", "label")
-
-
-def hub(monkeypatch, answer):
-    """Puts a `datasets` library in place that gives `answer`, or raises it, and notes how it was asked."""
-    asked = []
-
-    def load_dataset(*args, **kwargs):
-        asked.append((args, kwargs))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    return asked
-
-
 HUB = {"source": "hub", "name": "owner/reviews", "config": "plain", "revision": "abc"}
-
-
-def test_hub_is_asked_for_the_revision_and_gives_the_same_rows(monkeypatch):
-    asked = hub(monkeypatch, HubRows(RECORDS))
-    assert load_rows(data_params(**HUB), "train")[0] == rows_of(RECORDS)
-    assert asked == [(("owner/reviews", "plain"), {"split": "train", "revision": "abc"})]
-
-
-@pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), ValueError("unknown split"), RuntimeError()])
-def test_hub_without_network_points_to_a_folder(monkeypatch, error):
-    hub(monkeypatch, error)
-    with pytest.raises(
-        UserError, match=r"owner/reviews .*revision abc.* Without network: .*data\.source: file"
-    ) as caught:
-        load_rows(data_params(**HUB), "train")
-    assert "\n" not in str(caught.value)
-
-
-def test_hub_lacks_a_column(monkeypatch):
-    hub(monkeypatch, HubRows(RECORDS))
-    with pytest.raises(UserError, match="owner/reviews lacks the column body; it has text, label"):
-        load_rows(data_params(**HUB, columns={"text": "body"}), "train")
 
 
 # --- dropping and choosing, all counted
