@@ -24,7 +24,7 @@ from flows.server import local_settings
 from rarlhf.errors import UserError
 from rarlhf.params import Params, load_params
 from tasks.preset import apply_preset, override
-from tasks.tracking import PARENT_RUN, Record, Tracker
+from tasks.tracking_pipeline import pipeline_run
 
 CACHED = ("didn't change, skipping", "is cached - skipping run")
 PASSING = ("exited with -9", "exited with 137", "Connection", "timed out", "Temporary failure in name resolution")
@@ -127,12 +127,14 @@ def rarlhf(
     except UserError as error:
         logger.error(str(error))
         return Failed(message=str(error))
-    with _parent_run(params) as tracker:
+    with pipeline_run("flows.pipeline") as pipeline:
+        pipeline.open(params)
         states = _run_stages(graph, force)
         names = {stage: state.name or state.type.value for stage, state in states.items()}
-        tracker.table([{"stage": stage, "state": name} for stage, name in names.items()], "stages.json")
+        for stage, name in names.items():
+            pipeline.stage(stage, name)
         failed = [stage for stage, state in states.items() if not state.is_completed()]
-        tracker.close("FAILED" if failed else "FINISHED")
+        pipeline.close("FAILED" if failed else "FINISHED")
     if failed:
         return Failed(message="not done: " + ", ".join(f"{stage} ({names[stage]})" for stage in failed))
     return Completed(message=f"{len(names)} stages, {list(names.values()).count('Cached')} of them were up to date")
@@ -155,22 +157,6 @@ def _run_stages(graph: Graph, force: bool) -> dict[str, State[Any]]:
         waits = [states[name] for name in upstream if name in states]
         states[stage] = named(stage, force, wait_for=waits, return_state=True)
     return states
-
-
-@contextmanager
-def _parent_run(params: Params) -> Iterator[Tracker]:
-    """A run in MLflow that the stages' runs are nested under."""
-    record = Record("pipeline", {"stage": "pipeline", "preset": params.preset, "mlflow.source.name": "flows.pipeline"})
-    tracker = Tracker(record, Path.cwd())
-    if tracker.run_id:
-        os.environ[PARENT_RUN] = tracker.run_id
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    finally:
-        os.environ.pop(PARENT_RUN, None)
 
 
 def _setting(text: str) -> tuple[str, Any]:

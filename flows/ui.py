@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tasks.tracking import prepare_store
+from tasks.tracking_store import prepare_store
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0

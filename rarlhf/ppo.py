@@ -178,8 +178,8 @@ class PPOTrainer:
         kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.tail_mask, self.kl.average)
         record = records.of_risk(self.measure, progress, batch, treated) | records.of_update(stats)
         record |= records.of_rollout(rollout, self.policy.sampling.end_id) | records.of_critic(rollout, returns)
-        record |= records.of_returns(batch.returns)
-        record |= {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
+        record |= records.of_returns(batch.returns) | {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
+        records.show_samples(self.recorder, iteration, self.ppo.iterations, rollout, treated.tail_mask, self.tokenizer)
         self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
         return self.keep({"iteration": iteration} | dict(sorted(record.items())))
 

@@ -2,9 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rarlhf.launch import first_process
 
@@ -20,6 +20,14 @@ class Recorder(Protocol):
 
     def say(self, text: str) -> None:
         """Writes a line for the person who watches."""
+
+
+@runtime_checkable
+class SampleRecorder(Protocol):
+    """A recorder that takes samples of what a policy says as well."""
+
+    def samples(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Keeps rows with `iteration`, `prompt`, `continuation`, `score` and `kept`."""
 
 
 class SilentRecorder:

@@ -4,13 +4,17 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rarlhf.losses import masked_mean
 from rarlhf.measures.base import Batch, RiskMeasure, Treatment
+from rarlhf.progress import Recorder, SampleRecorder
 from rarlhf.risk import cvar, value_at_risk
-from rarlhf.rollout import Rollout, UpdateStats
+from rarlhf.rollout import Rollout, UpdateStats, real_tokens
 
 RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: one for all, so that methods and alphas compare
+SHOWN_TIMES = 8  # over a training, and after its first iteration
+SHOWN_EPISODES = 8  # each time
 Record = dict[str, float]
 
 
@@ -78,3 +82,42 @@ def short(record: Record) -> str:
         f"score {record['objective/score_mean']:+.2f} tail {record['risk/score_cvar']:+.2f} "
         f"KL {record['objective/kl']:.2f} kept {record['risk/kept']:.0f}"
     )
+
+
+def show_samples(  # noqa: PLR0913, PLR0917, each is a different thing
+    recorder: Recorder,
+    iteration: int,
+    last: int,
+    rollout: Rollout,
+    kept: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Hands some episodes of an iteration, from the lowest score to the highest, to a recorder that takes samples.
+
+    Args:
+        recorder: of the training.
+        iteration: from 1; nothing is shown but after the first and at `SHOWN_TIMES` even steps to the last.
+        last: iteration of the training.
+        rollout: the iteration's B episodes.
+        kept: (B,) bool, whether an episode was trained on.
+        tokenizer: of the policy.
+    """
+    if not isinstance(recorder, SampleRecorder) or not is_shown(iteration, last):
+        return
+    order = rollout.scores.argsort(stable=True)
+    places = torch.linspace(0, len(order) - 1, SHOWN_EPISODES).round().long().unique()
+    rows = []
+    for index in order[places.to(order.device)].tolist():
+        query, query_mask, response, mask = (field[index].tolist() for field in rollout.episodes)
+        prompt, continuation = (
+            tokenizer.decode(real_tokens(*tokens), skip_special_tokens=True)
+            for tokens in ((query, query_mask), (response, mask))
+        )
+        values = {"score": round(float(rollout.scores[index]), 4), "kept": bool(kept[index])}
+        rows.append({"iteration": iteration, "prompt": prompt, "continuation": continuation, **values})
+    recorder.samples(rows)
+
+
+def is_shown(iteration: int, last: int) -> bool:
+    """Whether samples of an iteration are shown."""
+    return iteration == 1 or iteration * SHOWN_TIMES // last > (iteration - 1) * SHOWN_TIMES // last

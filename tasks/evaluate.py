@@ -118,19 +118,18 @@ def _write_cards(folder: Path, models: Path, evaluation: "Evaluation", params: P
 
 
 def _track(run: Run, evaluation: "Evaluation", html: str) -> None:
-    """The results as metrics and table of the run, the report as a page."""
-    means = {
-        f"{method}/{metric}": spread["mean"]
-        for method, spreads in evaluation["methods"].items()
-        for metric, spread in spreads.items()
-    }
+    """The results as metrics and table of the run and as a run of each method, the report as a page."""
     rows = [
         {"method": method, "metric": metric, **{key: spread[key] for key in ("mean", "std", "n")}}
         for method, spreads in evaluation["methods"].items()
         for metric, spread in spreads.items()
     ]
-    run.tracker.metrics(means)
     run.tracker.table(rows, "results.json")
+    for method, spreads in evaluation["methods"].items():
+        means = {metric: spread["mean"] for metric, spread in spreads.items()}
+        run.tracker.metrics({f"{method}/{metric}": mean for metric, mean in means.items()})
+        spans = {f"std/{metric}": spread["std"] for metric, spread in spreads.items() if spread["std"] is not None}
+        run.tracker.child(f"{method} (test results)", {"stage": "results", "method": method}, means | spans)
     with TemporaryDirectory() as folder:
         page = Path(folder, "report.html")
         page.write_text(html, encoding="utf-8")

@@ -35,11 +35,13 @@ class Outputs:
         self._pending[target] = partial
         yield partial
 
-    def commit(self) -> None:
-        """Moves everything written into place, if this process is the one that writes."""
-        for target, partial in self._pending.items() if first_process() else ():
-            _replace(partial, target)
+    def commit(self) -> list[Path]:
+        """Moves everything written into place, if this process is the one that writes; returns what is there now."""
+        targets = list(self._pending) if first_process() else []
+        for target in targets:
+            _replace(self._pending[target], target)
         self.discard()
+        return targets
 
     def discard(self) -> None:
         """Deletes what was written and not committed."""

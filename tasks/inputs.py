@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,16 @@ class Inputs:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_inputs(stage: str, arguments: Mapping[str, object], params: Params) -> Inputs:
+def read_inputs(
+    stage: str, arguments: Mapping[str, object], params: Params, digest_of: Callable[[Path], str] | None = None
+) -> Inputs:
     """Reads a stage's entry in dvc.yaml and hashes the files it names.
 
     Args:
         stage: name of the entry.
         arguments: the stage's own arguments; `${item.seed}` in dvc.yaml stands for the argument `seed`.
         params: the parameters, which other `${...}` stand for.
+        digest_of: hashes a file or folder; `digest` where None.
 
     Raises: UserError if dvc.yaml, the entry, a parameter or a file is missing.
     """
@@ -56,8 +59,28 @@ def read_inputs(stage: str, arguments: Mapping[str, object], params: Params) -> 
     return Inputs(
         label(stage, arguments),
         {key: lookup(values, key) for key in _keys(entry, names)},
-        {path: digest(Path(path)) for path in files},
+        {path: (digest_of or digest)(Path(path)) for path in files},
     )
+
+
+def inputs_of(run: str, params: Params, digest_of: Callable[[Path], str] | None = None) -> Inputs:
+    """As `read_inputs`, of a run by its name in DVC: `rlhf@1`, `generate@sft`, `check`."""
+    stage, _, item = run.partition("@")
+    keys = _matrix(stage)
+    return read_inputs(stage, dict(zip(keys, [item], strict=True)) if keys else {}, params, digest_of)
+
+
+def run_names(params: Params) -> Iterator[str]:
+    """Names in DVC of all runs of all stages, in the order of dvc.yaml."""
+    values = params.model_dump(mode="json")
+    for stage in _stages():
+        items = [item for text in _matrix(stage).values() for item in _items(text, values)]
+        yield from (f"{stage}@{item}" for item in items) if _matrix(stage) else [stage]
+
+
+def description(stage: str) -> str | None:
+    """What dvc.yaml says a stage does, if anything."""
+    return _entry(stage).get("desc") if stage in _stages() else None
 
 
 def label(stage: str, arguments: Mapping[str, object]) -> str:
@@ -98,14 +121,33 @@ def _files(folder: Path) -> list[Path]:
     return sorted(Path(root, name) for root, _, names in walk if not root.endswith("__pycache__") for name in names)
 
 
-def _entry(stage: str) -> Mapping[str, Any]:
+def _stages() -> Mapping[str, Any]:
     path = Path("dvc.yaml")
     if not path.is_file():
         raise UserError("dvc.yaml is missing: run from the repository's root")
-    stages = YAML(typ="safe").load(path.read_text(encoding="utf-8"))["stages"]
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(text: str) -> Mapping[str, Any]:
+    return dict(YAML(typ="safe").load(text)["stages"])
+
+
+def _entry(stage: str) -> Mapping[str, Any]:
+    stages = _stages()
     if stage not in stages:
         raise UserError(f"dvc.yaml has no stage {stage}; it has {', '.join(stages)}")
     return dict(stages[stage])
+
+
+def _matrix(stage: str) -> Mapping[str, Any]:
+    """What a stage's runs differ in, one key at most: its name to a list or to the `${key}` of one."""
+    return dict(_entry(stage).get("matrix", {}))
+
+
+def _items(text: str | list[Any], values: Mapping[str, Any]) -> list[Any]:
+    """A list, or the one that `${key}` stands for."""
+    return text if isinstance(text, list) else list(lookup(values, text.removeprefix("${").removesuffix("}")))
 
 
 def _keys(entry: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, wraps
 from pathlib import Path
@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 CHECKPOINTS = ".checkpoints"
+MODELS = "models"  # outputs in this folder are shown as models
 OLD_CHECKPOINTS = 3  # folders kept of the same stage with other inputs
 FULL_DISK_BYTES = 1 << 20
 
@@ -66,6 +67,10 @@ class StageRecorder:
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Sends `values` at `step` to the tracker."""
         self._tracker.metrics(values, step)
+
+    def samples(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Adds rows to the run's table of samples."""
+        self._tracker.table(rows, "samples.json")
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -126,7 +131,10 @@ class Run:
         Raises: UserError if params.yaml no longer says what the stage was run with.
         """
         self._refuse_edited_params()
-        self._outputs.commit()
+        targets = self._outputs.commit()
+        for path in targets:
+            if path.parts[0] == MODELS:
+                self.tracker.model(path)
         if "checkpoints" in vars(self) and first_process():
             remove(self.checkpoints)
 

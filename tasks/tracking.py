@@ -1,43 +1,44 @@
-"""Runs in MLflow. Nothing here ever raises: the first failure gives one warning, and the rest is silence."""
+"""Runs in MLflow. Nothing here ever raises or waits for a server: tasks.tracking_sender does the sending."""
 
 import json
-import logging
 import os
-import socket
-import sqlite3
+import shutil
 import subprocess
-import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from datetime import datetime
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec
 
 from rarlhf.launch import first_process
 from rarlhf.params import Params
-from tasks.inputs import Inputs
+from tasks.inputs import Inputs, description, digest
+from tasks.system_metrics import watch_system
+from tasks.tracking_sender import Sender
+from tasks.tracking_store import SQLITE, close_dead_runs, import_mlflow, prepare_store, process_tags, store_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param
     from mlflow.tracking.client import MlflowClient
 
-EXPERIMENT = "rarlhf"
-PARENT_RUN = "RARLHF_PARENT_RUN"  # environment variable by which a pipeline run hands its id to its stages
+PIPELINE = "RARLHF_PIPELINE"  # environment variable: the folder of the pipeline run (tasks.tracking_pipeline)
+PARENT_FILE = "run"  # in that folder: id of the parent run, there as soon as MLflow has given it
+STAGES_FILE = "stages.jsonl"  # in that folder: a line for the start and one for the end of each stage that ran
+PARENT_SECONDS = 20.0  # a stage's run waits for its parent's id, in the background
 DATA_FOLDERS = ("data/raw", "data/prompts", "generations")  # inputs that are logged as data sets
 FLUSH_SECONDS = 5.0
 FLUSH_METRICS = 500  # MLflow takes up to 1000 in a batch
 BATCH_PARAMS = 100
+COPIED_MODEL_BYTES = 10_000_000  # larger models are named by path and SHA-256; DVC keeps their bytes
 MAX_VALUE = 6000  # characters of a parameter's value
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",  # the word: MLflow ignores 1
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
+PATIENCE_SERVER = 5.0
+PATIENCE_FILE = 30.0  # seconds; another process may be making the store
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 P = ParamSpec("P")
@@ -52,12 +53,14 @@ class Record:
         tags: name to value.
         params: dotted key to value.
         data: path of each input data set to its SHA-256.
+        of_stage: whether it is a stage's run: below that of the pipeline and with a watch on the machine.
     """
 
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, object] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+    of_stage: bool = False
 
 
 def stage_record(stage: str, arguments: Mapping[str, object], params: Params, inputs: Inputs) -> Record:
@@ -70,17 +73,19 @@ def stage_record(stage: str, arguments: Mapping[str, object], params: Params, in
         "seed": arguments.get("seed"),
         "inputs_hash": inputs.hash,
         "dvc_stage": os.environ.get("DVC_STAGE"),
-        "pipeline": os.environ.get(PARENT_RUN),
-        "mlflow.parentRunId": os.environ.get(PARENT_RUN),
+        "pipeline": pipeline_name() or None,
         "mlflow.source.name": f"tasks.{stage}",
+        "mlflow.note.content": description(stage),
     }
     data = {path: digest for path, digest in inputs.files.items() if path.startswith(DATA_FOLDERS)}
-    flat = dict(_flatten(inputs.params)) | {"preset": params.preset}
-    return Record(inputs.stage, {key: str(value) for key, value in tags.items() if value is not None}, flat, data)
+    flat = flatten(inputs.params) | {"preset": params.preset}
+    return Record(
+        inputs.stage, {key: str(value) for key, value in tags.items() if value is not None}, flat, data, of_stage=True
+    )
 
 
 def _safe(method: Callable[Concatenate["Tracker", P], None]) -> Callable[Concatenate["Tracker", P], None]:
-    """Turns the first failure into a warning and drops every call after it."""
+    """Turns a failure into a warning; does nothing once the run is closed or where nothing is tracked."""
 
     @wraps(method)
     def call(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -88,7 +93,7 @@ def _safe(method: Callable[Concatenate["Tracker", P], None]) -> Callable[Concate
             try:
                 method(self, *args, **kwargs)
             except Exception as error:
-                self.give_up(error)
+                self._sender.refuse(error)
 
     return call
 
@@ -97,20 +102,35 @@ class Tracker:
     """One run in MLflow, opened at once and ended by `close`.
 
     The store is `mlflow.db` with the artifacts in `mlartifacts/`, both in `root`, or what MLFLOW_TRACKING_URI says.
+    Calls return at once; what they say is sent in the background, in their order.
     """
 
     def __init__(self, record: Record, root: Path) -> None:
         self.alive = first_process()
-        self.run_id = ""
+        self.run_id = ""  # known when MLflow has answered
+        self._record = record
+        self._start = time.time()
         self._metrics: list[Metric] = []
-        self._open(record, root)
+        self._lock = threading.Lock()
         self._flushed = time.monotonic()
+        self._staged: Path | None = None
+        self._monitor: Callable[[], None] | None = None
+        if self.alive:
+            uri = store_uri(root)
+            self._sender = Sender(root / ".mlflow.down", PATIENCE_FILE if uri.startswith(SQLITE) else PATIENCE_SERVER)
+            self._begin(record, root, uri)
 
-    def give_up(self, error: Exception) -> None:
-        """Stops tracking, saying why in one line."""
-        self.alive = False
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(f"warning: MLflow tracking stops here, nothing else is affected: {reason}", file=sys.stderr, flush=True)
+    @_safe
+    def _begin(self, record: Record, root: Path, uri: str) -> None:
+        if record.of_stage:
+            self._tell("RUNNING")
+        import_mlflow(uri)
+        self._send(lambda: self._open(record, root), needed=True)
+        self.params(record.params)
+        if record.of_stage:
+            self._monitor = watch_system(self.metrics)
+        if record.data:
+            self._send(lambda: self._log_data(record.data))
 
     @_safe
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -118,58 +138,109 @@ class Tracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._metrics += [Metric(key, float(value), now, step) for key, value in values.items()]
+        with self._lock:
+            self._metrics += [Metric(key, float(value), now, step) for key, value in values.items()]
         if len(self._metrics) >= FLUSH_METRICS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self._flush()
+
+    @_safe
+    def params(self, values: Mapping[str, object]) -> None:
+        """Logs parameters by dotted key; a key once logged keeps its value."""
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)[:MAX_VALUE]) for key, value in values.items()]
+        for start in range(0, len(entries), BATCH_PARAMS):
+            batch = entries[start : start + BATCH_PARAMS]
+            self._send(partial(self._log_params, batch))
 
     @_safe
     def tags(self, values: Mapping[str, str]) -> None:
         """Sets tags."""
         for key, value in values.items():
-            self._client.set_tag(self.run_id, key, value)
+            self._send(partial(self._log_tag, key, value))
 
     @_safe
     def figure(self, figure: "Figure", path: str) -> None:
         """Keeps a figure in the format of the path's suffix, as in `figures/reward.png`."""
-        self._client.log_figure(self.run_id, figure, path)
+        file = self._stage() / Path(path).name
+        figure.savefig(file)
+        self._upload(file, path)
 
     @_safe
     def table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
-        """Keeps rows as a table, shown by MLflow; the path ends in `.json`."""
+        """Keeps rows as a table, shown by MLflow; the path ends in `.json`. Rows of a later call are added."""
         import pandas
 
-        self._client.log_table(self.run_id, pandas.DataFrame([dict(row) for row in rows]), path)
+        frame = pandas.DataFrame([dict(row) for row in rows])
+        self._send(lambda: self._client.log_table(self.run_id, frame, path))
 
     @_safe
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keeps a copy of a file, or of a folder with all it holds."""
-        if path.is_dir():
-            self._client.log_artifacts(self.run_id, str(path), "/".join(filter(None, (folder, path.name))))
-        else:
-            self._client.log_artifact(self.run_id, str(path), folder)
+        """Keeps a copy of a file, or of a folder with all it holds, as they are now."""
+        file = self._stage() / path.name
+        shutil.copytree(path, file) if path.is_dir() else shutil.copy(path, file)
+        self._upload(file, "/".join(filter(None, (folder, path.name))))
+
+    @_safe
+    def model(self, folder: Path) -> None:
+        """Keeps where a model is, its size and SHA-256, as `model.json` and tags; a small one is copied too."""
+        files = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+        size = sum(files.values())
+        reference = {"path": str(folder), "bytes": size, "sha256": digest(folder), "files": files}
+        file = self._stage() / "model.json"
+        file.write_text(json.dumps(reference, indent=1), encoding="utf-8")
+        self._upload(file, file.name)
+        self.tags({"model_path": str(folder), "model_bytes": str(size), "model_sha256": str(reference["sha256"])})
+        if size <= COPIED_MODEL_BYTES:
+            self.artifact(folder, "model")
+
+    @_safe
+    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """A finished run below this one, of a few numbers alone."""
+        self._send(lambda: self.log_child(name, tags, metrics))
+
+    @_safe
+    def call(self, job: Callable[["MlflowClient", "Tracker"], None]) -> None:
+        """Does something with MLflow's client when everything before is sent."""
+        self._send(lambda: job(self._client, self))
+
+    def wait(self, seconds: float) -> None:
+        """Waits until everything so far is sent, at most for so long."""
+        if self.alive:
+            self._sender.wait(seconds)
 
     @_safe
     def close(self, status: Status) -> None:
         """Sends what is left and ends the run."""
+        if self._monitor is not None:
+            self._monitor()
         self._flush()
-        self._client.set_terminated(self.run_id, status)
+        end = int(time.time() * 1000)
+        self._send(lambda: self._client.set_terminated(self.run_id, status, end))
+        self._sender.finish()
+        if self._record.of_stage:
+            self._tell(status)
         self.alive = False
+        if self._staged is not None:
+            shutil.rmtree(self._staged, ignore_errors=True)
 
-    @_safe
+    def _send(self, job: Callable[[], object], needed: bool = False) -> None:
+        self._sender.add(job, needed)
+
     def _open(self, record: Record, root: Path) -> None:
-        self._client, experiment = prepare_store(root)
-        _close_dead_runs(self._client, experiment)
-        tags = {**record.tags, **_process_tags(), **_git_tags()}
-        self.run_id = self._client.create_run(experiment, run_name=record.name, tags=tags).info.run_id
-        self._log_params(record.params)
-        self._log_data(record.data)
+        self._client, self.experiment = prepare_store(root)
+        close_dead_runs(self._client, self.experiment)
+        tags = {**record.tags, **process_tags(), **_git_tags()}
+        if record.of_stage and (parent := parent_run()):
+            tags["mlflow.parentRunId"] = parent
+        run = self._client.create_run(self.experiment, int(self._start * 1000), tags, record.name)
+        self.run_id = run.info.run_id
 
-    def _log_params(self, params: Mapping[str, object]) -> None:
-        from mlflow.entities import Param
+    def _log_params(self, params: "Sequence[Param]") -> None:
+        self._client.log_batch(self.run_id, params=params)
 
-        entries = [Param(key, str(value)[:MAX_VALUE]) for key, value in params.items()]
-        for start in range(0, len(entries), BATCH_PARAMS):
-            self._client.log_batch(self.run_id, params=entries[start : start + BATCH_PARAMS])
+    def _log_tag(self, key: str, value: str) -> None:
+        self._client.set_tag(self.run_id, key, value)
 
     def _log_data(self, data: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput
@@ -178,70 +249,83 @@ class Tracker:
             DatasetInput(Dataset(path, digest[:16], "local", json.dumps({"uri": path})), tags=[])
             for path, digest in data.items()
         ]
-        if inputs:
-            self._client.log_inputs(self.run_id, inputs)
+        self._client.log_inputs(self.run_id, inputs)
+
+    def log_child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """As `child`, at once: for jobs of `call`."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        below = {**tags, "mlflow.parentRunId": self.run_id}
+        child = self._client.create_run(self.experiment, now, below, name).info.run_id
+        self._client.log_batch(child, [Metric(key, value, now, 0) for key, value in metrics.items()])
+        self._client.set_terminated(child, "FINISHED", now)
 
     def _flush(self) -> None:
-        if self._metrics:
-            self._client.log_batch(self.run_id, metrics=self._metrics)
-        self._metrics = []
+        with self._lock:
+            metrics, self._metrics = self._metrics, []
         self._flushed = time.monotonic()
+        if metrics:
+            self._send(lambda: self._client.log_batch(self.run_id, metrics=metrics))
+
+    def _stage(self) -> Path:
+        """A new folder for a copy that waits to be sent; its original may be moved meanwhile."""
+        if self._staged is None:
+            self._staged = Path(tempfile.mkdtemp(prefix="rarlhf-artifacts-"))
+        return Path(tempfile.mkdtemp(dir=self._staged))
+
+    def _upload(self, file: Path, path: str) -> None:
+        folder = Path(path).parent.as_posix()
+        place = None if folder == "." else folder
+
+        def job() -> None:
+            if file.is_dir():
+                self._client.log_artifacts(self.run_id, str(file), path)
+            else:
+                self._client.log_artifact(self.run_id, str(file), place)
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+        self._send(job)
+
+    def _tell(self, state: str) -> None:
+        """Adds a line to the pipeline run's list of stages, where this is part of one."""
+        folder = os.environ.get(PIPELINE)
+        line = {"stage": self._record.name, "state": state, "run_id": self.run_id, "seconds": time.time() - self._start}
+        if folder and Path(folder).is_dir():
+            with suppress(OSError), Path(folder, STAGES_FILE).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
 
 
-def prepare_store(root: Path) -> tuple["MlflowClient", str]:
-    """Opens the store, making it and its experiment if missing; returns a client and the experiment's id."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    with _locked(root / ".mlflow.lock"):  # two processes that open a fresh store at once break it
-        client = _connect(root)
-        return client, _experiment(client, root)
+def pipeline_name() -> str:
+    """What the runs of one run of the pipeline have in common, as the tag `pipeline`.
 
-
-def _connect(root: Path) -> "MlflowClient":
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
-    if uri.startswith("sqlite:///"):
-        with sqlite3.connect(uri.removeprefix("sqlite:///")) as store:
-            store.execute("PRAGMA journal_mode=WAL")  # readers do not block writers; 13 ms a logged step become 5
-        store.close()
-    from mlflow.tracking.client import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the one warning is ours
-    return MlflowClient(uri)
-
-
-def _experiment(client: "MlflowClient", root: Path) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (root / "mlartifacts").as_uri()
-    kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on the runs, not on the pages for chat traces
-    return client.create_experiment(EXPERIMENT, artifacts, kind)
-
-
-def _close_dead_runs(client: "MlflowClient", experiment: str) -> None:
-    """Ends as KILLED the runs whose process on this machine is gone: kill -9 leaves them RUNNING for ever."""
-    mine = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment], mine):
-        if not _is_alive(int(run.data.tags["pid"]), float(run.data.tags["process_start"])):
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _is_alive(pid: int, start: float) -> bool:
-    """Whether a process exists and is the one that started then (epoch seconds), not a later one under its number."""
+    Empty where a stage was started by hand.
+    """
+    if folder := os.environ.get(PIPELINE):
+        return Path(folder).name
     import psutil
 
-    try:
-        return bool(abs(psutil.Process(pid).create_time() - start) < 1)
-    except psutil.NoSuchProcess:
-        return False
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error):
+            if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
+                return f"dvc-{datetime.fromtimestamp(process.create_time()):%Y%m%d-%H%M%S}-{process.pid}"
+    return ""
 
 
-def _process_tags() -> dict[str, str]:
-    import psutil
+def parent_run() -> str:
+    """Id of the run that this one belongs below; empty where there is none."""
+    folder = Path(os.environ.get(PIPELINE) or "/nonexistent")
+    end = time.monotonic() + PARENT_SECONDS
+    while folder.is_dir() and time.monotonic() < end:
+        with suppress(OSError):
+            return (folder / PARENT_FILE).read_text(encoding="utf-8").strip()
+        time.sleep(0.1)
+    return ""
 
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": str(pid), "process_start": str(psutil.Process(pid).create_time())}
+
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one with dotted keys."""
+    return dict(_flatten(values, prefix))
 
 
 def _git_tags() -> dict[str, str]:
@@ -258,15 +342,6 @@ def _git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return ""
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl
-
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

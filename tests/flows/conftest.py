@@ -19,7 +19,7 @@ stages:
     deps: [data/a.txt]
     outs: ["data/b${item.seed}.txt"]
   good:
-    cmd: cp data/b1.txt data/good.txt && echo "parent=$RARLHF_PARENT_RUN"
+    cmd: cp data/b1.txt data/good.txt && echo "parent=$(cat $RARLHF_PIPELINE/run)"
     deps: [data/b1.txt]
     outs: [data/good.txt]
   last:
@@ -50,7 +50,7 @@ def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     folder = tmp_path / "toy"
     shutil.copytree(template, folder)
     monkeypatch.chdir(folder)
-    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "RARLHF_PARENT_RUN"):
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "RARLHF_PIPELINE"):
         monkeypatch.delenv(name, raising=False)
     saved = dict(os.environ)
     yield folder

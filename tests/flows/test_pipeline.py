@@ -119,11 +119,14 @@ def test_the_whole_flow_without_a_server(toy: Path) -> None:
     client = MlflowClient(f"sqlite:///{toy}/mlflow.db")
     experiment = client.get_experiment_by_name("rarlhf")
     assert experiment is not None
-    (parent,) = client.search_runs([experiment.experiment_id])
+    *cached, parent = client.search_runs([experiment.experiment_id])  # newest first
+    assert [run.info.run_name for run in cached] == ["twin@1 (cached)", "first (cached)"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in cached} == {parent.info.run_id}
     assert (parent.info.run_name, parent.info.status) == ("pipeline", "FAILED")
     assert f"parent={parent.info.run_id}" in shown
     table = json.loads(Path(client.download_artifacts(parent.info.run_id, "stages.json", str(toy))).read_text())
-    assert dict(table["data"]) == {
+    assert table["columns"][:2] == ["stage", "state"]
+    assert {row[0]: row[1] for row in table["data"]} == {
         "first": "Cached",
         "twin@1": "Cached",
         "twin@2": "Failed",

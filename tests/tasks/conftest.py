@@ -49,7 +49,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A folder with a small dvc.yaml, its inputs, the tiny preset and no repository; the process stands in it."""
     saved = dict(os.environ)
     monkeypatch.chdir(tmp_path)
-    for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI", "RARLHF_PARENT_RUN"):
+    for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI", "RARLHF_PIPELINE"):
         monkeypatch.delenv(name, raising=False)
     text = (REPOSITORY / "presets" / "tiny.yaml").read_text()
     (tmp_path / "presets").mkdir()

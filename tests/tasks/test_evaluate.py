@@ -31,6 +31,11 @@ class RecordingTracker:
         self.values: dict[str, float] = {}
         self.tables: dict[str, list] = {}
         self.artifacts: dict[str, Path] = {}
+        self.children: dict[str, dict[str, float]] = {}
+
+    def child(self, name: str, tags: dict[str, str], metrics: dict[str, float]) -> None:
+        assert tags["stage"] == "results" and tags["method"] in name
+        self.children[tags["method"]] = metrics
 
     def metrics(self, values, step: int = 0) -> None:
         self.values |= values
@@ -132,6 +137,9 @@ def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, caps
     assert "RA-RLHF" in printed
     assert printed.count("perplexity of 2 reference texts under models/") == len(MODELS)
     assert set(tracker.artifacts) == {"plots", "report.html"}
+    assert list(tracker.children) == ["base", "sft", "rlhf", "ra_rlhf"]
+    assert tracker.children["rlhf"]["reward_mean"] == tracker.values["rlhf/reward_mean"]
+    assert tracker.children["rlhf"]["std/reward_mean"] > 0
     assert len(tracker.tables["results.json"]) == 4 * len(json.loads(first["metrics/evaluate.json"])["methods"]["sft"])
     run_stage(two_seeds)
     assert outputs() == first

@@ -1,0 +1,63 @@
+"""`dvc repro` with one run in MLflow above those of the stages: `python -m tasks.repro`, which `make repro` calls.
+
+DVC has the terminal; its output and its exit status are the command's. Tracking starts while DVC reads its graph.
+"""
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from types import FrameType
+
+import psutil
+
+from rarlhf.errors import UserError
+from rarlhf.params import load_params
+from tasks.inputs import run_names
+from tasks.tracking_pipeline import CACHED, UNKNOWN, Pipeline, pipeline_run
+
+STOPPED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def main() -> int:
+    """Runs `dvc repro` with the arguments given; returns its exit status."""
+    stopped = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        if number == signal.SIGTERM:
+            _stop(process)
+
+    with pipeline_run("tasks.repro") as pipeline:
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches DVC and its stage too, which end by themselves
+            signal.signal(number, stop)
+        process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])
+        with suppress(UserError):
+            pipeline.open(load_params())
+        status = process.wait()
+        _tell_stages(pipeline, done=status == 0)
+        killed = bool(stopped) or status in STOPPED
+        pipeline.close("KILLED" if killed else "FAILED" if status else "FINISHED")
+    return 128 - status if status < 0 else status
+
+
+def _tell_stages(pipeline: Pipeline, done: bool) -> None:
+    """Tells of the stages that DVC did not run: up to date, or where it failed, perhaps not reached."""
+    ran = pipeline.ran()
+    with suppress(UserError):
+        for name in run_names(load_params()):
+            if name not in ran:
+                pipeline.stage(name, CACHED if done else UNKNOWN)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends DVC, which gives its lock back on SIGINT alone and not while a stage runs, and the stage."""
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        for child in children:
+            child.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
