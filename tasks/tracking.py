@@ -323,6 +323,11 @@ def parent_run() -> str:
     return ""
 
 
+def all_params(params: Params) -> dict[str, object]:
+    """Every parameter by its dotted key."""
+    return flatten(params.model_dump(mode="json"))
+
+
 def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested mappings as one with dotted keys."""
     return dict(_flatten(values, prefix))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rarlhf.errors import UserError
 from rarlhf.params import Params
 from tasks.inputs import digest, inputs_of
-from tasks.tracking import PARENT_FILE, PIPELINE, STAGES_FILE, Record, Status, Tracker, flatten
+from tasks.tracking import PARENT_FILE, PIPELINE, STAGES_FILE, Record, Status, Tracker, all_params
 from tasks.tracking_store import close_dead_runs
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Pipeline:
             "mlflow.source.name": self._door,
         }
         self._params = params
-        self._tracker = Tracker(Record("pipeline", tags, flatten(params.model_dump(mode="json"))), self._root)
+        self._tracker = Tracker(Record("pipeline", tags, all_params(params)), self._root)
         self._tracker.call(self._publish)
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 from rarlhf.params import Params
 from tasks.figures import track_training
 from tasks.stage import Run
-from tasks.tracking import flatten
+from tasks.tracking import all_params
 
 
 def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913
@@ -17,7 +17,7 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     from rarlhf.rlhf import train_policy
     from rarlhf.runtime import prepare
 
-    run.tracker.params(flatten(params.model_dump(mode="json")))  # all, as this method takes them
+    run.tracker.params(all_params(params))  # all, as this method takes them
     processes = world()
     machine = prepare(params.runtime)
     queries = [row["input_ids"] for row in read_jsonl(prompts / "train.jsonl")]
