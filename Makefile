@@ -1,11 +1,12 @@
 # Needs Python 3.11 and make; everything else goes into .venv.
 #
 #   make repro [PRESET=name] [DATA=folder] [FORCE=1]   run what is not up to date, print the table
+#   make deploy      make stop      Prefect's server, the deployment rarlhf/full, its worker; end them
 #   make test      make check      make ui      make bench      make clean
 #   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test test-kill check ui bench clean
+.PHONY: repro test test-kill check ui deploy stop bench clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -43,6 +44,12 @@ check: $(INSTALLED)
 
 ui: $(INSTALLED)
 	@$(BIN)/python -m flows.ui
+
+deploy: $(INSTALLED)
+	@$(BIN)/python -m flows.deploy up
+
+stop:
+	@$(BIN)/python -m flows.deploy down
 
 # Takes about 25 minutes and wants an idle machine; the peer has an environment of its own.
 bench: $(INSTALLED) $(PEER)/.installed

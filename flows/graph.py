@@ -1,4 +1,4 @@
-"""The stages and their order, read from dvc.yaml."""
+"""The stages and their order, read from dvc.yaml, and which of them are up to date."""
 
 from collections.abc import Sequence
 from graphlib import TopologicalSorter
@@ -29,6 +29,26 @@ def read_graph(targets: Sequence[str] = ()) -> Graph:
     needed = _needed(upstream, [name for target in targets for name in _runs(target, upstream)] or list(upstream))
     ordered = TopologicalSorter({name: upstream[name] for name in sorted(needed)}).static_order()
     return {name: upstream[name] for name in ordered}
+
+
+def up_to_date(graph: Graph) -> set[str]:
+    """Stages for which `dvc repro` has nothing to do, nor for those they wait for; asked at once, 0.5 s each are saved.
+
+    Where another process holds DVC's lock, none: each is asked when its turn comes.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    fresh: set[str] = set()
+    try:
+        with Repo() as repo, repo.lock:
+            stages = {stage.addressing: stage for stage in repo.index.stages}
+            for name, upstream in graph.items():
+                if fresh.issuperset(upstream) and not stages[name].changed():
+                    fresh.add(name)
+    except DvcException:
+        return set()
+    return fresh
 
 
 def _runs(target: str, upstream: Graph) -> list[str]:

@@ -1,7 +1,14 @@
-"""Whether Prefect's server answers, and how to do without it."""
+"""This workspace's Prefect server: where it is, whether it answers, how it is started, how to do without."""
 
+import json
+import os
 import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from prefect.settings import (
@@ -11,17 +18,61 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from rarlhf.errors import UserError
+
 STARTUP_SECONDS = 180  # a busy machine took longer than the 20 s that Prefect gives its server
+HOME = ".prefect"
+SERVER = ["prefect", "server", "start"]  # a module with its words
+
+
+def address() -> tuple[str, int]:
+    """Host and port of the server, as Prefect is set up with them (prefect.toml)."""
+    url = urlsplit(PREFECT_API_URL.value() or "")
+    return url.hostname or "127.0.0.1", url.port or 4200
+
+
+def page() -> str:
+    """The address of the server's pages."""
+    host, port = address()
+    return f"http://{host}:{port}"
 
 
 def server_answers() -> bool:
-    """Whether something listens at the address that Prefect is set up with (prefect.toml)."""
-    url = urlsplit(PREFECT_API_URL.value() or "")
+    """Whether something listens at the server's address."""
     try:
-        socket.create_connection((url.hostname or "", url.port or 4200), timeout=2).close()
+        socket.create_connection(address(), timeout=2).close()
     except OSError:
         return False
     return True
+
+
+def own_server_answers() -> bool:
+    """Whether this workspace's server answers.
+
+    Raises: UserError if something else is there, another workspace's server too: it would run that one's deployments.
+    """
+    if not server_answers():
+        return False
+    elsewhere = "end it, or give this workspace another port (`url` in prefect.toml)"
+    try:
+        with urllib.request.urlopen(f"{page()}/api/admin/settings", timeout=20) as answer:
+            home = json.load(answer)["home"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"at {page()} something answers that is no Prefect server; {elsewhere}") from error
+    if Path(home).resolve() != Path(HOME).resolve():
+        raise UserError(f"at {page()} the Prefect server of another workspace answers ({home}); {elsewhere}")
+    return True
+
+
+def server_command() -> list[str]:
+    """The command that starts the server at its address."""
+    host, port = address()
+    return [sys.executable, "-m", *SERVER, "--host", host, "--port", str(port)]
+
+
+def environment() -> Mapping[str, str]:
+    """The environment for Prefect's commands: its home in full, which tells a workspace's server from another's."""
+    return {**os.environ, "PREFECT_HOME": str(Path(HOME).resolve())}
 
 
 def local_settings() -> AbstractContextManager[Settings]:

@@ -1,4 +1,7 @@
-"""The web pages: MLflow's and Prefect's servers on the loopback address, until Ctrl-C ends both."""
+"""The web pages: MLflow's and Prefect's servers on the loopback address, until Ctrl-C ends both.
+
+Where `make deploy` has started Prefect's server, that one is shown, and it goes on.
+"""
 
 import os
 import signal
@@ -11,12 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from flows.server import SERVER, address, environment, own_server_answers, page
+from rarlhf.errors import UserError
 from tasks.tracking_store import prepare_store
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
-SERVERS = {
+Servers = dict[str, tuple[int, list[str]]]
+SERVERS: Servers = {
     "MLflow": (
         5000,
         [
@@ -30,7 +36,7 @@ SERVERS = {
             "--log-level=warning",
         ],
     ),
-    "Prefect": (4200, ["prefect", "server", "start"]),
+    "Prefect": (address()[1], SERVER),
 }
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # without its job queues MLflow is up in 7 s instead of 25
@@ -40,32 +46,40 @@ ENVIRONMENT = {
 
 def main() -> int:
     """Starts both servers, prints their addresses, waits for a signal; returns the exit status."""
-    taken = [f"{name} {HOST}:{port}" for name, (port, _) in SERVERS.items() if _answers(port)]
+    servers = dict(SERVERS)
+    try:
+        if "Prefect" in servers and own_server_answers():
+            print(f"Prefect: {page()} (runs already, and goes on)", flush=True)
+            del servers["Prefect"]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    taken = [f"{name} {HOST}:{port}" for name, (port, _) in servers.items() if _answers(port)]
     if taken:
         print(f"error: the address is in use already: {', '.join(taken)}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
     prepare_store(Path.cwd())  # a stage may start at the same moment
     try:
-        with _running() as processes:
-            return _watch(processes)
+        with _running(servers) as processes:
+            return _watch(processes, servers)
     except KeyboardInterrupt:
         return 0
 
 
-def _watch(processes: dict[str, subprocess.Popen[bytes]]) -> int:
+def _watch(processes: dict[str, subprocess.Popen[bytes]], servers: Servers) -> int:
     """Says when each server is there, then waits; returns 1 when one ends by itself."""
-    waiting = dict.fromkeys(SERVERS, time.monotonic() + START_SECONDS)
+    waiting = dict.fromkeys(servers, time.monotonic() + START_SECONDS)
     while True:
         for name, process in processes.items():
             if process.poll() is not None:
                 print(f"error: {name}'s server ended with status {process.returncode}", file=sys.stderr)
                 return 1
-        for name in [name for name in waiting if _answers(SERVERS[name][0])]:
+        for name in [name for name in waiting if _answers(servers[name][0])]:
             del waiting[name]
-            print(f"{name}: http://{HOST}:{SERVERS[name][0]}", flush=True)
+            print(f"{name}: http://{HOST}:{servers[name][0]}", flush=True)
             if not waiting:
-                print("Ctrl-C ends both.", flush=True)
+                print("Ctrl-C ends both." if len(servers) > 1 else "Ctrl-C ends it.", flush=True)
         if any(time.monotonic() > end for end in waiting.values()):
             print(f"error: no answer from {', '.join(waiting)} after {START_SECONDS:.0f} s", file=sys.stderr)
             return 1
@@ -73,9 +87,9 @@ def _watch(processes: dict[str, subprocess.Popen[bytes]]) -> int:
 
 
 @contextmanager
-def _running() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Both servers, each with its children in a group of its own, ended with the context."""
-    processes = {name: _start(port, command) for name, (port, command) in SERVERS.items()}
+def _running(servers: Servers) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """The servers, each with its children in a group of its own, ended with the context."""
+    processes = {name: _start(port, command) for name, (port, command) in servers.items()}
     try:
         yield processes
     finally:
@@ -87,7 +101,7 @@ def _running() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 def _start(port: int, command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", *command, "--host", HOST, "--port", str(port)],
-        env={**os.environ, **ENVIRONMENT},
+        env={**environment(), **ENVIRONMENT},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )

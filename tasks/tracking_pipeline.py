@@ -68,6 +68,11 @@ class Pipeline:
         """Id of the run; empty where MLflow has not answered."""
         return self._tracker.run_id if self._tracker else ""
 
+    @property
+    def experiment(self) -> str:
+        """Id of the run's experiment; empty where MLflow has not answered."""
+        return self._tracker.experiment if self._tracker else ""
+
     def wait(self, seconds: float) -> None:
         """Waits until MLflow has answered, at most for so long."""
         if self._tracker:

@@ -11,6 +11,7 @@ DVC_YAML = """\
 stages:
   first:
     cmd: mkdir -p data && echo a > data/a.txt
+    deps: [presets]
     outs: [data/a.txt]
   twin:
     matrix:

@@ -3,82 +3,24 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from argparse import ArgumentTypeError
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 import flows.pipeline
-from flows.pipeline import PassingTrouble, _fail, _may_pass, _prepare, _repro, _setting, rarlhf
-from rarlhf.errors import UserError
-from rarlhf.params import load_params
+import flows.runs
+from flows.pipeline import _setting, rarlhf
 
 
 @pytest.fixture(autouse=True)
 def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's run logger exists within runs only."""
-    monkeypatch.setattr(flows.pipeline, "get_run_logger", lambda: logging.getLogger("flow"))
-
-
-def test_overrides_are_put_into_params_before_the_graph_is_read(toy: Path) -> None:
-    graph, params = _prepare(["good"], {"risk.alpha": 0.25}, "tiny")
-    assert list(graph) == ["first", "twin@1", "good"]
-    assert params.risk.alpha == load_params().risk.alpha == 0.25
-    with pytest.raises(UserError, match=r"params\.yaml was edited"):
-        _prepare([], {}, "tiny")
-
-
-def test_a_passing_trouble_is_told_from_a_fault() -> None:
-    with pytest.raises(PassingTrouble, match="sft: ERROR: failed to reproduce"):
-        _fail("sft", ["...", "ERROR: failed to reproduce 'sft': failed to run: python, exited with -9"])
-    with pytest.raises(PassingTrouble, match="error: download"):
-        _fail("download", ["requests.ConnectionError: Connection refused", "error: download: no network"])
-    with pytest.raises(RuntimeError, match="check: error: check: bad value ERROR: failed") as caught:
-        _fail("check", ["error: check: bad value", "ERROR: failed to reproduce"])
-    assert not isinstance(caught.value, PassingTrouble)
-
-
-@pytest.mark.parametrize(("error", "again"), [(PassingTrouble("x"), True), (RuntimeError("x"), False)])
-def test_only_a_passing_trouble_is_tried_again(error: Exception, again: bool) -> None:
-    state: State[Any] = Failed(data=error)
-    assert _may_pass(None, None, state) is again  # type: ignore[arg-type]
-
-
-def living(group: int) -> list[psutil.Process]:
-    """Processes of a group that still run; a dead one that nobody has asked about yet does not count."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-def test_a_stopped_stage_leaves_no_process_and_no_lock(toy: Path) -> None:
-    with (toy / "dvc.yaml").open("a") as stream:
-        stream.write("  slow:\n    cmd: echo started; sleep 60\n")
-
-    groups, started = [], []
-
-    def stop_at_start() -> None:
-        with _repro("slow", False) as process:
-            groups.append(process.pid)
-            assert process.stdout is not None
-            next(line for line in process.stdout if line == "started\n")
-            started.append(time.monotonic())
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stop_at_start()
-    assert time.monotonic() - started[0] < 40  # the stage was stopped, not waited for: it sleeps 60 s
-    assert not living(groups[0])
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "first"], check=True, timeout=60)
+    for module in (flows.pipeline, flows.runs):
+        monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("flow"))
 
 
 def test_settings_on_the_command_line() -> None:
@@ -92,12 +34,14 @@ def test_settings_on_the_command_line() -> None:
 def test_bad_wishes_fail_the_flow_in_one_line(toy: Path) -> None:
     state = rarlhf.fn(targets=["nosuch"])
     assert state.is_failed() and "no stage nosuch" in str(state.message)
+    state = rarlhf.fn(remote="nosuch")
+    assert state.is_failed() and str(state.message).startswith("DVC has no remote nosuch; there is none")
     assert not Path("mlflow.db").exists()
 
 
 def test_the_flows_state_tells_what_was_not_done(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states: dict[str, State[Any]] = {"a": Completed(name="Cached"), "b": Completed()}
-    monkeypatch.setattr(flows.pipeline, "_run_stages", lambda graph, force: states)
+    monkeypatch.setattr(flows.pipeline.Stages, "run", lambda self: states)
     assert rarlhf.fn().message == "2 stages, 1 of them were up to date"
     states["c"] = Failed()
     assert rarlhf.fn().message == "not done: c (Failed)"

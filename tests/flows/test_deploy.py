@@ -1,0 +1,86 @@
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import flows.deploy
+from flows.deploy import RECORD, down, running
+
+REPOSITORY = Path(flows.deploy.__file__).parents[1]
+
+
+def note(**roles: tuple[int, float]) -> None:
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(json.dumps(roles))
+
+
+def test_a_record_of_processes_that_are_gone_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    me = psutil.Process()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    note(server=(me.pid, me.create_time() - 3600), worker=(dead.pid, time.time()))  # a number used again; a dead one
+    assert running() == {}
+    down()  # does not end this process
+    assert capsys.readouterr().out == "nothing that `make deploy` started is running\n"
+    assert not RECORD.exists()
+    note(server=(me.pid, me.create_time()))
+    assert running() == {"server": me}
+
+
+def test_a_broken_record_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    RECORD.parent.mkdir()
+    RECORD.write_text('{"server": [12')
+    assert running() == {}
+
+
+@pytest.fixture
+def workspace(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy repository with the code and the deployment, at an address of its own."""
+    shutil.copy(REPOSITORY / "prefect.yaml", toy)
+    for name in ("flows", "tasks", "rarlhf"):
+        (toy / name).symlink_to(REPOSITORY / name)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+    monkeypatch.setenv("PYTHONPATH", str(toy))
+    return toy
+
+
+def call(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+
+
+@pytest.mark.timeout(600)
+def test_from_nothing_to_a_run_and_back(workspace: Path) -> None:
+    try:
+        first = call("flows.deploy", "up")
+        assert first.returncode == 0, first.stderr
+        record: dict[str, Any] = json.loads(RECORD.read_text())
+        assert f"server: started, {os.environ['PREFECT_API_URL'][:-4]} (process {record['server'][0]})" in first.stdout
+        again = call("flows.deploy", "up")
+        assert "server: runs already" in again.stdout and "worker: runs already" in again.stdout
+        assert json.loads(RECORD.read_text()) == record
+        run = call("prefect", "deployment", "run", "rarlhf/full", "--watch", "-p", 'targets=["good"]')
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert Path("data/good.txt").read_text() == "a\n"
+        refused = call("prefect", "deployment", "run", "rarlhf/full", "-p", "parallel=0")
+        assert refused.returncode == 1
+    finally:
+        last = call("flows.deploy", "down")
+    assert (
+        last.stdout == f"worker: ended (process {record['worker'][0]})\nserver: ended (process {record['server'][0]})\n"
+    )
+    assert not any(psutil.pid_exists(pid) for pid, _ in record.values())
