@@ -1,7 +1,7 @@
 """Lines for figures and `dvc plots`: reward by prompt quantile, outcome CVaR by level, training by iteration."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from rarlhf.evaluation.rows import FloatArray, Tables
 
 PERCENTS = tuple(range(1, 101))
 ALPHAS = tuple(percent / 100 for percent in PERCENTS)
-TRAINING_COLUMNS: Mapping[str, str] = {  # column of the training csv -> name in plots/training_NAME.csv
+TRAINING_COLUMNS: Mapping[str, str] = {  # column of the training csv -> name in plots/training.csv
     "objective/score_mean": "score_mean",
     "risk/score_cvar": "score_cvar",
     "objective/kl": "kl",
@@ -70,23 +70,29 @@ def read_run(path: Path) -> TrainingRun:
 
 
 def write_plot_data(folder: Path, quantiles: Curves, tails: Curves, training: TrainingCurves) -> None:
-    """Write csv files for `dvc plots`, a column per method, each number the mean over seeds.
+    """Write csv files for `dvc plots`.
 
-    reward_quantile.csv by percent of prompts, cvar_curve.csv by level, and training_NAME.csv by iteration.
+    reward_quantile.csv by percent of prompts and cvar_curve.csv by level: a column per method, the mean over seeds.
+    training.csv: a line for every iteration of every run; there is none without a PPO run.
     """
     _write_columns(folder / "reward_quantile.csv", "quantile", PERCENTS, quantiles)
     _write_columns(folder / "cvar_curve.csv", "alpha", ALPHAS, tails)
-    if not training:
-        return
-    iterations = [int(i) for i in next(iter(next(iter(training.values())).values()))["iteration"]]
-    for name in TRAINING_COLUMNS.values():
-        curves = {method: np.stack([run[name] for run in runs.values()]) for method, runs in training.items()}
-        _write_columns(folder / f"training_{name}.csv", "iteration", iterations, curves)
+    names = list(TRAINING_COLUMNS.values())
+    lines = [
+        [method, seed, int(iteration), *numbers]
+        for method, runs in training.items()
+        for seed, run in runs.items()
+        for iteration, *numbers in zip(run["iteration"], *(run[name].tolist() for name in names), strict=True)
+    ]
+    if lines:
+        _write(folder / "training.csv", [["method", "seed", "iteration", *names], *lines])
 
 
 def _write_columns(path: Path, axis: str, points: Sequence[float], curves: Curves) -> None:
     means = [line.mean(axis=0).tolist() for line in curves.values()]
+    _write(path, [[axis, *curves], *zip(points, *means, strict=True)])
+
+
+def _write(path: Path, lines: Iterable[Iterable[object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([axis, *curves])
-        writer.writerows(zip(points, *means, strict=True))
+        csv.writer(file, lineterminator="\n").writerows(lines)

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from rarlhf.evaluation.curves import TRAINING_COLUMNS
 from rarlhf.params import Params, load_params
 from tasks.inputs import read_inputs
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["stages"]
+DVC_YAML: dict[str, Any] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))
+STAGES: dict[str, dict[str, Any]] = DVC_YAML["stages"]
 # Modules whose change leaves every stage's bytes as they are: the params are depended on key by key, the others make
 # messages and progress bars.
 NO_BYTES = {"rarlhf/__init__.py", "rarlhf/params.py", "rarlhf/rules.py", "rarlhf/errors.py", "rarlhf/progress.py"}
@@ -152,3 +154,14 @@ def test_every_listed_key_is_a_key(stage: str, monkeypatch: pytest.MonkeyPatch) 
     arguments = {"seed": 1, "method": "sft", "source": "path"}
     inputs = read_inputs(stage, arguments, params)
     assert inputs.params or stage == "check"
+
+
+@pytest.mark.parametrize(("title", "plot"), [item for entry in DVC_YAML["plots"] for item in entry.items()])
+def test_a_plot_has_its_template_and_its_data(title: str, plot: dict[str, Any]) -> None:
+    assert "'" not in title  # would end the string in DVC's page, and the plot would be missing
+    assert (REPOSITORY / ".dvc" / "plots" / f"{plot['template']}.json").is_file()
+    ((path, columns),) = plot["y"].items()
+    if path == "plots/training.csv":
+        assert columns in TRAINING_COLUMNS.values()
+    else:
+        assert columns == "${methods}"

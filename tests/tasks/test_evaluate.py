@@ -129,8 +129,7 @@ def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, caps
         "metrics/evaluate.json", "metrics/summary.json", "reports/report.html",
         "reports/model_cards/sft.md", "reports/model_cards/rlhf.md", "reports/model_cards/ra_rlhf.md",
         "plots/reward_quantile.csv", "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png",
-        "plots/training_score_mean.csv", "plots/training_score_cvar.csv", "plots/training_kl.csv",
-        "plots/training_kl_coef.csv", "plots/training_kept.csv", "plots/training.png",
+        "plots/training.csv", "plots/training.png",
         "plots/reward_distribution.png", "plots/trade_off.png",
     }  # fmt: skip
     printed = capsys.readouterr().out

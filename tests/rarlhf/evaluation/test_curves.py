@@ -61,5 +61,8 @@ def test_plot_data_are_flat_files(tmp_path: Path, tables) -> None:
     assert rows[99]["quantile"] == "100"
     assert float(rows[99]["base"]) == quantiles["base"][:, -1].mean()
     assert (tmp_path / "cvar_curve.csv").read_text().startswith("alpha,base,sft,rlhf,ra_rlhf\n0.01,")
-    assert (tmp_path / "training_score_mean.csv").read_text() == "iteration,rlhf\n1,0.1\n2,0.4\n"
-    assert (tmp_path / "training_kept.csv").read_text() == "iteration,rlhf\n1,128.0\n2,64.0\n"
+    assert (tmp_path / "training.csv").read_text().splitlines() == [
+        "method,seed,iteration,score_mean,score_cvar,kl,kl_coef,kept",
+        "rlhf,1,1,0.1,-1.5,0.2,1.2,128.0",
+        "rlhf,1,2,0.4,-1.4,0.3,1.1,64.0",
+    ]
