@@ -64,7 +64,7 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 # What the pipeline and the set-up made. Records (MLflow, Prefect) and cached results go too; params.yaml and dvc.lock stay.
 clean:
 	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations metrics plots curves reports
-	rm -rf data/inputs data/raw data/prompts
+	rm -rf data/inputs data/code data/raw data/prompts
 	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from rarlhf.params import DataParams, ModelParams, RewardParams, Section
+from rarlhf.python_scorer import PREFIX, is_function
 
 NAME = "README.md"
 LICENCE = "apache-2.0"  # of what is the project's own
@@ -142,11 +143,18 @@ def data_text(data: DataParams) -> str:
 
 def reward_text(reward: RewardParams) -> str:
     """What scored the texts, without a path."""
-    if reward.source == "scratch":
+    others = [f", plus {other.weight:g} times {_scorer_text(other.source, other.revision)}" for other in reward.others]
+    return _scorer_text(reward.source, reward.revision) + "".join(others)
+
+
+def _scorer_text(source: str, revision: str | None) -> str:
+    if source == "scratch":
         return "a classifier trained on the same rows"
-    if _local(reward.source):
+    if is_function(source):
+        return f"the function `{source.removeprefix(PREFIX)}`"
+    if _local(source):
         return "a classifier that was given as a local folder"
-    return _on_hub(reward.source, reward.revision)
+    return _on_hub(source, revision)
 
 
 def _local(source: str) -> bool:

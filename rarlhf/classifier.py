@@ -18,13 +18,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rarlhf.data.files import write_json
 from rarlhf.data.rows import Row
 from rarlhf.data.world import KINDS, best_accuracy, latent_sentiment
 from rarlhf.given import given_classifier
 from rarlhf.loading import save_model
 from rarlhf.params import RewardParams
 from rarlhf.progress import Recorder
-from rarlhf.reward_model import RewardModel, output_index
+from rarlhf.python_scorer import code_fingerprint, is_function, load_function
+from rarlhf.reward_model import Score, about, folder_of, of_other, output_index, output_values
 from rarlhf.runtime import Machine, seed_globals
 from rarlhf.supervised import fit, steps_in, training_options
 
@@ -37,18 +39,52 @@ def make_reward_model(
 ) -> Curve:
     """Writes the reward model to `folder`; returns its training curve, empty where it was given.
 
+    Where it is not one classifier alone, scorer.json says what it is made of.
+
     Args:
         rows: training rows, read where `reward.source` is scratch.
-        folder: where the classifier and its tokenizer are written.
+        folder: where the classifier and its tokenizer are written, and those of `reward.others` below it.
         params: section `reward`.
         machine: device and precision.
         recorder: takes the loss.
+    Raises: UserError if a given scorer is not there, or not as the params say.
     """
-    if params.source != "scratch":
-        given = given_classifier(params.source, params.revision)
-        output_index(given.model, params.label)
-        given.write(folder)
+    if params.source == "scratch":
+        curve = _train_classifier(rows, folder, params, machine, recorder)
+    else:
+        curve = _take_scorer(folder, params)
+    for number, other in enumerate(params.others, start=1):
+        with about(other):
+            _take_scorer(folder_of(folder, number), of_other(params, other))
+    if not is_one_classifier(params):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "scorer.json", described_scorers(params))
+    return curve
+
+
+def _take_scorer(folder: Path, params: RewardParams) -> Curve:
+    if is_function(params.source):
+        load_function(params.source)
         return []
+    given = given_classifier(params.source, params.revision)
+    output_index(given.model, params.label)
+    output_values(given.model, params)
+    given.write(folder)
+    return []
+
+
+def described_scorers(params: RewardParams) -> list[dict[str, Any]]:
+    """What a score is made of: of each scorer its source and weight, and of a function the state of its code."""
+    parts = [(params.source, float(params.sign)), *((other.source, other.weight) for other in params.others)]
+    return [
+        {"source": source, "weight": weight} | (code_fingerprint(source) if is_function(source) else {})
+        for source, weight in parts
+    ]
+
+
+def _train_classifier(
+    rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
+) -> Curve:
     tokenizer = train_tokenizer([row.text for row in rows], params)
     model = new_classifier(tokenizer, params).to(machine.device)
     p = params.scratch
@@ -120,7 +156,8 @@ class LabelledTexts(Dataset[dict[str, Any]]):
         texts = cut_some([row.text for row in rows], params.scratch.cut_share, params.scratch.seed)
         encoded = tokenizer(texts, truncation=True, max_length=params.max_length)
         self.input_ids = encoded["input_ids"]
-        self.targets = [float(row.label if params.sign == 1 else 1 - row.label) for row in rows]
+        positive = 1 if params.sign == 1 else 0
+        self.targets = [float(row.label == positive) for row in rows]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -155,15 +192,32 @@ class Padded:
         return self.pad([{key: x[key] for key in ("input_ids", "labels")} for x in examples])
 
 
-def classifier_quality(reward_model: RewardModel, rows: Sequence[Row]) -> dict[str, float]:
-    """Accuracy at score 0 and area under the ROC curve on `rows`, whose label 1 is the wanted class."""
-    scores = reward_model([row.text for row in rows])
-    wanted = torch.tensor([row.label == 1 for row in rows])
-    accuracy = ((scores > 0) == wanted).double().mean()
-    return {"accuracy": float(accuracy), "auc": area_under_curve(scores, wanted), "rows": len(rows)}
+def is_one_classifier(params: RewardParams) -> bool:
+    """Whether the score is the output of one classifier and nothing else."""
+    return not (params.functions or params.others)
 
 
-def world_quality(reward_model: RewardModel, rows: Sequence[Row]) -> dict[str, float]:
+def score_quality(score: Score, rows: Sequence[Row], params: RewardParams) -> dict[str, float]:
+    """How well a score tells the classes of `rows` apart, label 1 being the wanted one, and how it is spread.
+
+    Returns: of one classifier `accuracy` at logit 0 or probability one half, where there are labels; `auc`, the area
+        under the ROC curve, where there are labels; else and of other scores `score_mean` and `score_std`; and `rows`.
+    """
+    scores = score([row.text for row in rows])
+    quality: dict[str, float] = {}
+    one, labelled = is_one_classifier(params), all(row.label is not None for row in rows)
+    if labelled:
+        wanted = torch.tensor([row.label == 1 for row in rows])
+        threshold = 0.0 if params.output == "logit" else 0.5 * params.sign
+        accuracy = ((scores > threshold) == wanted).double().mean()
+        quality |= {"accuracy": float(accuracy)} if one else {}
+        quality["auc"] = area_under_curve(scores, wanted)
+    if not (one and labelled):
+        quality |= {"score_mean": float(scores.mean()), "score_std": float(scores.std(correction=0))}
+    return quality | {"rows": len(rows)}
+
+
+def world_quality(reward_model: Score, rows: Sequence[Row]) -> dict[str, float]:
     """How near a classifier comes to the oracle of the generated world.
 
     Returns: `best_accuracy` that the oracle reaches on `rows`, and for each kind of prompt `rank_KIND`, Spearman's

@@ -15,13 +15,13 @@ from rarlhf.params import Params
 from rarlhf.policy import Episodes, response_logprobs, sampling_of
 from rarlhf.progress import progress
 from rarlhf.prompts import Query
+from rarlhf.queries import TextQuery, continuation, scored_text
 from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
 from rarlhf.rollout import chunks, real_tokens
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a cut character is decoded to
 Job = tuple[Query, int]  # a query and the index of its sample
 
 
@@ -58,7 +58,8 @@ class Generator:
             for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
                 rows += self._batch(policy, [jobs[i] for i in index], uniforms[index])
                 show(len(rows), "")
-        scores = self.score([row["prompt"] + row["continuation"] for row in rows]).tolist()
+        chat = self.params.prompts.chat_template
+        scores = self.score([scored_text(row["prompt"], row["continuation"], chat) for row in rows]).tolist()
         return [row | {"score": value} for row, value in zip(rows, scores, strict=True)]
 
     @torch.no_grad()
@@ -72,7 +73,7 @@ class Generator:
             with self.sft() as lm:
                 log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
         kl = torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)  # (B,), both from full forward passes
-        return _rows(jobs, episodes, kl, self.tokenizer)
+        return _rows(jobs, episodes, kl, self.tokenizer, self.params.prompts.chat_template)
 
     def _compiled(self, lm: PreTrainedModel) -> CompiledSteps | None:
         """The compiled passes of `lm`, made once for a model and forgotten with the next."""
@@ -82,12 +83,13 @@ class Generator:
 
 
 def _rows(
-    jobs: Sequence[Job], episodes: Episodes, kl: Tensor, tokenizer: PreTrainedTokenizerBase
+    jobs: Sequence[Job], episodes: Episodes, kl: Tensor, tokenizer: PreTrainedTokenizerBase, chat: bool
 ) -> list[dict[str, Any]]:
     responses, masks = episodes.responses.tolist(), episodes.response_mask.tolist()
     rows = []
     for (query, sample), response, mask, nats in zip(jobs, responses, masks, kl.tolist(), strict=True):
         ids = real_tokens(response, mask)
+        start = TextQuery(query["prompt"], query["input_ids"])
         rows.append(
             {
                 "prompt_id": query["prompt_id"],
@@ -95,16 +97,9 @@ def _rows(
                 "prompt_score": query["prompt_score"],
                 "label": query["label"],
                 "sample": sample,
-                "continuation": continuation(query, ids, tokenizer),
+                "continuation": continuation(start, ids, tokenizer, chat),
                 "tokens": len(ids),
                 "kl_sft": nats,
             }
         )
     return rows
-
-
-def continuation(query: Query, response: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text that the response adds to the prompt; a character that begins in the prompt's last token is part of it."""
-    text = tokenizer.decode(query["input_ids"] + response, skip_special_tokens=True)
-    prompt = query["prompt"].rstrip(REPLACEMENT)
-    return text[len(prompt) :] if text.startswith(prompt) else tokenizer.decode(response, skip_special_tokens=True)

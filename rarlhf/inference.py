@@ -14,10 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.adapters import POLICY, attach, base_of, is_adapter, storage_in_training
 from rarlhf.errors import UserError
-from rarlhf.generate import continuation
 from rarlhf.loading import load_backbone, load_causal_lm, load_tokenizer
 from rarlhf.policy import Episodes, Sampling
-from rarlhf.prompts import Query
+from rarlhf.queries import TextQuery, continuation
 from rarlhf.rollout import chunks, real_tokens
 from rarlhf.runtime import generator
 from rarlhf.sampling import left_pad, sample_responses
@@ -93,8 +92,7 @@ def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterato
         episodes = _episodes(model.lm, [rows[index] for index, _ in some], some, sampling, choices.seed)
         for (index, sample), response, mask in zip(some, *(x.tolist() for x in episodes[2:]), strict=True):
             ids = real_tokens(response, mask)
-            query = Query(prompt_id=index, prompt=prompts[index], prompt_score=0.0, label=0, input_ids=rows[index])
-            text = continuation(query, ids, model.tokenizer)
+            text = continuation(TextQuery(prompts[index], rows[index]), ids, model.tokenizer, chat=False)
             yield Written(index, sample, text, len(ids), ids[-1] == sampling.end_id)
 
 

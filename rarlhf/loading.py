@@ -83,7 +83,19 @@ def _language_model(source: str, name: str | None = None, **options: object) -> 
             f"`rarlhf merge {source} FOLDER`"
         )
     model = _pretrained(AutoModelForCausalLM, source, "model.source", name, **(WEIGHTS | options))
+    _make_writable(model)
     return model.eval()
+
+
+def _make_writable(model: PreTrainedModel) -> None:
+    """Says that it is for sampling of a published generation configuration that names a temperature without saying so.
+
+    transformers reads such a one, and refuses to write it once a trainer has touched it.
+    """
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:
+        model.generation_config.do_sample = True
 
 
 def load_classifier(folder: str, name: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

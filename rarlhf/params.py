@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from rarlhf.errors import UserError
+from rarlhf.python_scorer import is_function
 from rarlhf.rules import clashes
 
 METHODS = ("base", "sft", "rlhf", "ra_rlhf")
@@ -57,8 +58,8 @@ class RuntimeParams(Section):
 class ColumnParams(Section):
     """Column of each field in a file or hub data set, with dots where fields hold fields; None where there is none."""
 
-    text: Annotated[str, Field(min_length=1)]
-    label: Annotated[str, Field(min_length=1)]
+    text: Annotated[str, Field(min_length=1)] | None
+    label: Annotated[str, Field(min_length=1)] | None
     prompt: str | None
     toxicity: str | None
     id: str | None
@@ -158,28 +159,55 @@ class ScratchRewardParams(Section):
     seed: Seed
 
 
+class OtherScorerParams(Section):
+    """A further scorer, whose weighted output is added to the score; what is left out is null."""
+
+    source: Annotated[str, Field(min_length=1)]
+    weight: Number
+    revision: str | None = None
+    label: str | int | None = None
+    output: Literal["logit", "probability"] | None = None
+    max_length: Annotated[int, Field(ge=8, le=4096)] | None = None
+
+    @property
+    def classifier_keys(self) -> tuple[object, ...]:
+        """What a classifier needs and a function does not take."""
+        return self.label, self.output, self.max_length
+
+
 class RewardParams(Section):
-    """The reward model, a sequence classifier over text."""
+    """The reward model: a sequence classifier over text or a Python function, and others added to it."""
 
     source: Annotated[str, Field(min_length=1)]
     revision: str | None
     label: str | int
+    output: Literal["logit", "probability"]
     sign: Literal[1, -1]
+    others: list[OtherScorerParams]
+    watch: list[Literal["code"]]
     max_length: Annotated[int, Field(ge=8, le=4096)]
     batch_size: Count
     scratch: ScratchRewardParams
+
+    @property
+    def functions(self) -> list[str]:
+        """The sources that are Python functions."""
+        sources = (self.source, *(other.source for other in self.others))
+        return [source for source in sources if is_function(source)]
 
 
 class PromptParams(Section):
     """How rows become queries."""
 
     tokens: Annotated[int, Field(ge=1, le=1024)]
+    chat_template: bool
     min_chars: Annotated[int, Field(ge=0)]
     train: Count
     validation: Count
     test: Annotated[int, Field(ge=20)]
     perplexity: Count
     perplexity_chars: Count
+    wanted_quantile: Annotated[Number, Field(ge=0, lt=1)]
     seed: Seed
 
 
@@ -187,7 +215,7 @@ class SFTParams(Section):
     """Supervised fine-tuning on the wanted class."""
 
     tokens: Annotated[int, Field(ge=2, le=4096)]
-    epochs: Positive
+    epochs: NonNegative
     batch_size: Count
     micro_batch_size: Count
     lr: Open01

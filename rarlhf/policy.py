@@ -89,7 +89,8 @@ class Policy(nn.Module):
         super().__init__()
         self.lm = lm
         self.sampling = sampling
-        self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1, device=lm.device)
+        width = lm.get_output_embeddings().weight.shape[-1]  # some models narrow their states before the head
+        self.value_head = nn.Linear(width, 1, device=lm.device)
 
     def forward(self, episodes: Episodes) -> PolicyOutput:
         """Log-probabilities and values of the responses, with gradients into backbone and head."""

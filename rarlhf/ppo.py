@@ -46,6 +46,7 @@ from rarlhf.params import KLParams, PPOParams, RiskParams
 from rarlhf.pathologies import Watch
 from rarlhf.policy import Episodes, Measured, Policy, response_logprobs, response_states
 from rarlhf.progress import Recorder, Update, progress
+from rarlhf.queries import PlainPrompts
 from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
 from rarlhf.rollout import (
@@ -54,10 +55,10 @@ from rarlhf.rollout import (
     UpdateStats,
     chunks,
     combined,
+    episode_texts,
     gathered,
     joined,
     query_batch,
-    real_tokens,
     select,
 )
 from rarlhf.runtime import Machine, generator
@@ -88,10 +89,11 @@ class PPOTrainer:
         machine: Machine,
         recorder: Recorder,
         world: World | None = None,
+        plain_prompts: PlainPrompts | None = None,
     ) -> None:
         self.policy = policy.eval()  # dropout stays off: log-probabilities are compared between passes
         self.ref_policy = ref_policy
-        self.tokenizer, self.score = tokenizer, score
+        self.tokenizer, self.plain_prompts, self.score = tokenizer, plain_prompts, score
         self.ppo, self.kl, self.risk = ppo, kl, risk
         self.measure = risk_measure(risk)
         self.watch = Watch(ppo)
@@ -269,10 +271,8 @@ class PPOTrainer:
             raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
 
     def texts(self, episodes: Episodes) -> list[str]:
-        """Text of each query with its response, without special tokens: what the score sees."""
-        rows = zip(*(field.tolist() for field in episodes), strict=True)
-        ids = [real_tokens(query, q_mask) + real_tokens(response, r_mask) for query, q_mask, response, r_mask in rows]
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        """Text of each query with its response: what the score sees."""
+        return episode_texts(episodes, self.tokenizer, self.plain_prompts)
 
     @torch.no_grad()
     def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:

@@ -3,15 +3,19 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from random import Random
 from typing import Any, TypedDict
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rarlhf.data.rows import Row
 from rarlhf.errors import UserError
 from rarlhf.params import PromptParams
 from rarlhf.progress import Recorder
+from rarlhf.queries import answer_to, text_query
 from rarlhf.reward_model import Score
 
 
@@ -21,8 +25,11 @@ class Query(TypedDict):
     prompt_id: int  # index of its row in data/raw
     prompt: str
     prompt_score: float  # of the bare prompt by the reward model
-    label: int  # of the row it was cut from
+    label: int | None  # of the row it was cut from; None where rows have none
     input_ids: list[int]
+
+
+SFTRecord = dict[str, Any]  # {"text": ...} or, in a chat, {"messages": [user's, assistant's]}: what trl reads
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class PromptSets:
     train: list[Query]
     validation: list[Query]
     test: list[Query]
-    sft: list[str]
+    sft: list[SFTRecord]
     perplexity: list[str]
     counts: dict[str, Any]
 
@@ -48,8 +55,8 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
     """Chooses rows, cuts them to queries and scores the bare prompts.
 
     Args:
-        train: training rows; SFT texts are all their wanted-class texts.
-        test: test rows; perplexity texts are their wanted-class texts, cut to `perplexity_chars`.
+        train: training rows; SFT texts are all their wanted texts.
+        test: test rows; perplexity texts are wanted texts of theirs, cut to `perplexity_chars`.
         tokenizer: the base model's.
         score: the reward model.
         params: section `prompts`.
@@ -63,8 +70,8 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
         scores = score([query["prompt"] for query in query_set]).tolist()
         for query, value in zip(query_set, scores, strict=True):
             query["prompt_score"] = value
-    sft = [row.text for row in train if row.label == 1]
-    perplexity = _perplexity_texts(test, params)
+    sft = [record for row in wanted_rows(train, score, params) for record in _sft_records(row, tokenizer, params)]
+    perplexity = _perplexity_texts(wanted_rows(test, score, params), params)
     counts = {"train": train_counts, "test": test_counts, "sft": len(sft), "perplexity": len(perplexity)}
     return PromptSets(queries[: params.train], queries[params.train :], test_queries, sft, perplexity, counts)
 
@@ -99,15 +106,38 @@ def _cut(
 def _query(index: int, row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams) -> tuple[Query | None, str]:
     if len(row.text) < params.min_chars:
         return None, f"shorter than {params.min_chars} characters"
-    ids = tokenizer(row.prompt or row.text, truncation=True, max_length=params.tokens)["input_ids"]
-    prompt = tokenizer.decode(ids, skip_special_tokens=True)
+    prompt, ids = text_query(row.prompt or row.text, tokenizer, params)
     if not prompt.strip():
         return None, "empty prompt"
     return Query(prompt_id=index, prompt=prompt, prompt_score=0.0, label=row.label, input_ids=ids), "used"
 
 
+def _sft_records(row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams) -> list[SFTRecord]:
+    """The text to learn; in a chat, the answer to the row's prompt, or none where there is none."""
+    if not params.chat_template:
+        return [{"text": row.text}]
+    prompt = text_query(row.prompt or row.text, tokenizer, params).prompt
+    answer = answer_to(row.prompt or prompt, row.text).strip()
+    user, assistant = {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}
+    return [{"messages": [user, assistant]}] if prompt.strip() and answer else []
+
+
+def wanted_rows(rows: Sequence[Row], score: Score, params: PromptParams) -> list[Row]:
+    """The rows of the wanted class or, where rows have no labels, those that score above `wanted_quantile` of them.
+
+    Of n rows without labels the floor(quantile n) lowest are left out, of equal ones those that stand first.
+    """
+    if any(row.label is not None for row in rows):
+        return [row for row in rows if row.label == 1]
+    left_out = floor(Fraction(str(params.wanted_quantile)) * len(rows))
+    if left_out == 0:
+        return list(rows)
+    order = torch.argsort(score([row.text for row in rows]), stable=True)
+    return [rows[index] for index in sorted(order[left_out:].tolist())]
+
+
 def _perplexity_texts(rows: Sequence[Row], params: PromptParams) -> list[str]:
-    texts = [row.text[: params.perplexity_chars] for row in rows if row.label == 1]
+    texts = [row.text[: params.perplexity_chars] for row in rows]
     if not texts:
         raise UserError("no test row is of the wanted class, so there is no text to measure perplexity on")
     Random(f"perplexity/{params.seed}").shuffle(texts)

@@ -1,6 +1,7 @@
-"""The reward model: any sequence classifier that scores text, with its own tokenizer."""
+"""The reward model: any sequence classifier with its tokenizer, a Python function, or a weighted sum of several."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,14 +9,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.errors import UserError
-from rarlhf.params import RewardParams
+from rarlhf.params import OtherScorerParams, RewardParams
+from rarlhf.python_scorer import PythonScorer, is_function
 from rarlhf.runtime import Machine
 
 Score = Callable[[Sequence[str]], Tensor]  # B texts to (B,) scores, higher is better; a reward model is one
 
 
 class RewardModel:
-    """Scores texts by one raw logit of a classifier; higher is better."""
+    """Scores texts by one output of a classifier, its raw logit or its probability; higher is better."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: RewardParams, machine: Machine
@@ -25,6 +27,7 @@ class RewardModel:
         self.params = params
         self.machine = machine
         self.output = output_index(model, params.label)
+        self.value = output_values(model, params)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -32,14 +35,14 @@ class RewardModel:
 
         Args:
             texts: B texts; what is longer than `reward.max_length` tokens is cut at the end.
-        Returns: (B,) float32 on the CPU: sign * logit.
+        Returns: (B,) float32 on the CPU: sign * logit, or sign * probability.
         Raises: UserError if a score is not finite.
         """
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         scores = torch.empty(len(texts))
         for start in range(0, len(order), self.params.batch_size):
             rows = order[start : start + self.params.batch_size]
-            scores[rows] = self._logits([texts[i] for i in rows])
+            scores[rows] = self._outputs([texts[i] for i in rows])
         if not torch.isfinite(scores).all():
             bad = int((~torch.isfinite(scores)).nonzero()[0])
             raise UserError(
@@ -47,13 +50,40 @@ class RewardModel:
             )
         return self.params.sign * scores
 
-    def _logits(self, texts: list[str]) -> Tensor:
+    def _outputs(self, texts: list[str]) -> Tensor:
         encoded = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.params.max_length, return_tensors="pt"
         ).to(self.machine.device)
         with self.machine.autocast():
             logits = self.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
-        return logits[:, self.output].float().cpu()
+        return self.value(logits.float())[:, self.output].cpu()
+
+
+class FunctionScore:
+    """Scores texts by a Python function."""
+
+    def __init__(self, params: RewardParams) -> None:
+        self.sign = params.sign
+        self.function = PythonScorer(params.source, params.batch_size)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B,) float32 scores of B texts: sign times what the function returns."""
+        return self.sign * torch.tensor(self.function(texts), dtype=torch.float32)
+
+
+class WeightedSum:
+    """The first score plus the weighted others."""
+
+    def __init__(self, first: Score, others: Sequence[tuple[float, Score]]) -> None:
+        self.first = first
+        self.others = others
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B,) float32 scores of B texts."""
+        total = self.first(texts)
+        for weight, score in self.others:
+            total = total + weight * score(texts)
+        return total
 
 
 def output_index(model: PreTrainedModel, label: str | int) -> int:
@@ -71,9 +101,67 @@ def output_index(model: PreTrainedModel, label: str | int) -> int:
     raise UserError(f"reward.label = {label!r}: the reward model has no such output; it has {known}")
 
 
-def load_reward_model(folder: Path, params: RewardParams, machine: Machine) -> RewardModel:
-    """Loads the classifier that stage `reward` made or fetched."""
+def output_values(model: PreTrainedModel, params: RewardParams) -> Callable[[Tensor], Tensor]:
+    """What `reward.output` makes of (B, outputs) logits.
+
+    A probability is the sigmoid of a classifier's one output, and of each output of a multi-label classifier (its
+    `problem_type`); otherwise the outputs exclude each other, and it is their softmax.
+
+    Raises: UserError if a probability is asked of a regression.
+    """
+    if params.output == "logit":
+        return torch.Tensor.float
+    problem = model.config.problem_type
+    if problem == "regression":
+        raise UserError("reward.output = 'probability': the reward model is a regression, which has none; take logit")
+    if problem == "multi_label_classification" or model.config.num_labels == 1:
+        return torch.sigmoid
+    return torch.nn.Softmax(dim=-1)
+
+
+def load_reward_model(folder: Path, params: RewardParams, machine: Machine) -> Score:
+    """Loads what stage `reward` made or fetched: the one way to a score, in training, evaluation and commands.
+
+    Args:
+        folder: with the first classifier in it, and the n-th of `reward.others` in others/n, from 1.
+        params: section `reward`.
+        machine: device and precision.
+    Raises: UserError if a classifier or a function is not there, or not as the params say.
+    """
+    first, others = load_scorer(folder, params, machine), []
+    for number, other in enumerate(params.others, start=1):
+        with about(other):
+            others.append((other.weight, load_scorer(folder_of(folder, number), of_other(params, other), machine)))
+    return WeightedSum(first, others) if others else first
+
+
+@contextmanager
+def about(other: OtherScorerParams) -> Iterator[None]:
+    """Says of an error which of `reward.others` it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"reward.others, {other.source}: {error}") from error
+
+
+def load_scorer(folder: Path, params: RewardParams, machine: Machine) -> Score:
+    """The scorer that `params` name, without its others."""
     from rarlhf.loading import load_classifier
 
+    if is_function(params.source):
+        return FunctionScore(params)
     model, tokenizer = load_classifier(str(folder))
     return RewardModel(model, tokenizer, params, machine)
+
+
+def folder_of(folder: Path, number: int) -> Path:
+    """Where the `number`-th of `reward.others` is kept, from 1."""
+    return folder / "others" / str(number)
+
+
+def of_other(params: RewardParams, other: OtherScorerParams) -> RewardParams:
+    """Section `reward` as if a further scorer were the only one."""
+    given = other.model_dump(exclude={"weight"})
+    if is_function(other.source):
+        given = {"source": other.source}
+    return params.model_copy(update=given | {"sign": 1, "others": []})

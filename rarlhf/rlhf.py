@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from rarlhf.backbone import load_trainable
+from rarlhf.compatible import refuse_incompatible
 from rarlhf.distributed import World
 from rarlhf.errors import UserError
 from rarlhf.fused import fuse_activations
@@ -14,6 +15,7 @@ from rarlhf.params import Params
 from rarlhf.policy import Policy, reset_value_head, sampling_of
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import Recorder
+from rarlhf.queries import PlainPrompts
 from rarlhf.recompute import recompute_blocks
 from rarlhf.reward_model import Score
 from rarlhf.runtime import Machine, generator
@@ -35,6 +37,7 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
     machine: Machine,
     recorder: Recorder,
     world: World | None = None,
+    plain_prompts: PlainPrompts | None = None,
 ) -> list[dict[str, float]]:
     """Trains the SFT model by PPO and writes the policy to `folder`; returns one record per iteration.
 
@@ -49,8 +52,10 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
         machine: device and precision.
         recorder: takes the numbers of each iteration.
         world: the processes that train together, each of which calls this; the first one writes. None: this one alone.
+        plain_prompts: messages of queries in a chat template; None where there is none.
     """
     start = load_trainable(sft, params.model, seed, machine.device)
+    refuse_incompatible(start.lm, start.tokenizer)
     fuse_activations(start.lm)
     tokenizer, ref_policy = start.tokenizer, start.ref_policy()
     policy = Policy(start.lm, sampling_of(params, tokenizer.eos_token_id))
@@ -59,7 +64,7 @@ def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
     reset_value_head(policy.value_head, generator("value_head", seed))
     ppo = with_micro_batch(params.ppo, policy, max(map(len, queries)), machine, recorder, world or World())
     trainer = PPOTrainer(
-        policy, ref_policy, tokenizer, score, ppo, params.kl, params.risk, seed, machine, recorder, world
+        policy, ref_policy, tokenizer, score, ppo, params.kl, params.risk, seed, machine, recorder, world, plain_prompts
     )
     try:
         records = trainer.train(queries, checkpoint)

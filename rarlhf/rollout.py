@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rarlhf.advantages import whiten
 from rarlhf.policy import Episodes, Measured
+from rarlhf.queries import PlainPrompts, scored_text
 from rarlhf.runtime import generator
 
 
@@ -130,3 +132,22 @@ def combined(steps: list[UpdateStats]) -> UpdateStats:
     means = [sum(values) / len(steps) for values in zip(*steps, strict=True)]
     worst = max(step.ratio_max for step in steps)
     return UpdateStats(*means)._replace(ratio_max=worst, skipped=sum(step.skipped for step in steps))
+
+
+def episode_texts(
+    episodes: Episodes, tokenizer: PreTrainedTokenizerBase, plain_prompts: PlainPrompts | None
+) -> list[str]:
+    """What the score sees of each query with its response: without special tokens and without a template.
+
+    Args:
+        episodes: B episodes.
+        tokenizer: of the model.
+        plain_prompts: messages of the queries in a chat template; None where there is none.
+    """
+    rows = zip(*(field.tolist() for field in episodes), strict=True)
+    pairs = [(real_tokens(query, q_mask), real_tokens(response, r_mask)) for query, q_mask, response, r_mask in rows]
+    if plain_prompts is None:
+        return list(tokenizer.batch_decode([query + response for query, response in pairs], skip_special_tokens=True))
+    answers = tokenizer.batch_decode([response for _, response in pairs], skip_special_tokens=True)
+    prompts = [plain_prompts[tuple(query)] for query, _ in pairs]
+    return [scored_text(prompt, answer, chat=True) for prompt, answer in zip(prompts, answers, strict=True)]

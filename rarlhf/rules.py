@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from rarlhf.python_scorer import function_name, is_function
 from rarlhf.schedule import schedule_end
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def _value(params: "Params", key: str) -> object:
     value: object = params
     for part in key.split("."):
         value = getattr(value, part)
+    if isinstance(value, list):
+        return [item.model_dump(exclude_unset=True) if hasattr(item, "model_dump") else item for item in value]
     return value
 
 
@@ -31,6 +34,8 @@ def rules(p: "Params") -> Iterable[Rule]:
     """All rules, held or not, always in the same number and order."""
     yield from _general_rules(p)
     yield from _data_rules(p)
+    yield from _column_rules(p)
+    yield from _scorer_rules(p)
     yield from _model_rules(p)
     yield from _shape_rules(p)
     yield (
@@ -73,6 +78,57 @@ def _data_rules(p: "Params") -> Iterable[Rule]:
     yield one_test, ("data.splits.test", "data.test_share"), "give one of the two, the other null"
     room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
     yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
+
+
+def _column_rules(p: "Params") -> Iterable[Rule]:
+    columns = p.data.columns
+    yield (
+        columns.text is not None or columns.prompt is not None,
+        ("data.columns.text", "data.columns.prompt"),
+        "rows need a text or a prompt: name the column of one of them",
+    )
+    yield (
+        columns.label is not None or p.reward.source != "scratch",
+        ("data.columns.label", "reward.source"),
+        "a classifier is trained on labels: name their column, or set reward.source to a scorer of your own",
+    )
+    bare = columns.text is None and p.data.source != "generator"
+    rule = "prompts alone are no texts to train on"
+    for key, made in (("model.source", p.model.source), ("reward.source", p.reward.source)):
+        yield not bare or made != "scratch", ("data.columns.text", key), f"{rule}: give a folder or a hub name"
+    yield not bare or p.sft.epochs == 0, ("data.columns.text", "sft.epochs"), f"{rule}: set epochs to 0"
+    share = p.data.wanted_share
+    yield (
+        columns.label is not None or (share.train is None and share.test is None),
+        ("data.columns.label", "data.wanted_share.train", "data.wanted_share.test"),
+        "a share of the wanted class needs labels: set both to null",
+    )
+
+
+def _scorer_rules(p: "Params") -> Iterable[Rule]:
+    others, functions = p.reward.others, p.reward.functions
+    sources = ("reward.source", "reward.others")
+    yield (
+        all(function_name(source) for source in functions),
+        sources,
+        "a function is written python:package.module:function",
+    )
+    yield (
+        all(None not in x.classifier_keys for x in others if not is_function(x.source)),
+        ("reward.others",),
+        "a classifier needs label, output and max_length besides source and weight",
+    )
+    yield (
+        not any(any(value is not None for value in x.classifier_keys) for x in others if is_function(x.source)),
+        ("reward.others",),
+        "a function takes source and weight alone",
+    )
+    yield "scratch" not in [x.source for x in others], ("reward.others",), "only reward.source can be scratch"
+    watch = "the code of functions is looked at in every repro: set reward.watch to [code]"
+    yield not functions or bool(p.reward.watch), (*sources, "reward.watch"), watch
+    nothing = "there is no function whose code could be watched: set it to []"
+    yield bool(functions) or not p.reward.watch, (*sources, "reward.watch"), nothing
+    yield len(p.reward.watch) <= 1, ("reward.watch",), "code is named twice"
 
 
 def _model_rules(p: "Params") -> Iterable[Rule]:

@@ -54,4 +54,5 @@ def _defaults(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
         names = ", ".join(f"{index}: {name}" for index, name in labels.items())
         raise UserError(f"{folder} has several outputs ({names}); name the one that is the score by --label")
     context = config.get("max_position_embeddings") or config.get("n_positions") or 512
-    return {"label": 0, "sign": 1, "max_length": context, "batch_size": 32}
+    plain = {"source": str(folder), "output": "logit", "sign": 1, "others": []}
+    return plain | {"label": 0, "max_length": context, "batch_size": 32}

@@ -1,8 +1,9 @@
 """Supervised fine-tuning on the texts of the wanted class, by trl's SFTTrainer."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import Trainer
@@ -17,7 +18,7 @@ from rarlhf.supervised import run_trainer, steps_in, training_options
 
 
 def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
-    texts: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
     base: Path,
     folder: Path,
     model: ModelParams,
@@ -30,7 +31,7 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
     Texts are cut to `sft.tokens`, not packed; those that fit end with the end of text, which is learned.
 
     Args:
-        texts: texts of the wanted class.
+        records: `text` or, in a chat, `messages` of each wanted row; read where `sft.epochs` is not 0.
         base: folder of the base model.
         folder: where the result is written.
         model: section `model`, which says what is trained.
@@ -39,13 +40,17 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
         recorder: takes the loss.
     Raises: UserError if there is no text.
     """
-    if not texts:
-        raise UserError("no training row is of the wanted class (label 1), so there is nothing to fine-tune on")
     start = load_trainable(base, model, params.seed, machine.device)
-    steps = steps_in(len(texts), params.batch_size, params.epochs)
+    if params.epochs == 0:
+        recorder.say("sft.epochs is 0: the base model goes on as it is")
+        start.save(folder)
+        return []
+    if not records:
+        raise UserError("no training row is of the wanted class (label 1), so there is nothing to fine-tune on")
+    steps = steps_in(len(records), params.batch_size, params.epochs)
     options = training_options(machine, params.epochs, params.micro_batch_size, params.lr, "linear", params.seed, steps)
     options["gradient_accumulation_steps"] = params.batch_size // params.micro_batch_size
-    rows = Dataset.from_dict({"text": list(texts)})
+    rows = Dataset.from_list([dict(record) for record in records])
 
     def build(scratch: str) -> Trainer:
         keywords = options | {"remove_unused_columns": True, "gradient_checkpointing": model.gradient_checkpointing}
@@ -55,7 +60,7 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
         trainer = SFTTrainer(start.model, config, train_dataset=rows, processing_class=start.tokenizer)
         return _in_float32(trainer)
 
-    recorder.say(f"{len(texts):,} texts, {steps:,} steps of {params.batch_size}")
+    recorder.say(f"{len(records):,} texts, {steps:,} steps of {params.batch_size}")
     curve = run_trainer("sft", build, steps, recorder)
     start.save(folder)
     return curve

@@ -8,12 +8,14 @@ from tasks.stage import Run, stage
 @stage
 def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
     """Choose rows, cut them to queries, score the bare prompts."""
+    from rarlhf.context import refuse_too_long
     from rarlhf.data.files import read_rows, write_json, write_jsonl
     from rarlhf.loading import load_tokenizer
     from rarlhf.prompts import make_prompts
     from rarlhf.reward_model import load_reward_model
     from rarlhf.runtime import prepare
 
+    refuse_too_long(base, run.params)  # of a model from the hub this is where its length is first known
     score = load_reward_model(reward, run.params.reward, prepare(run.params.runtime))
     train, test = read_rows(raw / "train.jsonl"), read_rows(raw / "test.jsonl")
     sets = make_prompts(train, test, load_tokenizer(str(base)), score, run.params.prompts, run.recorder)
@@ -21,7 +23,7 @@ def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
         write_jsonl(folder / "train.jsonl", sets.train)
         write_jsonl(folder / "validation.jsonl", sets.validation)
         write_jsonl(folder / "test.jsonl", sets.test)
-        write_jsonl(folder / "sft.jsonl", [{"text": text} for text in sets.sft])
+        write_jsonl(folder / "sft.jsonl", sets.sft)
         write_jsonl(folder / "perplexity.jsonl", [{"text": text} for text in sets.perplexity])
         write_json(folder / "counts.json", sets.counts)
     for name, counts in sets.counts.items():

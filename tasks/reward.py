@@ -6,9 +6,12 @@ from tasks.stage import Run, stage
 
 
 @stage
-def reward(run: Run, raw: Path, out: Path, curve: Path, metrics: Path) -> None:
-    """Fetch the reward model, or train one on the rows, and measure it on the test rows."""
-    from rarlhf.classifier import classifier_quality, make_reward_model, world_quality
+def reward(run: Run, raw: Path, code: Path, out: Path, curve: Path, metrics: Path) -> None:  # noqa: PLR0913
+    """Fetch the reward model, or train one on the rows, and measure it on the test rows.
+
+    DVC reruns this when `code` changes.
+    """
+    from rarlhf.classifier import make_reward_model, score_quality, world_quality
     from rarlhf.data.files import read_rows, write_curve, write_json
     from rarlhf.reward_model import load_reward_model
     from rarlhf.runtime import prepare
@@ -17,11 +20,13 @@ def reward(run: Run, raw: Path, out: Path, curve: Path, metrics: Path) -> None:
     with run.output(out) as folder, run.output(curve) as csv, run.output(metrics) as file:
         points = make_reward_model(read_rows(raw / "train.jsonl"), folder, params, machine, run.recorder)
         model, test = load_reward_model(folder, params, machine), read_rows(raw / "test.jsonl")
-        quality = classifier_quality(model, test)
-        if run.params.data.source == "generator":
+        quality = score_quality(model, test, params)
+        if run.params.data.source == "generator" and "accuracy" in quality:
             quality |= world_quality(model, test)
         write_curve(points, csv)
         write_json(file, quality)
+    if quality.get("score_std") == 0:
+        run.log("warning: the score of all test rows is the same; if it stays so, there is nothing to learn from it")
     run.log("on the test rows: " + ", ".join(f"{name} {value:,.4g}" for name, value in quality.items()))
     run.tracker.metrics({f"test/{name}": value for name, value in quality.items()})
 

@@ -13,10 +13,10 @@ def sft(run: Run, base: Path, prompts: Path, out: Path, curve: Path) -> None:
     from rarlhf.runtime import prepare
     from rarlhf.sft import train_sft
 
-    texts = [row["text"] for row in read_jsonl(prompts / "sft.jsonl")]
+    records = read_jsonl(prompts / "sft.jsonl")
     with run.output(out) as folder, run.output(curve) as csv:
         machine = prepare(run.params.runtime)
-        write_curve(train_sft(texts, base, folder, run.params.model, run.params.sft, machine, run.recorder), csv)
+        write_curve(train_sft(records, base, folder, run.params.model, run.params.sft, machine, run.recorder), csv)
         sections = {"sft": run.params.sft}
         Card("sft", None, base_of_folder(base), run.params.data, run.params.model, sections).write(folder)
 

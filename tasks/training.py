@@ -20,9 +20,11 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     run.tracker.params(all_params(params))  # all, as this method takes them
     processes = world()
     machine = prepare(params.runtime)
-    queries = [row["input_ids"] for row in read_jsonl(prompts / "train.jsonl")]
+    rows = read_jsonl(prompts / "train.jsonl")
+    queries = [row["input_ids"] for row in rows]
+    messages = {tuple(row["input_ids"]): row["prompt"] for row in rows} if params.prompts.chat_template else None
     score = load_reward_model(reward, params.reward, machine)
-    arguments = (score, params, seed, machine, run.recorder, processes)
+    arguments = (score, params, seed, machine, run.recorder, processes, messages)
     with run.output(out) as folder, run.output(curve) as csv:
         records = train_policy(queries, sft, folder, run.checkpoints / "checkpoint.safetensors", *arguments)
         write_curve(records, csv)

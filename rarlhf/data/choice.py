@@ -1,7 +1,7 @@
 """Choosing rows: so many, with such a share of the wanted class, or a share of each class; all drawn from a seed."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from math import floor
 from random import Random
@@ -38,7 +38,7 @@ def part_of_each_class(rows: Sequence[Row], share: float, seed: str) -> Parts:
     return _parted(rows, _drawn(rows, counts, seed))
 
 
-def _drawn(rows: Sequence[Row], counts: dict[int, int], seed: str) -> set[int]:
+def _drawn(rows: Sequence[Row], counts: Mapping[int | None, int], seed: str) -> set[int]:
     """Indices of so many rows of each class."""
     drawn: set[int] = set()
     for label, count in counts.items():

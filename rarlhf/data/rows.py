@@ -1,14 +1,14 @@
-"""The row: one labelled text, the same from every source."""
+"""The row: one text with its label where there is one, the same from every source."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled text."""
+    """One text."""
 
-    text: str  # the whole text
-    label: int  # 1 = the wanted class (positive, non-toxic), 0 = the unwanted one
+    text: str  # the whole text; the prompt where the source has nothing else
+    label: int | None = None  # 1 = the wanted class (positive, non-toxic), 0 = the unwanted one; None: not known
     prompt: str | None = None  # the first part of the text, where the source names one
     toxicity: float | None = None  # toxicity of the prompt in [0, 1], where the source has it
 

@@ -9,7 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ def load_raw_rows(data: DataParams) -> RawRows:
 
     The choice is drawn with `data.seed` and keeps the source's order.
 
-    Raises: UserError if the source cannot be read, or what is left lacks a class.
+    Raises: UserError if the source cannot be read, or what is left lacks rows or a class.
     """
     train, test, counts = _both_splits(data)
     test_texts = {row.text for row in test}
@@ -82,7 +82,7 @@ def load_raw_rows(data: DataParams) -> RawRows:
     train, second_scorer = choose(train, keep, f"second_scorer/{data.seed}")
     counts["train"].drop(SECOND_SCORER, len(second_scorer))
     for rows, name in ((train, "train"), (test, "test")):
-        _require_both_classes(rows, f"what is left of the {name} rows")
+        _require_classes(rows, f"what is left of the {name} rows")
     origin = hub_origin(data) if data.source == "hub" else None
     return RawRows(train, test, second_scorer, counts, origin)
 
@@ -118,6 +118,8 @@ def load_rows(data: DataParams, split: Split) -> tuple[list[Row], Counts]:
         if count is None:
             raise UserError(f"data.{split}_rows is null: source generator needs a number")
         rows = generate_rows(count, f"generator/{split}/{data.seed}")
+        if data.columns.label is None:
+            rows = [replace(row, label=None) for row in rows]
         return rows, Counts(count, count)
     if data.source == "file":
         return _rows_of(_file_records(data, split), data, str(data_file(data, split)))
@@ -148,23 +150,38 @@ def data_file(data: DataParams, split: Split) -> Path:
     Raises: UserError if the folder, or a file for the split, is missing, or there are several.
     """
     folder = _folder(data)
+    if folder.is_file():
+        return _single_file(folder, data)
     found = _files_named(folder, split)
     if found is None:
         forms = ", ".join(f"{split}{ending}" for ending in READERS)
-        raise UserError(f"data.path: {folder} has no {split} file; put one of {forms} there")
+        share = "" if split == "train" else "; or set data.test_share, the share of the training rows to test on"
+        raise UserError(f"data.path: {folder} has no {split} file; put one of {forms} there{share}")
     return found
+
+
+def _single_file(path: Path, data: DataParams) -> Path:
+    if not path.name.endswith(tuple(READERS)):
+        raise UserError(f"data.path: {path} is of no known form; its name must end as one of {', '.join(READERS)}")
+    if data.test_share is None:
+        raise UserError(
+            f"data.path: {path} is a single file: set data.test_share, the share of its rows to test on, or give a "
+            "folder with train.* and test.*"
+        )
+    return path
 
 
 def _labels_file(data: DataParams, split: Split) -> Path | None:
     """The file that gives the labels of a split's rows by `data.columns.id`; None where they stand with the texts."""
-    return None if data.columns.id is None else _files_named(_folder(data), f"{split}_labels")
+    given = data.columns.id is not None and data.columns.label is not None
+    return _files_named(_folder(data), f"{split}_labels") if given else None
 
 
 def _folder(data: DataParams) -> Path:
     if data.path is None:
         raise UserError("data.path is null: source file needs the folder that holds train.jsonl and test.jsonl")
     folder = Path(os.environ.get("DVC_ROOT", "."), data.path)
-    if not folder.is_dir():
+    if not folder.exists():
         raise UserError(f"data.path: there is no folder {folder}; a relative path starts at the repository's root")
     return folder
 
@@ -184,14 +201,14 @@ def _file_records(data: DataParams, split: Split) -> Iterator[Located]:
     if labels_path is None:
         yield from read_records(path, _columns(columns))
         return
-    key, labels = str(columns.id), {}
-    for _, record in read_records(labels_path, [key, columns.label]):
-        labels[str(field_of(record, key))] = field_of(record, columns.label)
-    for where, record in read_records(path, [key, *(name for name in _columns(columns) if name != columns.label)]):
+    key, column, labels = str(columns.id), str(columns.label), {}
+    for _, record in read_records(labels_path, [key, column]):
+        labels[str(field_of(record, key))] = field_of(record, column)
+    for where, record in read_records(path, [key, *(name for name in _columns(columns) if name != column)]):
         value = str(field_of(record, key))
         if value not in labels:
             raise UserError(f"{where}: {labels_path.name} has no row with {key} {value!r}; fetch both files anew")
-        yield where, {**record, columns.label: labels[value]}
+        yield where, {**record, column: labels[value]}
 
 
 def _sha256(path: Path) -> str:
@@ -209,7 +226,7 @@ def _columns(columns: ColumnParams) -> list[str]:
 
 def _rows_of(records: Iterable[Located], data: DataParams, source: str) -> tuple[list[Row], Counts]:
     counts, rows = Counts(), []
-    labels = _Labels(data, source)
+    labels = None if data.columns.label is None else _Labels(data, data.columns.label, source)
     for where, record in records:
         row = _row_of(where, record, data.columns, labels)
         counts.read += 1
@@ -220,9 +237,10 @@ def _rows_of(records: Iterable[Located], data: DataParams, source: str) -> tuple
         else:
             rows.append(row)
     if not counts.read:
-        raise UserError(f"{source} holds no rows: give a file with texts and labels")
-    labels.require_both()
-    _require_both_classes(rows, f"{source}, without its empty rows,")
+        raise UserError(f"{source} holds no rows: give a file with texts")
+    if labels is not None:
+        labels.require_both()
+    _require_classes(rows, f"{source}, without its empty rows,")
     return rows, counts
 
 
@@ -235,12 +253,13 @@ def _unusable(row: Row, min_chars: int) -> str:
     return SHORT.format(min_chars) if len(row.text) < min_chars else ""
 
 
-def _row_of(where: str, record: Record, columns: ColumnParams, labels: "_Labels") -> Row | None:
-    """The row of a record; None where it has no label."""
+def _row_of(where: str, record: Record, columns: ColumnParams, labels: "_Labels | None") -> Row | None:
+    """The row of a record; None where it lacks the label that others have."""
     prompt = None if columns.prompt is None else _text(where, record, columns.prompt)
     toxicity = None if columns.toxicity is None else _number(where, record, columns.toxicity)
-    text, label = _text(where, record, columns.text), labels.read(where, _value(where, record, columns.label))
-    return None if label is None else Row(text, label, prompt, toxicity)
+    text = _text(where, record, columns.text or str(columns.prompt))  # prompts alone: params.yaml has one of the two
+    label = None if labels is None else labels.read(where, record)
+    return None if labels is not None and label is None else Row(text, label, prompt, toxicity)
 
 
 def _value(where: str, record: Record, column: str) -> Any:
@@ -284,8 +303,8 @@ class _Labels:
     A row may also have none, where its value is one of `data.no_label`.
     """
 
-    def __init__(self, data: DataParams, source: str) -> None:
-        self._column, self._source = data.columns.label, source
+    def __init__(self, data: DataParams, column: str, source: str) -> None:
+        self._column, self._source = column, source
         self._positive = _label_key(data.positive_label)
         self._positive_as_given = data.positive_label
         self._none = {_label_key(value) for value in data.no_label if value is not None}
@@ -293,7 +312,8 @@ class _Labels:
         self._above = data.label_above
         self._seen: list[str] = []
 
-    def read(self, where: str, value: object) -> int | None:
+    def read(self, where: str, record: Record) -> int | None:
+        value = _value(where, record, self._column)
         key = _label_key(value)
         if key in self._none or (self._empty_is_none and _is_empty(value)):
             return None
@@ -347,6 +367,10 @@ def _whole_number(value: str | float) -> str | None:
     return str(int(number)) if number.is_integer() else None
 
 
-def _require_both_classes(rows: list[Row], name: str) -> None:
-    if len({row.label for row in rows}) < 2:
+def _require_classes(rows: list[Row], name: str) -> None:
+    """Both classes; of rows without labels, any."""
+    labels = {row.label for row in rows}
+    if not labels:
+        raise UserError(f"{name} has no rows; give more rows or raise the number of rows")
+    if None not in labels and len(labels) < 2:
         raise UserError(f"{name} has {len(rows)} rows and not both classes; give more rows or raise the number of rows")

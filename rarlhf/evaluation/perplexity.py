@@ -42,7 +42,7 @@ def reference_perplexity(
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise UserError("the tokenizer has neither a BOS nor an EOS token: perplexity needs one before each text")
-    context = int(model.config.max_position_embeddings)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # None: without a limit
     before = [start] if add_start_token else []
     rows = [[*before, *tokenizer.encode(text, add_special_tokens=False)][:context] for text in texts]
     if min(map(len, rows)) < 2:

@@ -26,7 +26,7 @@ class Row(TypedDict):
     prompt_id: int
     prompt: str
     prompt_score: float  # score of the prompt alone
-    label: int  # 1 = the prompt comes from a text of the wanted class
+    label: int | None  # 1 = the prompt comes from a text of the wanted class; None: not known
     sample: int  # 0 to k - 1
     continuation: str
     tokens: int  # response tokens, the end of text included

@@ -43,6 +43,7 @@ from rarlhf.sampling import left_pad, sample_responses
 from rarlhf.sft import train_sft
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot ."] * 4
+RECORDS = [{"text": text} for text in TEXTS]
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
 MODES = {"lora": {"adapter": "lora"}, "int8": {"adapter": "lora", "quantization": "int8"}}
 RATIO = {"lora": 1e-5, "int8": 0.02}  # how far the first ratio of an update may be from 1
@@ -140,7 +141,7 @@ def sft(
     """An adapter that SFT has trained."""
     folder, key = Path("models/sft"), (json.loads((base / "config.json").read_text())["model_type"], mode)
     if key not in adapters:
-        train_sft(TEXTS, base, folder, section(small, mode), small.sft, machine, SilentRecorder())
+        train_sft(RECORDS, base, folder, section(small, mode), small.sft, machine, SilentRecorder())
         adapters[key] = {path.name: path.read_bytes() for path in folder.iterdir()}
     folder.mkdir(exist_ok=True)
     for name, content in adapters[key].items():
@@ -198,7 +199,7 @@ def test_sft_learns_as_much_where_the_backbone_is_quantised(
     base: Path, small: Params, machine: Machine, tmp_path: Path
 ) -> None:
     curves = {
-        mode: train_sft(TEXTS, base, Path(mode), section(small, mode), small.sft, machine, SilentRecorder())
+        mode: train_sft(RECORDS, base, Path(mode), section(small, mode), small.sft, machine, SilentRecorder())
         for mode in MODES
     }
     for curve in curves.values():
@@ -211,7 +212,7 @@ def test_sft_gives_equal_bytes_and_recomputing_the_same_adapter(
 ) -> None:
     for name, checkpointing in (("again", False), ("recomputed", True)):
         model = section(small, mode, gradient_checkpointing=checkpointing)
-        train_sft(TEXTS, base, Path(name), model, small.sft, machine, SilentRecorder())
+        train_sft(RECORDS, base, Path(name), model, small.sft, machine, SilentRecorder())
     files = ("adapter_config.json", "adapter_model.safetensors", "backbone.json")
     assert all((Path("again") / file).read_bytes() == (sft / file).read_bytes() for file in files)
     one, other = (peft.load_peft_weights(str(folder), device="cpu") for folder in (sft, "recomputed"))
@@ -320,7 +321,7 @@ def test_dropout_is_off_wherever_log_probabilities_are_compared(
 ) -> None:
     lora = small.model.lora.model_copy(update={"r": 4, "dropout": 0.5})
     model = small.model.model_copy(update={"adapter": "lora", "lora": lora})
-    train_sft(TEXTS, base, Path("sft"), model, small.sft, machine, SilentRecorder())
+    train_sft(RECORDS, base, Path("sft"), model, small.sft, machine, SilentRecorder())
     trainer = make_trainer(AdapterModel(Path("sft"), model, 1, CPU), small, machine)
     assert torch.equal(logprobs(trainer.policy.lm, episodes), reference(trainer, episodes))
     trainer.policy.train()  # negative control
@@ -391,7 +392,7 @@ def test_a_saved_policy_is_the_trained_one(
 def test_the_base_is_found_from_anywhere_and_missed_in_one_line(
     base: Path, small: Params, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_sft(TEXTS, base, Path("models/sft"), section(small, "lora"), small.sft, machine, SilentRecorder())
+    train_sft(RECORDS, base, Path("models/sft"), section(small, "lora"), small.sft, machine, SilentRecorder())
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -405,7 +406,7 @@ def test_the_base_is_found_from_anywhere_and_missed_in_one_line(
 
 
 def test_an_adapter_is_not_taken_for_a_whole_model(base: Path, small: Params, machine: Machine) -> None:
-    train_sft(TEXTS, base, Path("sft"), section(small, "lora"), small.sft, machine, SilentRecorder())
+    train_sft(RECORDS, base, Path("sft"), section(small, "lora"), small.sft, machine, SilentRecorder())
     assert is_adapter(Path("sft"))
     assert not is_adapter(base)
     with pytest.raises(UserError, match="sft is an adapter, and a whole model is needed: set model.adapter: lora, or"):
@@ -415,7 +416,7 @@ def test_an_adapter_is_not_taken_for_a_whole_model(base: Path, small: Params, ma
 def test_an_adapter_that_does_not_fit_is_refused(
     base: Path, small: Params, machine: Machine, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    train_sft(TEXTS, base, Path("sft"), section(small, "lora"), small.sft, machine, SilentRecorder())
+    train_sft(RECORDS, base, Path("sft"), section(small, "lora"), small.sft, machine, SilentRecorder())
     wide = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=1, n_head=2))
     with pytest.raises(UserError, match="the adapter in sft does not fit the base model"):
         attach(wide, Path("sft"), POLICY)
@@ -548,7 +549,7 @@ def test_training_recomputes_where_it_is_asked_to(
     monkeypatch.setattr(rarlhf.sft, "SFTConfig", look)
     monkeypatch.setattr(rarlhf.rlhf, "recompute_blocks", lambda lm: seen.append(True))
     params = small.model_copy(update={"model": section(small, "lora", gradient_checkpointing=asked)})
-    train_sft(TEXTS, base, Path("sft"), params.model, small.sft, machine, SilentRecorder())
+    train_sft(RECORDS, base, Path("sft"), params.model, small.sft, machine, SilentRecorder())
     places = (Path("sft"), Path("rlhf"), Path("checkpoint.safetensors"))
     train_policy(QUERIES, *places, lengths, params, 1, machine, SilentRecorder())
     assert seen == ([True, True] if asked else [False])
@@ -565,7 +566,7 @@ def test_what_trl_rounds_is_float32_again(
         return []
 
     monkeypatch.setattr(rarlhf.sft, "run_trainer", look)
-    train_sft(TEXTS, base, Path("sft"), section(small, "int8"), small.sft, machine, SilentRecorder())
+    train_sft(RECORDS, base, Path("sft"), section(small, "int8"), small.sft, machine, SilentRecorder())
     assert kinds == [{torch.float32}]
 
 
@@ -581,7 +582,7 @@ def test_a_bfloat16_backbone_stays_so_and_its_adapter_is_float32(
     base: Path, small: Params, machine: Machine, episodes: Episodes
 ) -> None:
     model = section(small, "lora", dtype="bfloat16")
-    train_sft(TEXTS, base, Path("sft"), model, small.sft, machine, SilentRecorder())
+    train_sft(RECORDS, base, Path("sft"), model, small.sft, machine, SilentRecorder())
     trainer = make_trainer(AdapterModel(Path("sft"), model, 1, CPU), small, machine)
     trainer.train(QUERIES, Path("checkpoint.safetensors"))
     kinds = {("lora_" in name, value.dtype) for name, value in trainer.policy.lm.named_parameters()}

@@ -12,10 +12,10 @@ from rarlhf.classifier import (
     LabelledTexts,
     Padded,
     area_under_curve,
-    classifier_quality,
     cut_some,
     make_reward_model,
     new_classifier,
+    score_quality,
     train_tokenizer,
     world_quality,
 )
@@ -61,13 +61,21 @@ def test_area_under_curve_against_all_pairs() -> None:
     assert area_under_curve(scores, wanted) == pytest.approx(expected)
 
 
-def test_quality_counts_signs_and_pairs() -> None:
+def test_quality_counts_signs_and_pairs(params: Params) -> None:
     def score(texts: Sequence[str]) -> Tensor:
         return torch.tensor([float(text) for text in texts])
 
     rows = [Row("1", 1), Row("-1", 1), Row("-2", 0), Row("3", 0)]
     # right by sign: the first and the third; pairs: 1 > -2 and -1 > -2, but 1 < 3 and -1 < 3
-    assert classifier_quality(score, rows) == {"accuracy": 0.5, "auc": 0.5, "rows": 4}
+    assert score_quality(score, rows, params.reward) == {"accuracy": 0.5, "auc": 0.5, "rows": 4}
+    # Above -.5, less than one half of the unwanted class: 1 and 3. Right are 1, which is wanted, and -2, which is not.
+    toxic = params.reward.model_copy(update={"output": "probability", "sign": -1})
+    assert score_quality(score, [*rows, Row("-0.2", 1)], toxic)["accuracy"] == 0.6
+    bare = [Row(row.text) for row in rows]  # mean .25; squares .5625, 1.5625, 5.0625, 7.5625 with mean 3.6875
+    spread = {"score_mean": 0.25, "score_std": pytest.approx(3.6875**0.5), "rows": 4}
+    assert score_quality(score, bare, params.reward) == spread
+    own = params.reward.model_copy(update={"source": "python:own:score"})
+    assert score_quality(score, rows, own) == {"auc": 0.5} | spread
 
 
 def test_targets_follow_the_sign(reward: RewardParams, word_pieces: PreTrainedTokenizerBase) -> None:
@@ -110,7 +118,7 @@ def test_a_trained_classifier_scores_the_wanted_class_higher(
     curve = make_reward_model(ROWS, tmp_path, section, machine, SilentRecorder())
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
     model = load_reward_model(tmp_path, section, machine)
-    assert classifier_quality(model, ROWS[:2]) == {"accuracy": 1.0, "auc": 1.0, "rows": 2}
+    assert score_quality(model, ROWS[:2], section) == {"accuracy": 1.0, "auc": 1.0, "rows": 2}
 
 
 def test_a_given_classifier_is_taken_as_it_is_if_it_has_the_label(

@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 import rarlhf.generate
-from rarlhf.generate import Generator, continuation
+from rarlhf.generate import Generator
 from rarlhf.loading import save_model
 from rarlhf.params import Params
 from rarlhf.policy import Episodes, sampling_of
 from rarlhf.prompts import Query
+from rarlhf.queries import TextQuery, continuation
 from rarlhf.runtime import Machine
 from rarlhf.sampling import sample_responses
 
@@ -132,8 +133,8 @@ def test_a_continuation_is_what_the_response_adds(tokenizer: PreTrainedTokenizer
     ids = tokenizer(text)["input_ids"]
     for cut in range(1, len(ids)):
         prompt = tokenizer.decode(ids[:cut])
-        given = Query(prompt_id=0, prompt=prompt, prompt_score=0.0, label=1, input_ids=ids[:cut])
-        assert prompt + continuation(given, [*ids[cut:], tokenizer.eos_token_id], tokenizer) == text
+        given = TextQuery(prompt, ids[:cut])
+        assert prompt + continuation(given, [*ids[cut:], tokenizer.eos_token_id], tokenizer, False) == text
 
 
 def test_a_character_split_between_prompt_and_response_comes_out_whole(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -141,11 +142,11 @@ def test_a_character_split_between_prompt_and_response_comes_out_whole(tokenizer
     cut = 4  # c a f, and the first of the two bytes of é
     prompt = tokenizer.decode(ids[:cut])
     assert prompt == "caf\N{REPLACEMENT CHARACTER}"
-    given = Query(prompt_id=0, prompt=prompt, prompt_score=0.0, label=1, input_ids=ids[:cut])
-    assert continuation(given, ids[cut:], tokenizer) == "é !"
-    assert continuation(given, tokenizer("x")["input_ids"], tokenizer) == "\N{REPLACEMENT CHARACTER}x"
+    given = TextQuery(prompt, ids[:cut])
+    assert continuation(given, ids[cut:], tokenizer, False) == "é !"
+    assert continuation(given, tokenizer("x")["input_ids"], tokenizer, False) == "\N{REPLACEMENT CHARACTER}x"
 
 
 def test_a_prompt_that_decodes_otherwise_leaves_the_response_alone(tokenizer: PreTrainedTokenizerBase) -> None:
-    given = Query(prompt_id=0, prompt="other text", prompt_score=0.0, label=1, input_ids=[40])
-    assert continuation(given, tokenizer(" film")["input_ids"], tokenizer) == " film"
+    given = TextQuery("other text", [40])
+    assert continuation(given, tokenizer(" film")["input_ids"], tokenizer, False) == " film"

@@ -96,6 +96,7 @@ def test_numbers_that_yaml_leaves_as_text_are_numbers(text: str, tmp_path: Path)
     assert load_params(path).ppo.lr == 1e-5
 
 
+PROMPTS_ALONE = {"data.source": "file", "data.path": "x", "data.columns.text": None, "data.columns.prompt": "prompt"}
 # What clashes, and where the refusal is: keys with their values, and a part of the rule.
 CLASHES = [
     ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
@@ -138,6 +139,59 @@ CLASHES = [
     (
         {"model.dtype": "bfloat16"},
         "model.dtype = 'bfloat16', model.adapter = 'none': weights that are all trained are float32",
+    ),
+    (
+        {"data.columns.text": None},
+        "data.columns.text = None, data.columns.prompt = None: rows need a text or a prompt",
+    ),
+    (
+        {"data.columns.label": None},
+        "data.columns.label = None, reward.source = 'scratch': a classifier is trained on labels",
+    ),
+    (
+        PROMPTS_ALONE,
+        "data.columns.text = None, model.source = 'scratch': prompts alone are no texts to train on: give a folder",
+    ),
+    (
+        PROMPTS_ALONE,
+        "data.columns.text = None, reward.source = 'scratch': prompts alone are no texts to train on: give a folder",
+    ),
+    (
+        PROMPTS_ALONE,
+        "data.columns.text = None, sft.epochs = 2.0: prompts alone are no texts to train on: set",
+    ),
+    (
+        {"data.columns.label": None, "data.wanted_share.test": 0.5},
+        "data.columns.label = None, data.wanted_share.train = None, data.wanted_share.test = 0.5: a share",
+    ),
+    (
+        {"reward.source": "python:own", "reward.watch": ["code"]},
+        "reward.source = 'python:own', reward.others = []: a function is written python:package.module:function",
+    ),
+    (
+        {"reward.others": [{"source": "a/b", "weight": 1, "label": 0}]},
+        "reward.others = [{'source': 'a/b', 'weight': 1.0, 'label': 0}]: a classifier needs label, output",
+    ),
+    (
+        {"reward.others": [{"source": "python:own:f", "weight": 1, "label": 0}], "reward.watch": ["code"]},
+        "reward.others = [{'source': 'python:own:f', 'weight': 1.0, 'label': 0}]: a function takes source and",
+    ),
+    (
+        {"reward.others": [{"source": "scratch", "weight": 1}]},
+        "reward.others = [{'source': 'scratch', 'weight': 1.0}]: only reward.source can be scratch",
+    ),
+    (
+        {"reward.source": "python:own:f"},
+        "reward.source = 'python:own:f', reward.others = [], reward.watch = []: the code of functions is looked at in "
+        "every repro: set reward.watch to [code]",
+    ),
+    (
+        {"reward.watch": ["code"]},
+        "reward.source = 'scratch', reward.others = [], reward.watch = ['code']: there is no function whose code",
+    ),
+    (
+        {"reward.source": "python:own:f", "reward.watch": ["code", "code"]},
+        "reward.watch = ['code', 'code']: code is named twice",
     ),
     ({"model.scratch.heads": 3}, "model.scratch.width = 64, model.scratch.heads = 3: heads must divide width"),
     ({"reward.scratch.heads": 5}, "reward.scratch.width = 64, reward.scratch.heads = 5: heads must divide width"),

@@ -63,11 +63,24 @@ def test_the_seed_chooses_the_rows(make: Make) -> None:
 
 def test_sft_texts_are_all_wanted_rows_and_perplexity_texts_a_few_cut_ones(make: Make) -> None:
     sets = make()
-    assert sets.sft == [row.text for row in TRAIN if row.label == 1]
+    assert sets.sft == [{"text": row.text} for row in TRAIN if row.label == 1]
     assert len(sets.perplexity) == 2
     assert set(sets.perplexity) <= {row.text[:9] for row in TEST if row.label == 1}
     assert (sets.counts["sft"], sets.counts["perplexity"]) == (5, 2)
     assert len(make(perplexity=50).perplexity) == 3  # as many as there are
+
+
+def test_without_labels_the_wanted_rows_are_those_above_the_quantile(make: Make) -> None:
+    train, test = ([Row(row.text) for row in rows] for rows in (TRAIN, TEST))
+    sets = make(train=train, test=test, wanted_quantile=0.72)  # of 10 the 7 lowest are left out, of 6 the 4 lowest
+    assert sets.sft == [{"text": row.text} for row in TRAIN[7:]]  # the longest, as the score is the length
+    assert sorted(sets.perplexity) == sorted(row.text[:9] for row in TEST[4:])
+    assert {query["label"] for query in sets.train} == {None}
+    everything = make(train=train, test=test, wanted_quantile=0, perplexity=50)
+    assert everything.sft == [{"text": row.text} for row in TRAIN]
+    assert len(everything.perplexity) == 6
+    equal = [Row("we saw it .")] * 3 + [Row("we saw it !")]
+    assert len(make(train=[*train, *equal], wanted_quantile=0.99).sft) == 1
 
 
 def test_a_rows_own_prompt_comes_before_its_text(make: Make) -> None:

@@ -1,13 +1,24 @@
 """Scores of any sequence classifier."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerBase,
+)
 
-from rarlhf.classifier import train_tokenizer
+from rarlhf.classifier import make_reward_model, train_tokenizer
 from rarlhf.errors import UserError
-from rarlhf.params import Params, RewardParams
-from rarlhf.reward_model import RewardModel, output_index
+from rarlhf.loading import save_model
+from rarlhf.params import OtherScorerParams, Params, RewardParams
+from rarlhf.progress import SilentRecorder
+from rarlhf.reward_model import RewardModel, load_reward_model, output_index
 from rarlhf.runtime import Machine
 
 LABELS = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
@@ -94,3 +105,104 @@ def test_a_score_that_is_not_finite_is_refused(
     assert torch.isfinite(score(TEXTS[:3])).all()
     with pytest.raises(UserError, match="gave nan for the text 'very bad film , very weak end of the plot'"):
         score(TEXTS)
+
+
+def outputs(model: BertForSequenceClassification, word_pieces: PreTrainedTokenizerBase) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(**word_pieces(text, return_tensors="pt")).logits for text in TEXTS])
+
+
+@pytest.mark.parametrize("problem", [None, "single_label_classification", "multi_label_classification"])
+def test_a_probability_is_softmax_or_sigmoid_by_the_kind_of_classifier(
+    problem: str | None,
+    model: BertForSequenceClassification,
+    word_pieces: PreTrainedTokenizerBase,
+    reward: RewardParams,
+    machine: Machine,
+) -> None:
+    model.config.problem_type = problem
+    params = reward.model_copy(update={"output": "probability", "label": 4, "sign": -1})
+    logits = outputs(model, word_pieces)
+    odds = logits.exp()
+    one_of_six = odds[:, 4] / odds.sum(dim=1)
+    expected = odds[:, 4] / (1 + odds[:, 4]) if problem == "multi_label_classification" else one_of_six
+    torch.testing.assert_close(RewardModel(model, word_pieces, params, machine)(TEXTS), -expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_probability_of_one_output_is_its_sigmoid_and_a_regression_has_none(
+    word_pieces: PreTrainedTokenizerBase, reward: RewardParams, machine: Machine
+) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(word_pieces), num_labels=1, **shape)).eval()
+    params = reward.model_copy(update={"output": "probability", "label": 0})
+    scores = RewardModel(model, word_pieces, params, machine)(TEXTS)
+    odds = outputs(model, word_pieces)[:, 0].exp()
+    torch.testing.assert_close(scores, odds / (1 + odds), atol=1e-5, rtol=1e-5)
+    model.config.problem_type = "regression"
+    with pytest.raises(UserError, match="reward.output = 'probability': the reward model is a regression"):
+        RewardModel(model, word_pieces, params, machine)
+
+
+@pytest.fixture
+def given(
+    model: BertForSequenceClassification,
+    word_pieces: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """A folder of the classifier; beside it, in the current folder, a user's function."""
+    save_model(model, word_pieces, tmp_path / "given")
+    (tmp_path / "own_length.py").write_text("def score(texts):\n    return [len(text) / 10 for text in texts]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_length", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return str(tmp_path / "given")
+
+
+def test_a_function_alone_is_a_reward_model(given: str, reward: RewardParams, machine: Machine) -> None:
+    params = reward.model_copy(update={"source": "python:own_length:score", "sign": -1, "watch": ["code"]})
+    assert make_reward_model([], Path("made"), params, machine, SilentRecorder()) == []
+    score = load_reward_model(Path("made"), params, machine)(TEXTS)
+    assert score.dtype == torch.float32
+    torch.testing.assert_close(score, torch.tensor([-len(text) / 10 for text in TEXTS]))
+    (noted,) = json.loads(Path("made/scorer.json").read_text())
+    assert (noted["source"], noted["weight"], len(noted["sha256"])) == ("python:own_length:score", -1.0, 64)
+
+
+def test_several_scorers_are_a_weighted_sum(given: str, reward: RewardParams, machine: Machine) -> None:
+    others = [
+        {"source": "python:own_length:score", "weight": 0.5},
+        {"source": given, "weight": -2.0, "label": "threat", "output": "probability", "max_length": 8},
+    ]
+    first = reward.model_copy(update={"source": given, "label": "insult", "sign": -1})
+    params = first.model_copy(update={"others": [OtherScorerParams(**other) for other in others]})
+    make_reward_model([], Path("made"), params, machine, SilentRecorder())
+    total = load_reward_model(Path("made"), params, machine)(TEXTS)
+    threat = first.model_copy(update={"label": "threat", "output": "probability", "max_length": 8, "sign": 1})
+    alone = [load_reward_model(Path(given), section, machine)(TEXTS) for section in (first, threat)]
+    length = torch.tensor([len(text) / 10 for text in TEXTS])
+    torch.testing.assert_close(total, alone[0] + 0.5 * length - 2.0 * alone[1])
+    assert [part["weight"] for part in json.loads(Path("made/scorer.json").read_text())] == [-1.0, 0.5, -2.0]
+    AutoModelForSequenceClassification.from_pretrained("made")  # the first, as a single one would lie there
+
+
+def test_one_classifier_alone_leaves_no_note(given: str, reward: RewardParams, machine: Machine) -> None:
+    make_reward_model([], Path("made"), reward.model_copy(update={"source": given}), machine, SilentRecorder())
+    assert {path.name for path in Path("made").iterdir()} == {path.name for path in Path(given).iterdir()}
+
+
+def test_an_error_says_which_of_the_others_it_is_about(given: str, reward: RewardParams, machine: Machine) -> None:
+    for change, message in (
+        ({"label": "rude"}, "reward.label = 'rude': the reward model has no such output"),
+        ({"label": 6}, "reward.label = 6: the reward model has no such output; it has 0: toxic"),
+        ({"source": "nowhere"}, "reward.source = 'nowhere': neither a local folder nor"),
+    ):
+        other = OtherScorerParams(
+            **({"source": given, "weight": 1.0, "label": 0, "output": "logit", "max_length": 8} | change)
+        )
+        params = reward.model_copy(update={"source": given, "others": [other]})
+        with pytest.raises(UserError) as caught:
+            make_reward_model([], Path("made"), params, machine, SilentRecorder())
+        assert str(caught.value).startswith(f"reward.others, {other.source}: {message}")

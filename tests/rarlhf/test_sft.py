@@ -17,6 +17,7 @@ from rarlhf.runtime import Machine
 from rarlhf.sft import train_sft
 
 TEXTS = ["we liked the film .", "we saw the music ."] * 8
+RECORDS = [{"text": text} for text in TEXTS]
 END = 0
 WHOLE = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml").model
 
@@ -37,7 +38,9 @@ def loss(folder: Path, text: str) -> float:
 def test_fine_tuning_lowers_the_loss_and_gives_equal_bytes(
     section: SFTParams, lm_folder: Path, machine: Machine, tmp_path: Path
 ) -> None:
-    curves = [train_sft(TEXTS, lm_folder, tmp_path / name, WHOLE, section, machine, SilentRecorder()) for name in "ab"]
+    curves = [
+        train_sft(RECORDS, lm_folder, tmp_path / name, WHOLE, section, machine, SilentRecorder()) for name in "ab"
+    ]
     assert curves[0] == curves[1]
     assert curves[0][-1]["loss"] < curves[0][0]["loss"]
     assert curves[0][-1]["step"] == 3 * 16 / 4
@@ -45,7 +48,7 @@ def test_fine_tuning_lowers_the_loss_and_gives_equal_bytes(
     for name in ("model.safetensors", "tokenizer.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     other = section.model_copy(update={"seed": section.seed + 1})
-    train_sft(TEXTS, lm_folder, tmp_path / "c", WHOLE, other, machine, SilentRecorder())
+    train_sft(RECORDS, lm_folder, tmp_path / "c", WHOLE, other, machine, SilentRecorder())
     assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "c" / "model.safetensors").read_bytes()
 
 
@@ -55,7 +58,9 @@ def test_micro_batches_change_memory_alone(
     texts = ["we", "we regret the old plot and the weak end .", *TEXTS[:8]]  # of unlike lengths, and no whole batches
     small = section.model_copy(update={"micro_batch_size": 2})
     for name, params in (("whole", section), ("small", small)):
-        curve = train_sft(texts, lm_folder, tmp_path / name, WHOLE, params, machine, SilentRecorder())
+        curve = train_sft(
+            [{"text": text} for text in texts], lm_folder, tmp_path / name, WHOLE, params, machine, SilentRecorder()
+        )
         assert curve[-1]["step"] == 3 * 3  # ceil(10 / 4) steps an epoch
     start, whole, small_steps = (
         load_causal_lm(str(folder))[0].transformer.wte.weight
@@ -77,7 +82,7 @@ def batches(
         return []
 
     monkeypatch.setattr(rarlhf.sft, "run_trainer", look)
-    train_sft(texts, folder, folder / "out", WHOLE, section, machine, SilentRecorder())
+    train_sft([{"text": text} for text in texts], folder, folder / "out", WHOLE, section, machine, SilentRecorder())
     return seen
 
 

@@ -110,6 +110,53 @@ def test_train_rows_whose_text_is_in_test_are_dropped(folder):
     assert raw.counts["test"].record() == {"read": 6, "used": 4, "dropped": {NOT_CHOSEN: 2}}
 
 
+def test_rows_need_no_label(folder):
+    write(folder)
+    rows = load_raw_rows(data_params(columns={"label": None}))
+    assert {row.label for row in (*rows.train, *rows.test)} == {None}
+    assert all("label" not in row.record() for row in rows.train)
+    labelled = load_raw_rows(data_params(second_scorer_rows=0))
+    assert [row.text for row in rows.train] == [row.text for row in labelled.train]
+
+
+def test_prompts_alone_are_rows(folder):
+    (folder / "train.jsonl").write_bytes(jsonl([{"question": f"why {i} ?"} for i in range(8)]))
+    (folder / "test.jsonl").write_bytes(jsonl([{"question": "how ?"}, {"question": " "}]))
+    alone = {"text": None, "label": None, "prompt": "question"}
+    rows = load_raw_rows(data_params(columns=alone))
+    assert rows.test == [Row("how ?", None, "how ?")]
+    assert len(rows.train) == 8
+    assert rows.counts["test"].record()["dropped"] == {"empty text": 1}
+
+
+def test_one_file_is_parted_by_a_share(folder, tmp_path):
+    records = [{"text": f"text {i}"} for i in range(20)]
+    (folder / "train.jsonl").write_bytes(jsonl([*records, records[0], records[1]]))
+    share = data_params(test_share=0.3, columns={"label": None})
+    rows = load_raw_rows(share)
+    assert len(rows.test) == 7  # of 22
+    texts = [{row.text for row in part} for part in (rows.train, rows.test)]
+    assert not texts[0] & texts[1]  # a text that is there twice is on one side
+    assert texts[0] | texts[1] == {record["text"] for record in records}
+    single = tmp_path / "my.jsonl"
+    (folder / "train.jsonl").rename(single)
+    one = data_params(path="my.jsonl", test_share=0.3, columns={"label": None})
+    assert load_raw_rows(one) == rows
+    assert fingerprint(one)["files"].keys() == {"my.jsonl"}
+    with pytest.raises(UserError, match=r"my\.jsonl is a single file: set data\.test_share"):
+        load_raw_rows(data_params(path="my.jsonl"))
+    single.rename(tmp_path / "my.txt")
+    with pytest.raises(UserError, match=r"my\.txt is of no known form; its name must end as one of \.jsonl"):
+        load_raw_rows(data_params(path="my.txt", test_share=0.3))
+
+
+def test_a_lacking_test_file_may_be_a_share(folder):
+    write(folder)
+    (folder / "test.jsonl").unlink()
+    with pytest.raises(UserError, match=r"has no test file; .*or set data\.test_share"):
+        load_raw_rows(data_params())
+
+
 def test_choice_is_seeded_and_keeps_the_order(folder):
     records = [{"text": f"row {index}", "label": index % 2} for index in range(100)]
     write(folder, records)

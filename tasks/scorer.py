@@ -1,0 +1,18 @@
+"""Stage `scorer`: the state of the Python scorers' code, looked at anew so that a change reruns what depends on it."""
+
+from pathlib import Path
+
+from rarlhf.data.files import write_json
+from rarlhf.python_scorer import code_fingerprint
+from tasks.stage import Run, stage
+
+
+@stage
+def scorer(run: Run, out: Path) -> None:
+    """Write the fingerprints of the functions that score."""
+    with run.output(out) as file:
+        write_json(file, [code_fingerprint(source) for source in run.params.reward.functions])
+
+
+if __name__ == "__main__":
+    scorer()
