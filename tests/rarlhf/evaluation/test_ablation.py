@@ -1,0 +1,72 @@
+from typing import Any, cast
+
+from rarlhf.evaluation.ablation import compare_cells, csv_rows, markdown, terminal
+from rarlhf.evaluation.evaluate import COMPARED, Evaluation
+from rarlhf.evaluation.statistics import over_seeds, paired_difference
+
+RLHF = [1.0, 2.0]
+
+
+def evaluation(methods: dict[str, list[float]]) -> Evaluation:
+    """An evaluation in which every metric of a method has the same value, one per seed."""
+    spreads = {method: {metric: over_seeds(values) for metric in COMPARED} for method, values in methods.items()}
+    comparisons = {}
+    if {"rlhf", "ra_rlhf"} <= set(methods):
+        less = {metric: paired_difference(methods["ra_rlhf"], methods["rlhf"], 0.5, 0.95) for metric in COMPARED}
+        comparisons["ra_rlhf_minus_rlhf"] = {"metrics": less}
+    test = {"prompts": 30, "samples": 2, "tail_prompts": 3, "tail_rule": ""}
+    content = {"preset": "micro", "seeds": [3, 7], "methods": spreads, "comparisons": comparisons, "test": test}
+    return cast("Evaluation", content | {"confidence": 0.95})
+
+
+def cells(**measured: dict[str, list[float]]) -> dict[str, tuple[dict[str, Any], Evaluation]]:
+    return {
+        name: ({"risk.alpha": 0.1 * number}, evaluation(methods))
+        for number, (name, methods) in enumerate(measured.items(), 1)
+    }
+
+
+def test_cells_are_compared_with_rlhf_which_stands_once_where_it_is_the_same() -> None:
+    table = compare_cells("alpha", cells(a={"rlhf": RLHF, "ra_rlhf": [2.0, 4.0]}, b={"rlhf": RLHF, "ra_rlhf": RLHF}))
+    assert [row.label for row in table.rows] == ["RLHF, every cell", "RA-RLHF a", "RA-RLHF b"]
+    assert table.reference == "RLHF"
+    of_a = table.rows[1].differences["reward_mean"]
+    assert of_a["mean"] == 1.5  # ((2 - 1) + (4 - 2)) / 2
+    assert of_a["prompt_error"] == 0.5  # as the cell's own evaluation says
+    assert table.rows[0].differences == {}
+
+
+def test_rlhf_stands_once_for_each_cell_where_it_differs() -> None:
+    table = compare_cells("lr", cells(a={"rlhf": RLHF, "ra_rlhf": RLHF}, b={"rlhf": [1.0, 2.5], "ra_rlhf": RLHF}))
+    assert [row.label for row in table.rows] == ["RLHF a", "RLHF b", "RA-RLHF a", "RA-RLHF b"]
+
+
+def test_without_rlhf_cells_are_compared_with_the_first_by_seed() -> None:
+    table = compare_cells("lr", cells(a={"sft": RLHF}, b={"sft": [2.0, 1.0]}))
+    assert table.reference == "a"
+    first, second = table.rows
+    assert first.differences == {}
+    assert second.differences["reward_mean"]["per_seed"] == [1.0, -1.0]
+    assert second.differences["reward_mean"]["prompt_error"] == 0
+
+
+def test_the_texts_show_intervals_and_mark_what_leaves_out_zero() -> None:
+    shared = {"rlhf": [0.0, 0.0]}
+    table = compare_cells("alpha", cells(a=shared | {"ra_rlhf": [4.0, 4.0]}, b=shared | {"ra_rlhf": [1.0, 2.0]}))
+    lines = terminal(table).splitlines()
+    assert lines[0] == "alpha: 2 cells on preset micro, seeds 3, 7; 30 test prompts x 2 samples; prompt tail: 3 prompts"
+    (less_a,) = [line for line in lines if line.startswith("RA-RLHF a") and "[" in line]
+    assert less_a.count("+4.00 [3.02, 4.98] *") == 3  # 4 -+ 1.96 x .5: no spread over seeds, the prompts' error alone
+    (value_b,) = [line for line in lines if line.startswith("RA-RLHF b") and "[" not in line]
+    assert "1.50 ±6.35" in value_b  # 12.706 x .5
+    assert "as about 0.3 of these 6 would by chance alone" in lines[-1]
+    assert "| RA-RLHF b | 1.50 ±6.35 |" in markdown(table)
+
+
+def test_one_seed_gives_no_interval() -> None:
+    table = compare_cells("alpha", cells(a={"sft": [1.0]}, b={"sft": [2.0]}))
+    assert "| sft b | 2.00 |".replace("sft", "SFT") in markdown(table)
+    heading, *lines = csv_rows(table)
+    assert heading[:4] == ["cell", "risk.alpha", "method", "metric"]
+    assert ["b", 0.2, "sft", "reward_mean", 2.0, "", 1, "", "", 1.0, "", ""] in lines
+    assert all(len(line) == len(heading) for line in lines)
