@@ -18,6 +18,7 @@ import sys
 import flows.ui
 flows.ui.SERVERS = {name: (int(port), command.split()) for name, port, command in zip(*[iter(sys.argv[1:])] * 3)}
 flows.ui.prepare_store = lambda root: None
+flows.ui.own_server_answers = lambda: True
 sys.exit(flows.ui.main())
 """
 UVICORN = "uvicorn toyapp:app --lifespan off --log-level error"
@@ -66,6 +67,18 @@ def test_a_server_that_ends_by_itself_takes_the_other_along() -> None:
     assert process.returncode == 1
     assert shown.startswith("error: Two's server ended with status ")
     assert not flows.ui._answers(int(one))
+
+
+def test_the_server_of_make_deploy_is_shown_and_goes_on() -> None:
+    one = free_port()
+    process = start("One", one, UVICORN, "Prefect", free_port(), "platform")
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    assert "(runs already, and goes on)" in lines[0]
+    assert lines[1:] == [f"One: http://127.0.0.1:{one}\n", "Ctrl-C ends it.\n"]
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=30)
+    assert (process.returncode, shown) == (0, "")
 
 
 def test_an_address_in_use_is_said() -> None:
