@@ -71,8 +71,12 @@ def server_command() -> list[str]:
 
 
 def environment() -> Mapping[str, str]:
-    """The environment for Prefect's commands: its home in full, which tells a workspace's server from another's."""
-    return {**os.environ, "PREFECT_HOME": str(Path(HOME).resolve())}
+    """The environment for Prefect's commands.
+
+    The home is given in full, which tells a workspace's server from another's. PWD, which prefect.yaml makes the folder
+    of the runs, may have been another one than the current folder, as under `make -C`.
+    """
+    return {**os.environ, "PREFECT_HOME": str(Path(HOME).resolve()), "PWD": str(Path.cwd())}
 
 
 def local_settings() -> AbstractContextManager[Settings]:
