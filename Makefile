@@ -65,7 +65,7 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 clean:
 	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations metrics plots curves reports
 	rm -rf data/inputs data/code data/raw data/prompts
-	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
+	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 	-@rmdir data models 2>/dev/null || true

@@ -43,8 +43,8 @@ def main() -> int:
 
 def _tell_stages(pipeline: Pipeline, done: bool) -> None:
     """Tells of the stages that DVC did not run: up to date, or where it failed, perhaps not reached."""
-    ran = pipeline.ran()
-    with suppress(UserError):
+    with suppress(Exception):  # DVC has told what is wrong with dvc.yaml
+        ran = pipeline.ran()
         for name in run_names(load_params()):
             if name not in ran:
                 pipeline.stage(name, CACHED if done else UNKNOWN)

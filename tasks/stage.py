@@ -66,7 +66,7 @@ class StageRecorder:
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Sends `values` at `step` to the tracker."""
-        self._tracker.metrics(values, step)
+        self._tracker.metrics({name: value for name, value in values.items() if name != "iteration"}, step)
 
     def samples(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Adds rows to the run's table of samples."""

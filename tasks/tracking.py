@@ -107,7 +107,7 @@ class Tracker:
 
     def __init__(self, record: Record, root: Path) -> None:
         self.alive = first_process()
-        self.run_id = ""  # known when MLflow has answered
+        self.run_id = self.experiment = ""  # known when MLflow has answered
         self._record = record
         self._start = time.time()
         self._metrics: list[Metric] = []

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rarlhf.errors import UserError
 from rarlhf.params import Params
 from tasks.inputs import digest, inputs_of
 from tasks.tracking import PARENT_FILE, PIPELINE, STAGES_FILE, Record, Status, Tracker, all_params
@@ -60,7 +59,7 @@ class Pipeline:
             "mlflow.source.name": self._door,
         }
         self._params = params
-        self._tracker = Tracker(Record("pipeline", tags, all_params(params)), self._root)
+        self._tracker = Tracker(Record(f"pipeline {params.preset}", tags, all_params(params)), self._root)
         self._tracker.call(self._publish)
 
     @property
@@ -136,7 +135,7 @@ class Pipeline:
         """Hash of what a stage's outputs hang on now; empty where that cannot be told."""
         try:
             return inputs_of(name, self._params, self._digest).hash
-        except (UserError, OSError, KeyError, ValueError):
+        except Exception:  # whatever is wrong with dvc.yaml, it is DVC's to tell
             return ""
 
     def _counts(self) -> dict[str, float]:
@@ -157,7 +156,8 @@ class Pipeline:
             lines = (self.folder / STAGES_FILE).read_text(encoding="utf-8").splitlines()
         except OSError:
             return {}
-        return {entry["stage"]: entry for entry in map(json.loads, lines)}
+        whole = [line for line in lines if line.endswith("}")]  # a full disk cuts a line short
+        return {entry["stage"]: entry for entry in map(json.loads, whole)}
 
 
 @contextmanager
@@ -170,7 +170,11 @@ def pipeline_run(door: str, root: Path | None = None) -> Iterator[Pipeline]:
         door: what started it, as in `flows.pipeline`.
         root: where the records are; the current folder where None.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{door.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-"))
+    name = f"{door.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-"
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=name))
+    except OSError:  # no room: the stages' runs then stand by themselves
+        folder = Path(tempfile.gettempdir(), name)
     os.environ[PIPELINE] = str(folder)
     pipeline = Pipeline(door, folder, root or Path.cwd())
     try:

@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",  # the word: MLflow ignores 1
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; nothing waits for it but the thread that sends
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # tasks.tracking_sender tries again
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 

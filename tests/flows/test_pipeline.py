@@ -66,7 +66,7 @@ def test_the_whole_flow_without_a_server(toy: Path) -> None:
     *cached, parent = client.search_runs([experiment.experiment_id])  # newest first
     assert [run.info.run_name for run in cached] == ["twin@1 (cached)", "first (cached)"]
     assert {run.data.tags["mlflow.parentRunId"] for run in cached} == {parent.info.run_id}
-    assert (parent.info.run_name, parent.info.status) == ("pipeline", "FAILED")
+    assert (parent.info.run_name, parent.info.status) == ("pipeline tiny", "FAILED")
     assert f"parent={parent.info.run_id}" in shown
     table = json.loads(Path(client.download_artifacts(parent.info.run_id, "stages.json", str(toy))).read_text())
     assert table["columns"][:2] == ["stage", "state"]

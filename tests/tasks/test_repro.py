@@ -1,0 +1,145 @@
+"""`python -m tasks.repro` in a small repository whose stage ends as a file says."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+REPOSITORY = Path(__file__).parents[2]
+TOY = """\
+import os, time
+from pathlib import Path
+from rarlhf.errors import UserError
+from tasks.stage import Run, stage
+
+@stage
+def toy(run: Run, seed: int, out: Path) -> None:
+    word = Path(f"in{seed}.txt").read_text()
+    with run.output(out) as file:
+        file.write_text(word)
+        run.log(f"{word} pid {os.getpid()}")
+        if word == "fail":
+            raise UserError("as told")
+        if word == "wait":
+            time.sleep(120)
+
+toy()
+"""
+DVC_YAML = """\
+stages:
+  toy:
+    matrix:
+      seed: ${seeds}
+    cmd: python toy.py --seed ${item.seed} --out out/${item.seed}.txt
+    deps: ["in${item.seed}.txt"]
+    outs: ["out/${item.seed}.txt"]
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".dvc").mkdir()
+    shutil.copy(REPOSITORY / ".dvc" / "config", tmp_path / ".dvc" / "config")
+    text = (REPOSITORY / "presets" / "tiny.yaml").read_text().replace("seeds: [1, 2, 3]", "seeds: [1, 2]")
+    for name, content in (("params.yaml", text), ("dvc.yaml", DVC_YAML), ("toy.py", TOY)):
+        (tmp_path / name).write_text(content)
+    for seed in (1, 2):
+        (tmp_path / f"in{seed}.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI", "RARLHF_PIPELINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@contextmanager
+def started() -> Iterator[subprocess.Popen[str]]:
+    """The command, its lines read as they come; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "tasks.repro"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        yield process
+
+
+def repro() -> tuple[int, str]:
+    with started() as process:
+        shown, _ = process.communicate(timeout=240)
+    return process.returncode, shown
+
+
+def wait_for_stage(process: subprocess.Popen[str]) -> int:
+    """Process number of the stage that waits."""
+    assert process.stdout is not None
+    line = next(line for line in process.stdout if line.startswith("wait pid "))
+    return int(line.split()[2])
+
+
+def runs(root: Path) -> "list[Run]":
+    """Newest first."""
+    from mlflow.tracking.client import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("rarlhf")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def last_pipeline(root: Path) -> tuple[str, dict[str, str]]:
+    """Its status, and the state of each stage."""
+    run = next(run for run in runs(root) if run.info.run_name == "pipeline tiny")
+    stages = Path(run.info.artifact_uri.removeprefix("file://"), "stages.json")
+    return run.info.status, {row[0]: row[1] for row in json.loads(stages.read_text())["data"]}
+
+
+def test_every_end_of_dvc_repro_is_told(toy: Path) -> None:
+    status, shown = repro()
+    assert status == 0 and shown.count("Running stage") == 2, shown
+    assert last_pipeline(toy) == ("FINISHED", {"toy@1": "Completed", "toy@2": "Completed"})
+    Path("in1.txt").write_text("fail")
+    status, shown = repro()
+    assert status == 255 and "error: toy@1: as told" in shown
+    assert last_pipeline(toy) == ("FAILED", {"toy@1": "Failed", "toy@2": "Cached"})
+    names = [str(run.info.run_name) for run in runs(toy)]
+    assert sorted(names[:3]) == ["pipeline tiny", "toy@1", "toy@2 (cached)"]
+
+
+def test_a_killed_stage_and_a_terminated_pipeline(toy: Path) -> None:
+    Path("in2.txt").write_text("wait")
+    with started() as process:
+        os.kill(wait_for_stage(process), signal.SIGKILL)
+        process.communicate(timeout=240)
+    assert process.returncode == 255
+    assert last_pipeline(toy) == ("FAILED", {"toy@1": "Completed", "toy@2": "Killed"})
+    with started() as process:
+        stage = wait_for_stage(process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=240)
+    assert process.returncode == 255 and not psutil.pid_exists(stage)
+    assert last_pipeline(toy) == ("KILLED", {"toy@1": "Cached", "toy@2": "Killed"})
+    with started() as process:
+        stage = wait_for_stage(process)
+        process.kill()  # of the pipeline alone: DVC and the stage go on, and the next start closes the run
+        os.kill(stage, signal.SIGTERM)
+        process.communicate(timeout=240)  # until DVC has ended
+    Path("in2.txt").write_text("b")
+    assert repro()[0] == 0
+    assert {run.info.status for run in runs(toy)} <= {"FINISHED", "FAILED", "KILLED"}
+
+
+def test_a_bad_pipeline_is_dvcs_to_tell(toy: Path) -> None:
+    Path("dvc.yaml").write_text("stages: [1]\n")
+    status, shown = repro()
+    assert status == 255 and "dvc.yaml" in shown and "Traceback" not in shown
