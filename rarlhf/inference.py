@@ -83,7 +83,7 @@ def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterato
 
     Raises: UserError if a prompt has no token, or with the new tokens more than the model reads.
     """
-    rows = [list(model.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    rows = [_tokens(model.tokenizer, prompt) for prompt in prompts]
     length = _new_tokens(model.lm, rows, choices.max_new_tokens)
     sampling = Sampling(choices.temperature, 0, length, model.tokenizer.eos_token_id)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(choices.samples)]
@@ -94,6 +94,11 @@ def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterato
             ids = real_tokens(response, mask)
             text = continuation(TextQuery(prompts[index], rows[index]), ids, model.tokenizer, chat=False)
             yield Written(index, sample, text, len(ids), ids[-1] == sampling.end_id)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    ids = list(tokenizer(prompt)["input_ids"])
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids  # some tokenizers end every text
 
 
 def _episodes(

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from rarlhf.card import Base, Card, base_of_folder, base_of_params
 from rarlhf.evaluation.cards import card_with_results
 from rarlhf.evaluation.evaluate import Evaluation
-from rarlhf.params import DataParams, ModelParams, Params, Section
+from rarlhf.params import DataParams, ModelParams, OtherScorerParams, Params, Section
 
 HUB = {"source": "hub", "name": "some/data", "config": "plain", "revision": "abc"}
 
@@ -129,3 +129,10 @@ def test_results_stand_in_the_evaluations_cards(params: Params) -> None:
     assert "`risk.alpha`" not in text  # plain RLHF reads none
     assert "reports/model_cards" not in text
     assert "# RLHF\n" in text
+
+
+def test_scorers_are_named_by_their_kind(params: Params) -> None:
+    other = OtherScorerParams(source="python:mine:short", weight=0.5)
+    update = {"source": "python:my.scores:polite", "others": [other]}
+    text = card(params.model_copy(update={"reward": params.reward.model_copy(update=update)})).text()
+    assert "| reward model | the function `my.scores:polite`, plus 0.5 times the function `mine:short` |" in text

@@ -1,0 +1,73 @@
+"""A folder as the pipeline leaves it, made once for all pages by the stages' own functions on tiny models."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rarlhf.params import Params, load_params
+from tasks.evaluate import evaluate
+from tasks.generate import generate
+from tasks.ra_rlhf import ra_rlhf
+from tasks.rlhf import rlhf
+from tasks.sft import sft
+from tests.tasks.test_lora_stages import SECTIONS, STORED, run, write_inputs
+
+ROOT = Path(__file__).parents[2]
+PROMPTS, REWARD, SFT = Path("data/prompts"), Path("models/reward"), Path("models/sft")
+
+
+def small(mode: str) -> Params:
+    """Preset tiny, made smaller, with its backbone held as `mode` says."""
+    params = load_params(ROOT / "presets" / "tiny.yaml")
+    updates = {name: getattr(params, name).model_copy(update=values) for name, values in SECTIONS.items()}
+    updates["model"] = params.model.model_copy(update=STORED[mode])
+    return params.model_copy(update=updates | {"seeds": [1, 2]})
+
+
+def train(params: Params, method: str, seed: int) -> None:
+    """Runs stage rlhf or ra_rlhf in the current folder."""
+    stage = {"rlhf": rlhf, "ra_rlhf": ra_rlhf}[method]
+    paths = {"out": Path("models", method, str(seed)), "curve": Path("curves", method, f"{seed}.csv")}
+    run(stage, params, f"{method}@{seed}", seed=seed, sft=SFT, reward=REWARD, prompts=PROMPTS, **paths)
+
+
+def train_sft(params: Params) -> None:
+    """Runs stage sft in the current folder."""
+    places = {"base": Path("models/base"), "prompts": PROMPTS, "out": SFT, "curve": Path("curves/sft.csv")}
+    run(sft, params, "sft", **places)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder, whole weights, two seeds, up to the report."""
+    folder, params = tmp_path_factory.mktemp("pipeline"), small("none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_inputs("gpt2", params)
+        train_sft(params)
+        for method in ("rlhf", "ra_rlhf"):
+            for seed in params.seeds:
+                train(params, method, seed)
+        for method in params.methods:
+            places = {"method": method, "model": Path("models", method), "sft": SFT, "reward": REWARD}
+            run(generate, params, f"generate@{method}", **places, prompts=PROMPTS, out=Path("generations", method))
+        places = {name: Path(name) for name in ("generations", "models", "curves", "plots")}
+        files = {"metrics": "evaluate.json", "summary": "summary.json", "report": "report.html", "cards": "model_cards"}
+        places |= {name: Path("reports", file) for name, file in files.items()}
+        run(evaluate, params, "evaluate", prompts=PROMPTS, **places)
+    return folder
+
+
+@pytest.fixture
+def workspace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the folder; the process stands in it."""
+    folder = tmp_path / "project"
+    shutil.copytree(template, folder)
+    monkeypatch.chdir(folder)
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    yield folder
+    logger.setLevel(level)
