@@ -14,6 +14,10 @@ from rarlhf.model_files import PLAIN, WEIGHTS
 SUBFOLDERS = ["*/*"]  # other formats of the same model
 
 
+class UnreachableError(UserError):
+    """The hub does not answer, and its local cache lacks what is asked for."""
+
+
 class Snapshot(NamedTuple):
     """A repository of the hub at one commit, as it stands in the local cache."""
 
@@ -35,6 +39,14 @@ def fetch_model(name: str, revision: str | None, key: str, weights: Sequence[str
     return _fetch(name, revision, key, "model", [*PLAIN, *weights])
 
 
+def fetch_config(name: str, revision: str | None, key: str) -> Snapshot:
+    """Fetches a model's configuration alone.
+
+    Raises: UserError as `fetch_model`.
+    """
+    return _fetch(name, revision, key, "model", ["config.json"])
+
+
 def fetch_data_set(name: str, revision: str | None) -> Snapshot:
     """Fetches all files of a data set.
 
@@ -54,25 +66,34 @@ def _fetch(
             name, revision=revision, repo_type=kind, allow_patterns=files, ignore_patterns=ignored
         )
     except Exception as error:  # whatever the client and the libraries below it raise
-        raise UserError(f"{key} = {name!r}: {_reason(name, revision, key, kind, error)}") from error
+        refused = _refused(name, revision, key, kind, error)
+        if refused:
+            raise UserError(f"{key} = {name!r}: {refused}") from error
+        raise UnreachableError(f"{key} = {name!r}: {_unreachable(name, revision, key, kind, error)}") from error
     return Snapshot(name, Path(place).name, Path(place))
 
 
-def _reason(name: str, revision: str | None, key: str, kind: str, error: Exception) -> str:
-    """What went wrong and how to mend it, in one line."""
+def _refused(name: str, revision: str | None, key: str, kind: str, error: Exception) -> str:
+    """Why the hub does not give it, and the mend; empty where it did not answer."""
     from huggingface_hub import errors
 
-    section, wish = key.partition(".")[0], revision or "main"
+    section = key.partition(".")[0]
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
-    command = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''} --revision {wish}"
     if isinstance(error, errors.GatedRepoError):
         return f"gated on the hub: ask for access on {page}, then `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"not there on the hub, or private: check the name on {page}, or `hf auth login`"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"has no revision {wish!r}: set {section}.revision to a commit or branch of {page}/tree/main"
+        return f"has no revision {revision!r}: set {section}.revision to a commit or branch of {page}/tree/main"
     if isinstance(error, errors.HFValidationError):
         return "neither a local folder nor a name that the hub can have, such as openai-community/gpt2"
+    return ""
+
+
+def _unreachable(name: str, revision: str | None, key: str, kind: str, error: Exception) -> str:
+    """What to do where the hub cannot be reached."""
+    wish = revision or "main"
+    command = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''} --revision {wish}"
     detail = " ".join(str(error).split())[:120]
     return (
         "neither a local folder nor to be had from the hub, which cannot be reached, and the local cache lacks "

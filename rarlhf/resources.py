@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rarlhf.errors import UserError
+from rarlhf.hub import UnreachableError, fetch_config
 from rarlhf.params import Params
 
 LAYER_SECONDS = 0.0002  # fixed cost of one layer's forward pass in eager mode, whatever its size; measured on CPUs
 STAGE_SECONDS = 6.0  # start of a process with its imports
 EFFICIENCY = 0.3  # share of the bare matrix-product rate that training reaches
 GIB = 1024**3
+PROCESS_BYTES = 1.5 * GIB  # of a stage's process with its libraries
+BYTES = {"float32": 4, "bfloat16": 2}  # of one number
 
 
 @dataclass(frozen=True)
@@ -26,36 +29,59 @@ class Shape:
     parameters: int
     layers: int
     vocab_size: int
+    matrices: int  # the parameters that stand in the layers
+
+    @property
+    def width(self) -> float:
+        """Hidden size."""
+        return float(self.matrices / 12 / max(self.layers, 1)) ** 0.5
 
 
 @dataclass(frozen=True)
 class Needs:
-    """An estimate: seconds, and bytes of memory and disk."""
+    """An estimate: seconds, and bytes of memory, disk and the accelerator's memory."""
 
     seconds: float
     memory: float
     disk: float
+    accelerator: float = 0.0
 
     def text(self) -> str:
         """One line for the person who waits."""
-        minutes = max(1, round(self.seconds / 60))
+        accelerator = f", {self.accelerator / GIB:.1f} GiB of the accelerator's" if self.accelerator else ""
         return (
-            f"estimate for the whole pipeline, if nothing is cached (within a factor of two): {minutes} min, "
-            f"{self.memory / GIB:.1f} GiB of memory, {self.disk / GIB:.1f} GiB of disk"
+            f"estimate for the whole pipeline, if nothing is cached (within a factor of two): {_time(self.seconds)}, "
+            f"{self.memory / GIB:.1f} GiB of memory{accelerator}, {self.disk / GIB:.1f} GiB of disk"
         )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 3 * 3600:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{round(seconds / 3600)} h" if seconds < 3 * 86400 else f"{round(seconds / 86400):,} days"
 
 
 def transformer_shape(vocab_size: int, context: int, layers: int, width: int) -> Shape:
     """Shape of a GPT-2 or BERT-like model: 12 width^2 weights a layer, and its embeddings."""
-    return Shape(vocab_size * width + context * width + layers * 12 * width * width, layers, vocab_size)
+    matrices = layers * 12 * width * width
+    return Shape(vocab_size * width + context * width + matrices, layers, vocab_size, matrices)
 
 
 def model_shape(params: Params) -> Shape | None:
-    """Shape of the base model; None where it must first be fetched from the hub."""
+    """Shape of the base model; None where it is on the hub and that cannot be reached.
+
+    Raises: UserError if the hub has no such model.
+    """
     if params.model.source == "scratch":
         p = params.model.scratch
         return transformer_shape(p.vocab_size, p.context, p.layers, p.width)
-    config = Path(params.model.source) / "config.json"
+    folder = Path(params.model.source)
+    if not folder.is_dir():
+        try:
+            folder = fetch_config(params.model.source, params.model.revision, "model.source").folder
+        except UnreachableError:
+            return None
+    config = folder / "config.json"
     if not config.is_file():
         return None
     values = json.loads(config.read_text(encoding="utf-8"))
@@ -65,23 +91,43 @@ def model_shape(params: Params) -> Shape | None:
 
 
 def estimate(params: Params) -> Needs | None:
-    """Estimates the whole pipeline; None where the base model's shape is not known yet."""
+    """Estimates the whole pipeline; None where the base model's shape is not known yet.
+
+    Raises: UserError if the device asked for is not there, or the hub has no such model.
+    """
+    rate = matmul_rate(params) * EFFICIENCY  # first: it wants the device
     shape = model_shape(params)
     if shape is None:
         return None
-    rate = matmul_rate(params) * EFFICIENCY
     runs = len(params.seeds) * sum(method in ("rlhf", "ra_rlhf") for method in params.methods)
     seconds = _training_seconds(params, shape, rate) * runs + _supervised_seconds(params, shape, rate)
     seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods))
-    weights = 4.0 * shape.parameters
-    rows = params.ppo.micro_batch * (params.prompts.tokens + params.ppo.max_new_tokens)
-    activations = (
-        4.0 * rows * (3 * shape.vocab_size + 40 * shape.layers * (shape.parameters / 12 / max(shape.layers, 1)) ** 0.5)
-    )
-    copies, models = (5, 2 + 1.2 * runs) if params.model.adapter == "none" else (1, 1)
-    memory = 1.5 * GIB + copies * weights + activations  # policy, reference, gradient, two Adam moments; or a backbone
-    disk = weights * (models + 3) + 0.2 * GIB  # models, and the checkpoint of the run at hand
-    return Needs(seconds, memory, disk)
+    training, loading = _training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype]
+    if _on_accelerator(params):
+        return Needs(seconds, PROCESS_BYTES + loading, _disk_bytes(params, shape, runs), training)
+    return Needs(seconds, PROCESS_BYTES + max(training, loading), _disk_bytes(params, shape, runs))
+
+
+def _training_bytes(params: Params, shape: Shape) -> float:
+    """Of weights and activations in a training, where it runs."""
+    model, ppo, sft = params.model, params.ppo, params.sft
+    weights = 4.0 * 5 * shape.parameters  # policy, reference, gradient, two Adam moments
+    if model.adapter == "lora":
+        of_matrices = 1 if model.quantization == "int8" else BYTES[model.dtype]
+        weights = of_matrices * shape.matrices + BYTES[model.dtype] * (shape.parameters - shape.matrices)
+    episodes = 1 if ppo.micro_batch_size == "auto" else ppo.micro_batch_size  # auto makes do with the room there is
+    rows = max(episodes * (params.prompts.tokens + ppo.max_new_tokens), sft.micro_batch_size * sft.tokens)
+    blocks = 40 + shape.layers if model.gradient_checkpointing else 40 * shape.layers
+    return weights + 4.0 * rows * (3 * shape.vocab_size + blocks * shape.width)
+
+
+def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
+    """Of models in the workspace and in DVC's cache, of the hub's cache, and of the checkpoint of the run at hand."""
+    numbers = 4.0 * (5 + 1.2 * runs)
+    if params.model.adapter == "lora":
+        numbers = 2.0 * BYTES[params.model.dtype]
+    on_hub = params.model.source != "scratch" and not Path(params.model.source).is_dir()
+    return 0.2 * GIB + shape.parameters * (numbers + (4.0 if on_hub else 0.0))
 
 
 def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
@@ -138,6 +184,19 @@ def matmul_rate(params: Params) -> float:
     return products * 2.0 * 1024 * 512 * 512 / (time.perf_counter() - start)
 
 
+def _on_accelerator(params: Params) -> bool:
+    from rarlhf.runtime import prepare
+
+    return prepare(params.runtime).device.type != "cpu"
+
+
+def accelerator_memory(params: Params) -> float | None:
+    """Bytes that are free on the accelerator of the run; None on a CPU."""
+    import torch
+
+    return float(torch.cuda.mem_get_info()[0]) if _on_accelerator(params) else None
+
+
 def available_memory() -> float | None:
     """Bytes that new processes can still take; None where the system does not tell."""
     info = Path("/proc/meminfo")
@@ -147,7 +206,9 @@ def available_memory() -> float | None:
     return float(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
 
 
-def refuse_if_short(needs: Needs, folder: Path, free_memory: float | None) -> None:
+def refuse_if_short(
+    needs: Needs, folder: Path, free_memory: float | None, free_accelerator: float | None = None
+) -> None:
     """Refuses a run that clearly cannot end well: half the estimate is already more than there is.
 
     Raises: UserError naming what is short, by how much, and which keys to lower.
@@ -162,4 +223,10 @@ def refuse_if_short(needs: Needs, folder: Path, free_memory: float | None) -> No
         raise UserError(
             f"about {needs.memory / GIB:.1f} GiB of memory are needed and {free_memory / GIB:.1f} GiB are free; "
             "lower ppo.micro_batch_size or the model's size"
+        )
+    if free_accelerator is not None and needs.accelerator / 2 > free_accelerator:
+        raise UserError(
+            f"about {needs.accelerator / GIB:.1f} GiB of the accelerator's memory are needed and "
+            f"{free_accelerator / GIB:.1f} GiB are free; lower ppo.micro_batch_size and sft.micro_batch_size, set "
+            "model.gradient_checkpointing, model.adapter: lora and model.quantization: int8, or take a smaller model"
         )

@@ -55,7 +55,10 @@ def quieten_libraries() -> None:
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("runtime.device = 'cuda': no CUDA device is visible here; use cpu or auto in params.yaml")
+        raise UserError(
+            "runtime.device = 'cuda': no CUDA device is visible here; run where there is one, or set cpu in "
+            "params.yaml (stage check then says how long it takes)"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

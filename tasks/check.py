@@ -10,7 +10,7 @@ def check(run: Run, out: Path, code: Path) -> None:
     """Estimate time, memory and disk, and refuse a machine that clearly does not suffice."""
     from rarlhf.context import refuse_too_long
     from rarlhf.python_scorer import load_function
-    from rarlhf.resources import available_memory, estimate, refuse_if_short
+    from rarlhf.resources import accelerator_memory, available_memory, estimate, refuse_if_short
 
     for source in run.params.reward.functions:
         load_function(source)
@@ -20,7 +20,7 @@ def check(run: Run, out: Path, code: Path) -> None:
         run.log(f"no estimate: the shape of {run.params.model.source} is not known before it is fetched")
     else:
         run.log(needs.text())
-        refuse_if_short(needs, Path.cwd(), available_memory())
+        refuse_if_short(needs, Path.cwd(), available_memory(), accelerator_memory(run.params))
     for path in (out, code):
         with run.output(path) as file:  # constant, so that only bad parameters stop what comes after
             file.write_text("params.yaml is valid\n", encoding="utf-8")

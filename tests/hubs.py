@@ -55,10 +55,10 @@ class Cache:
         return snapshot
 
 
-def gpt2_tokenizer() -> GPT2TokenizerFast:
+def gpt2_tokenizer(end_id: int = END) -> GPT2TokenizerFast:
     """GPT-2's form: byte-level BPE of 50,257 entries, the last of which begins, ends and is unknown; no padding."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [(left, right) for left in letters for right in letters][: END - len(letters)]
+    merges = [(left, right) for left in letters for right in letters][: end_id - len(letters)]
     vocabulary = {token: index for index, token in enumerate([*letters, *(a + b for a, b in merges), "<|endoftext|>"])}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -70,7 +70,7 @@ def gpt2_tokenizer() -> GPT2TokenizerFast:
 def write_gpt2(folder: Path, tokenizer: GPT2TokenizerFast) -> None:
     """As `gpt2`: weights in float32, named without the head's prefix."""
     torch.manual_seed(1)
-    config = GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=256, vocab_size=END + 1)
+    config = GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=256, vocab_size=len(tokenizer))
     model = GPT2LMHeadModel(config)
     model.transformer.save_pretrained(folder)
     config.architectures = ["GPT2LMHeadModel"]
@@ -82,7 +82,7 @@ def write_gptj(folder: Path, tokenizer: GPT2TokenizerFast) -> None:
     """As `EleutherAI/gpt-j-6b`: GPT-2's tokens, and more embeddings than there are tokens."""
     torch.manual_seed(2)
     shape: dict[str, Any] = {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "n_positions": 256}
-    GPTJForCausalLM(GPTJConfig(**shape, vocab_size=50400)).save_pretrained(folder)
+    GPTJForCausalLM(GPTJConfig(**shape, vocab_size=len(tokenizer) + 143)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -11,7 +11,7 @@ import torch
 
 import rarlhf.resources
 from rarlhf.errors import UserError
-from rarlhf.params import Params
+from rarlhf.params import Params, load_params
 from rarlhf.resources import (
     GIB,
     Needs,
@@ -22,6 +22,8 @@ from rarlhf.resources import (
     refuse_if_short,
     transformer_shape,
 )
+from tasks.preset import set_value
+from tests.hubs import Cache
 
 
 class Usage(NamedTuple):
@@ -61,8 +63,90 @@ def test_a_local_models_shape_is_read_from_its_configuration(
     assert shape.layers == 12
 
 
-def test_a_hub_model_has_no_estimate_before_it_is_fetched(params: Params) -> None:
+def test_without_the_hub_a_model_of_it_has_no_estimate(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Cache(tmp_path, monkeypatch)
     assert estimate(with_source(params, "nobody/no-such-model")) is None
+
+
+def test_a_name_that_the_hub_cannot_have_is_refused_before_anything_runs(params: Params) -> None:
+    with pytest.raises(UserError, match="model.source = 'models/my/gpt2': neither a local folder nor a name"):
+        estimate(with_source(params, "models/my/gpt2"))
+
+
+GPTJ = {"vocab_size": 50400, "n_layer": 28, "n_embd": 4096}
+GPT2 = {"vocab_size": 50257, "n_layer": 12, "n_embd": 768}
+
+
+@pytest.fixture
+def of_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: Callable[[float], None]
+) -> Callable[[str, bool], Needs]:
+    """The needs of a preset whose base model has the true shape; with or without an accelerator."""
+    repository, cache = Path(__file__).parents[2], Cache(tmp_path / "home", monkeypatch)
+
+    def of(name: str, accelerator: bool) -> Needs:
+        text = (repository / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+        path = tmp_path / "params.yaml"
+        path.write_text(set_value(text, "data.path", "data") if "source: file" in text else text)
+        params = load_params(path)
+        config = tmp_path / name
+        config.mkdir()
+        (config / "config.json").write_text(json.dumps(GPTJ if "gptj" in name else GPT2))
+        cache.add(params.model.source, config, commit=str(params.model.revision))
+        monkeypatch.setattr(rarlhf.resources, "_on_accelerator", lambda params: accelerator)
+        needs = estimate(params)
+        assert needs is not None
+        return needs
+
+    return of
+
+
+def test_gptj_wants_an_accelerator_of_some_ten_gibibytes(of_preset: Callable[[str, bool], Needs]) -> None:
+    needs = of_preset("imdb-gptj", True)
+    # 5.25 GiB of 8-bit matrices (28 x 12 x 4096^2), 0.4 of embeddings; then activations
+    assert 5.6 * GIB < needs.accelerator < 11 * GIB
+    assert 12 * GIB < needs.memory < 15 * GIB  # 10.9 GiB of bfloat16, and the process
+    assert 40 * GIB < needs.disk < 60 * GIB  # the hub's float32, and bfloat16 twice
+    assert "GiB of the accelerator's" in needs.text()
+
+
+def test_gptj_is_refused_in_one_line_where_it_has_no_room(
+    of_preset: Callable[[str, bool], Needs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, 500 * GIB))
+    needs = of_preset("jigsaw-gptj", True)
+    refuse_if_short(needs, tmp_path, 30.0 * GIB, 16.0 * GIB)
+    with pytest.raises(UserError, match="GiB of memory are needed and 4.0 GiB are free; lower ppo.micro_batch_size"):
+        refuse_if_short(needs, tmp_path, 4.0 * GIB, 16.0 * GIB)
+    with pytest.raises(UserError, match="of the accelerator's memory are needed and 2.0 GiB are free; lower") as caught:
+        refuse_if_short(needs, tmp_path, 30.0 * GIB, 2.0 * GIB)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", ["imdb-gpt2", "jigsaw-gpt2", "rtp-gpt2", "imdb-gpt2-as-shipped"])
+def test_gpt2_fits_a_common_accelerator(
+    preset: str, of_preset: Callable[[str, bool], Needs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, 500 * GIB))
+    needs = of_preset(preset, True)
+    assert 2.3 * GIB < needs.accelerator < 16 * GIB  # 124 M weights, five times 4 bytes each, and activations
+    refuse_if_short(needs, tmp_path, 8.0 * GIB, 12.0 * GIB)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator here")
+def test_a_preset_for_cuda_is_refused_without_it(tmp_path: Path) -> None:
+    params = load_params(Path(__file__).parents[2] / "presets" / "imdb-gptj.yaml")
+    with pytest.raises(UserError, match="no CUDA device is visible here; run where there is one, or set cpu"):
+        estimate(params)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(20.0, "1 min"), (10700.0, "178 min"), (36000.0, "10 h"), (86400.0 * 1500, "1,500 days")]
+)
+def test_the_time_is_in_units_that_one_can_take_in(seconds: float, text: str) -> None:
+    assert f"two): {text}, " in Needs(seconds, 1.0, 1.0).text()
 
 
 def test_the_estimate_is_positive_and_grows_with_the_work(params: Params, rate: Callable[[float], None]) -> None:

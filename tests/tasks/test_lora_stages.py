@@ -31,6 +31,7 @@ from tasks.ra_rlhf import ra_rlhf
 from tasks.rlhf import rlhf
 from tasks.sft import sft
 from tasks.stage import Run
+from tests.tasks.silent import Silent
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
@@ -58,18 +59,6 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "generate": {"samples": 2, "batch_size": 20},
     "runtime": {"threads": 1},
 }
-
-
-class Silent:
-    """A tracker that keeps nothing."""
-
-    def metrics(self, values: object, step: int = 0) -> None: ...
-    def table(self, rows: object, path: str) -> None: ...
-    def artifact(self, path: Path, folder: str | None = None) -> None: ...
-    def figure(self, figure: object, path: str) -> None: ...
-    def params(self, values: object) -> None: ...
-    def model(self, folder: Path) -> None: ...
-    def child(self, name: str, tags: object, metrics: object) -> None: ...
 
 
 class Done(NamedTuple):
