@@ -48,10 +48,12 @@ def fetch_config(name: str, revision: str | None, key: str) -> Snapshot:
 
 
 def fetch_data_set(name: str, revision: str | None) -> Snapshot:
-    """Fetches all files of a data set.
+    """Fetches all files of a data set; a local folder of such files is taken as it is, and has no commit.
 
     Raises: UserError as `fetch_model`.
     """
+    if Path(name).is_dir():
+        return Snapshot(name, "", Path(name))
     return _fetch(name, revision, "data.name", "dataset")
 
 

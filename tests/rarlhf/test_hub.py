@@ -334,6 +334,12 @@ def test_wishes_that_a_data_set_does_not_meet(values: dict[str, object], message
     assert message in refusal(lambda: load_raw_rows(imdb.model_copy(update=values)))
 
 
+def test_a_folder_with_a_data_sets_files_is_read_too(imdb: DataParams, tmp_path: Path) -> None:
+    raw = load_raw_rows(imdb.model_copy(update={"name": str(tmp_path / "imdb")}))
+    assert [row.text for row in raw.train] == [f"train {text}" for text in TEXTS]
+    assert raw.origin == {"source": "hub", "name": str(tmp_path / "imdb"), "commit": ""}
+
+
 def test_records_say_where_they_stand(imdb: DataParams) -> None:
     where, record = next(iter(hub_records(imdb, "test", ["text"])))
     assert where == "stanfordnlp/imdb split test row 1"
