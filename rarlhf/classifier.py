@@ -1,6 +1,7 @@
 """The reward model's making: one that is given, or a DistilBERT-shaped classifier trained on the rows from nothing."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -30,6 +31,7 @@ from rarlhf.reward_model import Score, about, folder_of, of_other, output_index,
 from rarlhf.runtime import Machine, seed_globals
 from rarlhf.supervised import fit, steps_in, training_options
 
+ALPHABET = 1000  # letters that a tokenizer knows at most; the rarest of more are unknown to it
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Curve = list[dict[str, float]]
 
@@ -103,15 +105,11 @@ def _train_classifier(
 
 
 def train_tokenizer(texts: Sequence[str], params: RewardParams) -> PreTrainedTokenizerBase:
-    """An uncased WordPiece tokenizer of `texts`, of BERT's form."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """An uncased WordPiece tokenizer of `texts`, of BERT's form; equal texts give equal bytes."""
+    vocab = _trained_vocab(texts, params.scratch.vocab_size)
+    tokenizer = _bare_tokenizer(vocab)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=params.scratch.vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(
@@ -124,6 +122,33 @@ def train_tokenizer(texts: Sequence[str], params: RewardParams) -> PreTrainedTok
         model_max_length=params.max_length,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _bare_tokenizer(vocab: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _trained_vocab(texts: Sequence[str], size: int) -> dict[str, int]:
+    """Word pieces and their numbers.
+
+    The trainer numbers the letters within words in the order of a hash table, which is another one in every process, and
+    ties between pieces go by those numbers. Named beforehand, they are numbered as they are named.
+    """
+    tokenizer = _bare_tokenizer({})
+    letters: Counter[str] = Counter()
+    for text in texts:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            letters.update(word[1:])
+    usual = sorted(letters, key=lambda letter: (-letters[letter], letter))[:ALPHABET]
+    first = [*SPECIAL_TOKENS, *(f"##{letter}" for letter in sorted(usual))]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=first, limit_alphabet=ALPHABET, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.get_vocab()
 
 
 def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> DistilBertForSequenceClassification:

@@ -87,6 +87,23 @@ def test_targets_follow_the_sign(reward: RewardParams, word_pieces: PreTrainedTo
     assert [len(short[i]["input_ids"]) for i in range(2)] == [4, 4]
 
 
+def test_equal_texts_give_equal_tokenizers(reward: RewardParams) -> None:
+    """The library's trainer numbers letters by a hash table that is another one each time."""
+    texts = [row.text for row in generate_rows(200, "tokenizers")]
+    made = {train_tokenizer(texts, reward).backend_tokenizer.to_str() for _ in range(4)}
+    assert len(made) == 1
+
+
+def test_the_rarest_letters_beyond_the_alphabet_are_unknown(
+    reward: RewardParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rarlhf.classifier.ALPHABET", 3)
+    tokenizer = train_tokenizer(["aaaa bbb bbb cc", "ab ab ab abd"], reward)
+    assert {"##a", "##b", "##c"} <= set(tokenizer.get_vocab())
+    assert "##d" not in tokenizer.get_vocab()
+    assert tokenizer.tokenize("abd") == ["[UNK]"]
+
+
 def test_the_tokenizer_is_uncased_with_bert_ends(word_pieces: PreTrainedTokenizerBase) -> None:
     assert word_pieces.decode(word_pieces("GOOD film")["input_ids"]) == "[CLS] good film [SEP]"
 
