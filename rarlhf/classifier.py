@@ -134,8 +134,8 @@ def _bare_tokenizer(vocab: dict[str, int]) -> Tokenizer:
 def _trained_vocab(texts: Sequence[str], size: int) -> dict[str, int]:
     """Word pieces and their numbers.
 
-    The trainer numbers the letters within words in the order of a hash table, which is another one in every process, and
-    ties between pieces go by those numbers. Named beforehand, they are numbered as they are named.
+    The trainer numbers the letters within words in the order of a hash table, which is another one in every process,
+    and ties between pieces go by those numbers. Named beforehand, they are numbered as they are named.
     """
     tokenizer = _bare_tokenizer({})
     letters: Counter[str] = Counter()
