@@ -1,20 +1,10 @@
 """The benchmark of the paper's shapes, on its small size."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from benchmarks.gptj import CASES, GPT2, GPTJ, measure
 
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Puts the process's threads and determinism back."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+pytestmark = pytest.mark.usefixtures("restored")
 
 
 @pytest.mark.parametrize("name", CASES)

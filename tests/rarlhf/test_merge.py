@@ -1,10 +1,8 @@
 """`rarlhf merge`: the merged model is the adapter's, plain transformers loads it, and bad input is refused."""
 
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -36,16 +34,6 @@ MODES = {
     "int8-weights": {"quantization": "int8", "int8_threshold": 1e-9},
 }
 TOLERANCE = {"none": 1e-5, "int8": 0.1, "int8-weights": 1e-4}  # nats per token
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """bitsandbytes says at every matrix product that it rounds to float16."""
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    yield
-    logger.setLevel(level)
 
 
 def section(params: Params, mode: str) -> ModelParams:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ from rarlhf.distributed import World
 from rarlhf.errors import UserError
 from rarlhf.held_signals import HeldSignals
 from rarlhf.ppo import PPOTrainer
+from rarlhf.reward_model import Score
 
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
 VALUES = {"ppo.iterations": 6, "ppo.checkpoint_every": 2, "ppo.value_warmup": 3, "kl.rate": 0.1}
@@ -38,7 +40,7 @@ def lengths(texts: Sequence[str]) -> Tensor:
     return torch.tensor([float(len(text)) for text in texts])
 
 
-def doing(call: int, act: Callable[[], None]) -> Callable[[Sequence[str]], Tensor]:
+def doing(call: int, act: Callable[[], None]) -> Score:
     """A score that acts at its `call`-th call, that is in that rollout, the warm-up's counted."""
     seen = 0
 
@@ -50,6 +52,15 @@ def doing(call: int, act: Callable[[], None]) -> Callable[[Sequence[str]], Tenso
         return lengths(texts)
 
     return score
+
+
+def resumed(make: Callable[[Score], PPOTrainer], path: Path) -> PPOTrainer:
+    """Goes on from the checkpoint, and must end bit for bit as a training that was never stopped."""
+    again, whole = make(lengths), make(lengths)
+    again.train(QUERIES, path)
+    whole.train(QUERIES, path.with_name("whole.safetensors"))
+    assert same(again, whole)
+    return again
 
 
 def die() -> None:
@@ -70,18 +81,14 @@ def die() -> None:
 def test_a_training_killed_anywhere_goes_on_to_the_same_bytes(
     call: int, more: dict[str, object], dtype: torch.dtype, make_trainer: Make, tmp_path: Path
 ) -> None:
-    def make(score: Callable[[Sequence[str]], Tensor]) -> PPOTrainer:
+    def make(score: Score) -> PPOTrainer:
         trainer = make_trainer(score, **VALUES, **more)
         trainer.machine = replace(trainer.machine, dtype=dtype)
         return trainer
 
-    whole = make(lengths)
-    whole.train(QUERIES, tmp_path / "whole.safetensors")
     with pytest.raises(KeyboardInterrupt):
         make(doing(call, die)).train(QUERIES, tmp_path / "killed.safetensors")
-    again = make(lengths)
-    again.train(QUERIES, tmp_path / "killed.safetensors")
-    assert same(again, whole)
+    again = resumed(make, tmp_path / "killed.safetensors")
     assert [step for step, _ in again.recorder.rows] == [1, 2, 3, 4, 5, 6]  # those before the kill are told again
 
 
@@ -149,10 +156,7 @@ def test_a_signal_in_a_rollout_saves_the_iteration_before_it(
     assert said[-1] == f"stopped after iteration {max(done, 0)} of 6; the same command goes on from there"
     loaded = load_checkpoint(path)
     assert loaded is not None and loaded[1]["iteration"] == done
-    again, whole = make_trainer(lengths, **VALUES), make_trainer(lengths, **VALUES)
-    again.train(QUERIES, path)
-    whole.train(QUERIES, tmp_path / "whole.safetensors")
-    assert same(again, whole)
+    resumed(partial(make_trainer, **VALUES), path)
 
 
 @pytest.mark.parametrize("iteration", [3, 6])
@@ -174,10 +178,7 @@ def test_a_signal_in_an_update_lets_it_end_and_saves_it(
         stopped.train(QUERIES, path)
     loaded = load_checkpoint(path)
     assert loaded is not None and loaded[1]["iteration"] == iteration
-    again, whole = make_trainer(lengths, **VALUES), make_trainer(lengths, **VALUES)
-    again.train(QUERIES, path)
-    whole.train(QUERIES, tmp_path / "whole.safetensors")
-    assert same(again, whole)
+    resumed(partial(make_trainer, **VALUES), path)
 
 
 def test_a_second_signal_stops_at_once_and_saves_nothing(raised: Raised, make_trainer: Make, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Device, precision and randomness."""
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,14 +10,7 @@ from rarlhf.errors import UserError
 from rarlhf.params import RuntimeParams
 from rarlhf.runtime import Machine, derived_seed, generator, prepare, seed_globals
 
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Puts the process's threads and determinism back."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+pytestmark = pytest.mark.usefixtures("restored")
 
 
 def runtime(device: str = "cpu", precision: str = "float32") -> RuntimeParams:

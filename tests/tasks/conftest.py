@@ -70,3 +70,19 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.fixture
 def params(workspace: Path) -> Params:
     return load_params()
+
+
+@pytest.fixture(scope="session")
+def evaluate_paths() -> dict[str, Path]:
+    """Where the stage `evaluate` reads and writes."""
+    return {
+        "generations": Path("generations"),
+        "prompts": Path("data/prompts"),
+        "models": Path("models"),
+        "curves": Path("curves"),
+        "metrics": Path("metrics/evaluate.json"),
+        "summary": Path("metrics/summary.json"),
+        "plots": Path("plots"),
+        "report": Path("reports/report.html"),
+        "cards": Path("reports/model_cards"),
+    }

@@ -1,6 +1,7 @@
 """The stage on tiny models and generations of two seeds."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
 
@@ -48,6 +49,9 @@ class RecordingTracker:
         self.artifacts[path.name] = path
 
 
+Stage = Callable[[Params], RecordingTracker]
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Inputs of the stage in a folder of their own, which becomes the current one."""
@@ -89,23 +93,18 @@ def generation_rows(method: int, seed: int) -> list[dict]:
     ]  # fmt: skip
 
 
-def run_stage(params: Params) -> RecordingTracker:
-    tracker = RecordingTracker()
-    run = Run(params, Inputs("evaluate", {}, {"data/prompts": "feed", "tasks/evaluate.py": "beef"}), tracker)
-    evaluate.__wrapped__(
-        run,
-        generations=Path("generations"),
-        prompts=Path("data/prompts"),
-        models=Path("models"),
-        curves=Path("curves"),
-        metrics=Path("metrics/evaluate.json"),
-        summary=Path("metrics/summary.json"),
-        plots=Path("plots"),
-        report=Path("reports/report.html"),
-        cards=Path("reports/model_cards"),
-    )
-    run.finish()
-    return tracker
+@pytest.fixture
+def run_stage(workspace: Path, evaluate_paths: dict[str, Path]) -> Stage:
+    """Runs the stage on the workspace."""
+
+    def run_stage(params: Params) -> RecordingTracker:
+        tracker = RecordingTracker()
+        run = Run(params, Inputs("evaluate", {}, {"data/prompts": "feed", "tasks/evaluate.py": "beef"}), tracker)
+        evaluate.__wrapped__(run, **evaluate_paths)
+        run.finish()
+        return tracker
+
+    return run_stage
 
 
 @pytest.fixture
@@ -122,7 +121,9 @@ def outputs() -> dict[str, bytes]:
     }
 
 
-def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_its_outputs_twice_alike(
+    run_stage: Stage, two_seeds: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
     tracker = run_stage(two_seeds)
     first = outputs()
     assert set(first) == {
@@ -144,7 +145,7 @@ def test_writes_its_outputs_twice_alike(workspace: Path, two_seeds: Params, caps
     assert outputs() == first
 
 
-def test_perplexity_is_that_of_each_methods_own_model(workspace: Path, two_seeds: Params) -> None:
+def test_perplexity_is_that_of_each_methods_own_model(run_stage: Stage, two_seeds: Params) -> None:
     tracker = run_stage(two_seeds)
     methods = json.loads(Path("metrics/evaluate.json").read_text())["methods"]
     for method, names in {"sft": ("sft", "sft"), "ra_rlhf": ("ra_rlhf/1", "ra_rlhf/2")}.items():
@@ -154,7 +155,7 @@ def test_perplexity_is_that_of_each_methods_own_model(workspace: Path, two_seeds
     assert tracker.values["sft/perplexity_reference"] == methods["sft"]["perplexity_reference"]["mean"]
 
 
-def test_report_says_where_it_comes_from_and_warns_of_real_text(workspace: Path, two_seeds: Params) -> None:
+def test_report_says_where_it_comes_from_and_warns_of_real_text(run_stage: Stage, two_seeds: Params) -> None:
     run_stage(two_seeds)
     page = Path("reports/report.html").read_text(encoding="utf-8")
     assert "data/prompts (SHA-256): feed" in page

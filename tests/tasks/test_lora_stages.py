@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copyfile
@@ -118,7 +117,9 @@ def run(stage: Any, params: Params, name: str, **paths: object) -> None:
 
 
 @pytest.fixture(scope="module", params=[(kind, mode) for kind in ("gpt2", "gptj") for mode in STORED], ids="-".join)
-def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+def done(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, evaluate_paths: dict[str, Path]
+) -> Iterator[Done]:
     """A folder in which all stages from SFT on have run; it is the current one."""
     kind, mode = request.param
     folder = tmp_path_factory.mktemp(f"{kind}-{mode}")
@@ -126,7 +127,6 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     updates = {name: getattr(params, name).model_copy(update=values) for name, values in SECTIONS.items()}
     updates["model"] = params.model.model_copy(update=STORED[mode])
     params = params.model_copy(update=updates | {"seeds": SEEDS})
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the stages' command does
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_inputs(kind, params)
@@ -141,20 +141,7 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for method in METHODS:
             paths = {"method": method, "model": Path("models", method), "sft": Path("models/sft")}
             run(generate, params, f"generate@{method}", **shared, **paths, out=Path("generations", method))
-        run(
-            evaluate,
-            params,
-            "evaluate",
-            generations=Path("generations"),
-            prompts=Path("data/prompts"),
-            models=Path("models"),
-            curves=Path("curves"),
-            metrics=Path("metrics/evaluate.json"),
-            summary=Path("metrics/summary.json"),
-            plots=Path("plots"),
-            report=Path("reports/report.html"),
-            cards=Path("reports/model_cards"),
-        )
+        run(evaluate, params, "evaluate", **evaluate_paths)
         yield Done(folder, kind, mode)
 
 
