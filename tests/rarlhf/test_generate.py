@@ -123,6 +123,15 @@ def test_methods_share_their_draws_and_seeds_do_not(make: Make, lm_folder: Path,
     ]
 
 
+def test_the_draws_have_a_seed_of_their_own(make: Make, lm_folder: Path, queries: list[Query]) -> None:
+    generator = make()
+    first = generator("sft", lm_folder, queries, 1)
+    generate = generator.params.generate.model_copy(update={"seed": generator.params.generate.seed + 1})
+    generator.params = generator.params.model_copy(update={"generate": generate})
+    other = generator("sft", lm_folder, queries, 1)
+    assert [row["continuation"] for row in other] != [row["continuation"] for row in first]
+
+
 def test_training_and_evaluation_draw_alike(params: Params) -> None:
     ppo = params.ppo.model_copy(update={"temperature": 0.7, "min_new_tokens": 2, "max_new_tokens": 9})
     assert sampling_of(params.model_copy(update={"ppo": ppo}), end_id=4) == (0.7, 2, 9, 4)

@@ -118,6 +118,12 @@ def test_the_end_of_text_pads_where_nothing_else_does(tokenizer: PreTrainedToken
     assert loaded.pad_token_id == loaded.eos_token_id == END
 
 
+def test_padding_of_its_own_stays(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    type(tokenizer).from_pretrained(tmp_path, pad_token="film").save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token == "film"
+
+
 def test_a_classifier_that_cannot_pad_is_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     config = DistilBertConfig(vocab_size=len(tokenizer), dim=16, n_layers=1, n_heads=2, hidden_dim=16)
     DistilBertForSequenceClassification(config).save_pretrained(tmp_path)

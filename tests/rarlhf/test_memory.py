@@ -54,20 +54,50 @@ def test_a_trial_is_as_long_as_any_episode_and_leaves_nothing(
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     shapes: list[tuple[int, ...]] = []
     taken: list[int] = []
-    forward, empty = policy.forward, torch.empty
+    moments: list[torch.Size] = []
+    values: list[torch.Tensor] = []
+    forward, empty, empty_like = policy.forward, torch.empty, torch.empty_like
 
     def seen(episodes: Episodes) -> object:
         shapes.extend((tuple(episodes.queries.shape), tuple(episodes.responses.shape)))
-        return forward(episodes)
+        output = forward(episodes)
+        output.values.register_hook(values.append)
+        return output
 
     def counted(*sizes: int, **keywords: object) -> torch.Tensor:
         taken.append(sizes[0])
         return empty(*sizes, **keywords)
 
+    def counted_like(tensor: torch.Tensor, **keywords: object) -> torch.Tensor:
+        if isinstance(tensor, torch.nn.Parameter):
+            moments.append(tensor.shape)
+        return empty_like(tensor, **keywords)
+
     monkeypatch.setattr(policy, "forward", seen)
+    monkeypatch.setattr(memory.torch, "empty_like", counted_like)
     monkeypatch.setattr(memory.torch, "empty", counted)
     memory._trial(policy, 3, 4, machine)
     assert shapes == [(3, 4), (3, 5)]
     assert 100 in taken  # a tenth of the card stays free
+    assert len(moments) == 2 * len(list(policy.parameters()))  # Adam's two moments of every weight
+    assert [tuple(value.shape) for value in values] == [(3, 5)]  # the backward pass was made
     assert all(parameter.grad is None for parameter in policy.parameters())
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+
+
+class Two(World):
+    """Two processes, the other one with room for 4 episodes."""
+
+    def max(self, x: float) -> float:
+        return max(x, -4.0)
+
+
+def test_the_smallest_finding_of_the_processes_counts(
+    make_trainer: Callable[..., PPOTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"ppo.batch_size": 12, "ppo.mini_batch_size": 12, "ppo.micro_batch_size": "auto"})
+    for room, found in ((6, 4), (2, 2)):
+        monkeypatch.setattr(memory, "_trial", lambda policy, size, *_, room=room: room_for(room, [])(size))
+        card = Machine(torch.device("cuda"), torch.float32)
+        ppo = with_micro_batch(trainer.ppo, trainer.policy, 3, card, SilentRecorder(), Two())
+        assert ppo.micro_batch_size == found

@@ -160,10 +160,11 @@ def test_another_models_adapter_is_refused(
     )
 
 
-def test_weights_that_are_not_finite_are_refused(workspace: Path, params: Params) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(value: float, workspace: Path, params: Params) -> None:
     start = AdapterModel(Path("models/none"), section(params, "none"), 1, CPU)
     with torch.no_grad():
-        next(value for name, value in start.lm.named_parameters() if "lora_B" in name).fill_(torch.nan)
+        next(weight for name, weight in start.lm.named_parameters() if "lora_B" in name).fill_(value)
     start.save(Path("models/broken"))
     with pytest.raises(
         UserError, match="models/broken cannot be merged into models/base: there are weights that are not finite"

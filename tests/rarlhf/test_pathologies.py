@@ -43,6 +43,11 @@ def test_each_trouble_is_named_once(trouble: str, edit: dict[str, float], start:
     assert list(watch.warnings(SOUND | edit)) == []
 
 
+def test_what_is_just_tolerable_is_not_named(params: Params) -> None:
+    edge = {"objective/kl": -0.5, "objective/return_std": 1e-6, "policy/ratio_max": 10.0, "response/empty": 0.1}
+    assert Watch(params.ppo).warnings(SOUND | edge) == []
+
+
 def test_every_trouble_is_tried_above() -> None:
     assert set(TROUBLES) == {"negative KL", "skipped step", "ratio spike", "empty responses", "equal returns"}
 

@@ -13,8 +13,8 @@ from rarlhf.runtime import Machine, derived_seed, generator, prepare, seed_globa
 pytestmark = pytest.mark.usefixtures("restored")
 
 
-def runtime(device: str = "cpu", precision: str = "float32") -> RuntimeParams:
-    return RuntimeParams(device=device, threads=1, precision=precision, decode="eager")
+def runtime(device: str = "cpu", precision: str = "float32", decode: str = "eager") -> RuntimeParams:
+    return RuntimeParams(device=device, threads=1, precision=precision, decode=decode)
 
 
 def test_a_derived_seed_is_the_same_number_for_ever() -> None:
@@ -44,6 +44,11 @@ def test_prepare_sets_threads_and_determinism() -> None:
     assert prepare(runtime()) == Machine(torch.device("cpu"), torch.float32)
     assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_decoding_is_compiled_where_it_is_asked_to_be() -> None:
+    assert not prepare(runtime()).compiled
+    assert prepare(runtime(decode="compiled")).compiled
 
 
 def test_on_cuda_what_has_no_deterministic_kernel_warns_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def small(params: Params) -> Params:
-    sft = params.sft.model_copy(update={"tokens": 12, "epochs": 4, "batch_size": 4, "lr": 0.02})
+    sft = params.sft.model_copy(update={"tokens": 12, "epochs": 4, "batch_size": 4, "micro_batch_size": 4, "lr": 0.02})
     risk = params.risk.model_copy(update={"warmup": 1, "rho": 1.0, "alpha": 0.5})
     return params.model_copy(update={"ppo": params.ppo.model_copy(update=PPO), "sft": sft, "risk": risk})
 

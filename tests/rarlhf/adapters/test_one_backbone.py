@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rarlhf.adapters import POLICY
 from rarlhf.backbone import AdapterModel, ModelFolders
-from rarlhf.loading import load_causal_lm
+from rarlhf.loading import load_causal_lm, save_model
 from rarlhf.params import Params
 from rarlhf.policy import Episodes
 from rarlhf.progress import SilentRecorder
@@ -15,7 +16,7 @@ from rarlhf.reference import frozen
 from rarlhf.rollout import query_batch
 from rarlhf.runtime import Machine
 from rarlhf.sft import train_sft
-from tests.rarlhf.adapters.tiny import CPU, QUERIES, RECORDS, logprobs, make_trainer, reference, section
+from tests.rarlhf.adapters.tiny import CPU, QUERIES, RECORDS, gpt2, logprobs, make_trainer, reference, section
 
 RATIO = {"lora": 1e-5, "int8": 0.02}  # how far the first ratio of an update may be from 1
 
@@ -103,6 +104,17 @@ def test_opened_folders_share_the_backbone_of_their_base(
         assert torch.equal(logprobs(lm, episodes), before)
     assert one is other is lm
     assert (values - before).abs().max() > 0.01
+
+
+def test_a_folder_of_another_base_is_opened_on_that_base(
+    base: Path, small: Params, tokenizer: PreTrainedTokenizerBase, episodes: Episodes
+) -> None:
+    torch.manual_seed(7)
+    save_model(gpt2(len(tokenizer)), tokenizer, Path("models/other"))
+    folders = ModelFolders(section(small, "lora"), CPU)
+    for folder in (base, Path("models/other"), base):
+        with folders.open(folder)() as lm:
+            assert torch.equal(logprobs(lm, episodes), logprobs(load_causal_lm(str(folder))[0], episodes))
 
 
 def test_whole_models_are_opened_one_by_one(lm_folder: Path, params: Params, episodes: Episodes) -> None:
