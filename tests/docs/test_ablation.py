@@ -1,0 +1,32 @@
+"""docs/ablation.md: its commands make cells that their presets allow; tests/flows/test_ablation.py runs some."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from flows.ablation import _common, _parser, _points
+from flows.cells import make_cells
+from tests.docs.pages import REPOSITORY, blocks
+
+ABLATION = "python -m flows.ablation "
+COMMANDS = [line for line in "".join(blocks("ablation.md", "")).splitlines() if line.startswith(ABLATION)]
+PRESETS = ["imdb-gpt2", "tiny", "tiny", "tiny"]
+
+
+def test_all_commands_are_tried() -> None:
+    assert len(COMMANDS) == len(PRESETS)
+
+
+@pytest.mark.parametrize(("command", "preset"), list(zip(COMMANDS, PRESETS, strict=False)))
+def test_a_command_makes_cells_that_are_allowed(
+    command: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_bytes((REPOSITORY / "presets" / f"{preset}.yaml").read_bytes())
+    options = _parser().parse_args(shlex.split(command.removeprefix(ABLATION)))
+    points, _ = _points(dict(options.grid), [dict(cell) for cell in options.cells], options.paper, options.name)
+    cells = make_cells(points, _common(options.seeds))
+    assert len(cells) == (3 if options.cells else 4)
+    if options.grid:
+        assert "alpha-0.2-warmup-30" in [cell.name for cell in cells]

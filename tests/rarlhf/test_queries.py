@@ -1,0 +1,76 @@
+"""Prompts as token ids, bare and in a chat template."""
+
+from copy import deepcopy
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from rarlhf.errors import UserError
+from rarlhf.params import Params
+from rarlhf.queries import TextQuery, answer_to, chat_text, continuation, scored_text, text_query
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+)
+USER = [{"role": "user", "content": "we saw"}]
+
+
+@pytest.fixture
+def chatty(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    copy = deepcopy(tokenizer)
+    copy.chat_template = TEMPLATE
+    return copy
+
+
+def query(tokenizer: PreTrainedTokenizerBase, params: Params, text: str, tokens: int, chat: bool) -> TextQuery:
+    section = params.prompts.model_copy(update={"tokens": tokens, "chat_template": chat})
+    return text_query(text, tokenizer, section)
+
+
+def test_a_bare_query_is_the_first_tokens(tokenizer: PreTrainedTokenizerBase, params: Params) -> None:
+    cut = query(tokenizer, params, "we saw the film", 3, chat=False)
+    assert cut.input_ids == tokenizer("we saw the film")["input_ids"][:3]
+    assert "we saw the film".startswith(cut.prompt)
+
+
+def test_in_a_chat_the_message_is_cut_and_the_template_whole(chatty: PreTrainedTokenizerBase, params: Params) -> None:
+    longest = query(chatty, params, "we saw the film", 60, chat=True)
+    assert longest.prompt == "we saw the film"
+    assert chatty.decode(longest.input_ids) == "<user>we saw the film;>"
+    tokens = len(longest.input_ids) - 1
+    cut = query(chatty, params, "we saw the film", tokens, chat=True)
+    assert len(cut.input_ids) <= tokens
+    assert 0 < len(cut.prompt) < len("we saw the film")
+    assert chatty.decode(cut.input_ids) == f"<user>{cut.prompt};>"
+
+
+def test_a_template_that_fills_the_query_is_refused(chatty: PreTrainedTokenizerBase, params: Params) -> None:
+    with pytest.raises(UserError, match="prompts.tokens = 3: the chat template alone takes as many"):
+        query(chatty, params, "we saw", 3, chat=True)
+
+
+def test_a_tokenizer_without_a_template_is_refused(tokenizer: PreTrainedTokenizerBase, params: Params) -> None:
+    with pytest.raises(
+        UserError, match="chat_template = True: the base model's tokenizer has no chat template; set it"
+    ):
+        query(tokenizer, params, "we saw", 9, chat=True)
+
+
+def test_a_template_may_refuse_a_message(chatty: PreTrainedTokenizerBase) -> None:
+    chatty.chat_template = "{{ raise_exception('only the system may speak') }}"
+    with pytest.raises(UserError, match=r"template refuses a message \(only the system may speak\)"):
+        chat_text(USER, chatty)
+
+
+def test_what_the_score_sees() -> None:
+    assert scored_text("we saw", " it", chat=False) == "we saw it"
+    assert scored_text("we saw", "it", chat=True) == "we saw\nit"
+    assert answer_to("we saw", "we saw it") == " it"
+    assert answer_to("they saw", "we saw it") == "we saw it"
+
+
+def test_a_continuation_is_what_the_response_adds(tokenizer: PreTrainedTokenizerBase, params: Params) -> None:
+    start = query(tokenizer, params, "we saw", 9, chat=False)
+    ids = tokenizer(" the film")["input_ids"]
+    assert continuation(start, ids, tokenizer, chat=False) == " the film"
+    assert continuation(start, ids, tokenizer, chat=True) == " the film"
