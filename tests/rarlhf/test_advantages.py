@@ -63,6 +63,8 @@ def test_whiten_by_hand() -> None:
     whitened = whiten(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]]))
     # mean 2, unbiased variance 2, so -1 / sqrt 2 and 1 / sqrt 2
     torch.testing.assert_close(whitened, torch.tensor([[-(0.5**0.5), 0.5**0.5, 0.0]]))
+    scaled = whiten(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]]), centred=False)
+    torch.testing.assert_close(scaled, torch.tensor([[0.5**0.5, 3 * 0.5**0.5, 0.0]]))
 
 
 def test_whitening_over_kept_episodes_differs_from_whitening_over_all() -> None:

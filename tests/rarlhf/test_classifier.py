@@ -87,6 +87,18 @@ def test_targets_follow_the_sign(reward: RewardParams, word_pieces: PreTrainedTo
     assert [len(short[i]["input_ids"]) for i in range(2)] == [4, 4]
 
 
+def test_the_share_that_is_asked_for_is_cut(reward: RewardParams, word_pieces: PreTrainedTokenizerBase) -> None:
+    lengths = []
+    for share in (0.0, 1.0):
+        scratch = reward.scratch.model_copy(update={"cut_share": share})
+        texts = LabelledTexts(ROWS, word_pieces, reward.model_copy(update={"scratch": scratch}))
+        lengths.append([texts[i]["length"] for i in range(len(texts))])
+    whole, cut = lengths
+    assert set(whole) == {whole[0], whole[1]}
+    assert len(set(cut)) > 2
+    assert all(one <= other for one, other in zip(cut, whole, strict=True))
+
+
 def test_equal_texts_give_equal_tokenizers(reward: RewardParams) -> None:
     """The library's trainer numbers letters by a hash table that is another one each time."""
     texts = [row.text for row in generate_rows(200, "tokenizers")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,17 @@ def test_the_draws_have_a_seed_of_their_own(make: Make, lm_folder: Path, queries
     generator.params = generator.params.model_copy(update={"generate": generate})
     other = generator("sft", lm_folder, queries, 1)
     assert [row["continuation"] for row in other] != [row["continuation"] for row in first]
+
+
+def test_compiled_passes_are_those_of_the_model_at_hand(
+    make: Make, lm_folder: Path, other_folder: Path, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    eager, compiled = make(), make()
+    compiled.machine = replace(compiled.machine, compiled=True)
+    for folder in (lm_folder, other_folder):
+        texts = [[row["continuation"] for row in one("x", folder, queries, 1)] for one in (eager, compiled)]
+        assert texts[0] == texts[1]
 
 
 def test_training_and_evaluation_draw_alike(params: Params) -> None:

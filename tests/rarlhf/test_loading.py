@@ -1,9 +1,11 @@
 """Models and tokenizers from local folders, of the shapes that users have, and one clear line where that fails."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import transformers.dynamic_module_utils
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -116,6 +118,24 @@ def test_the_end_of_text_pads_where_nothing_else_does(tokenizer: PreTrainedToken
     without_padding(tokenizer, tmp_path)
     loaded = load_tokenizer(str(tmp_path))
     assert loaded.pad_token_id == loaded.eos_token_id == END
+
+
+def test_a_classifiers_weights_are_float32_too(params: Params, tmp_path: Path) -> None:
+    words = train_tokenizer(["a good film"], params.reward)
+    config = DistilBertConfig(vocab_size=len(words), dim=16, n_layers=1, n_heads=2, hidden_dim=16)
+    save_model(DistilBertForSequenceClassification(config).to(torch.bfloat16), words, tmp_path)
+    model, _ = load_classifier(str(tmp_path))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_code_in_a_models_folder_is_not_run(lm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (lm_folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    config = json.loads((lm_folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (lm_folder / "config.json").write_text(json.dumps(config))
+    assert isinstance(load_causal_lm(str(lm_folder))[0], GPT2LMHeadModel)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_padding_of_its_own_stays(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

@@ -67,14 +67,21 @@ def test_cvar_keeps_the_worst_and_leaves_their_rewards(params: Params) -> None:
     assert measure(params, measure="cvar", alpha=0.4).value(RETURNS, ONE) == -2.0
 
 
+def test_cvar_keeps_the_worst_by_the_ranking_that_is_asked_for(params: Params) -> None:
+    """`risk.ranking` may be another than the return."""
+    ranked = batch()._replace(ranking=torch.tensor([4.0, 1.0, 3.0, 2.0]))
+    assert measure(params, measure="cvar").treat(ranked, ONE).tail_mask.tolist() == [False, True, False, True]
+
+
 def test_cvar_keeps_the_share_of_the_weight(params: Params) -> None:
     """Where hard prompts are drawn more often, more of the episodes make up the same share of p."""
     kept = [
         measure(params, measure="cvar").treat(batch(weights=torch.tensor(weights)), ONE).tail_mask.sum().item()
-        for weights in ([1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 2.0], [4.0, 1.0, 1.0, 1.0])
+        for weights in ([1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 2.0], [4.0, 1.0, 1.0, 1.0], [0.6, 0.6, 0.6, 0.2])
     ]
-    # half of 4 is 2 of weight: two episodes; half of 3.5 is 1.75, passed within the fourth; half of 7 within the first
-    assert kept == [2, 4, 1]
+    # half of 4 is 2 of weight: two episodes; half of 3.5 is 1.75, passed within the fourth; half of 7 within the first;
+    # half of 2 is 1, passed within the second
+    assert kept == [2, 4, 1, 2]
 
 
 def test_rockafellar_uryasev_by_hand(params: Params) -> None:
@@ -154,6 +161,7 @@ def test_evar_at_the_minimum_pays_only_the_kl_there(params: Params) -> None:
 def test_mean_cvar_by_hand(params: Params) -> None:
     mixed = measure(params, measure="mean_cvar")
     assert mixed.value(RETURNS, ONE) == -1.25  # (-.5 - 2) / 2
+    assert measure(params, measure="mean_cvar", mix=0.25).value(RETURNS, ONE) == -0.875  # (3 x -.5 - 2) / 4
     treated = mixed.treat(batch(), ONE)
     # lambda / alpha = 1: half of each reward, and the whole shortfall utility at the end
     torch.testing.assert_close(treated.rewards, 0.5 * REWARDS + at_the_end([-2.2, -0.2, 0.0, 0.0]))

@@ -56,6 +56,7 @@ def test_value_at_risk_is_an_order_statistic() -> None:
     assert value_at_risk(RETURNS, 0.25) == -3.0  # R_(1)
     assert value_at_risk(RETURNS, 0.26) == -1.0  # R_(2)
     assert value_at_risk(RETURNS, 1.0) == 2.0
+    assert value_at_risk(torch.arange(25.0), 0.28) == 6.0  # R_(7), though .28 is a little more in binary
 
 
 @pytest.mark.parametrize("level", [0.0, 1.5, -0.1])

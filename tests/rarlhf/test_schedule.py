@@ -24,6 +24,7 @@ def test_kept_episodes_of_a_small_run() -> None:
 
 def test_counts_are_exact_where_floats_are_not() -> None:
     assert kept_episodes(25, Fraction("0.28")) == 7  # .28 * 25 is 7.000000000000001 in floats, whose ceiling is 8
+    assert schedule_end(25, Fraction("0.28")) == 7
 
 
 def test_schedule_never_rises_and_ends_at_alpha() -> None:
@@ -46,5 +47,6 @@ def test_counting_from_zero_is_one_iteration_late() -> None:
 
 
 def test_refuses_a_schedule_without_room() -> None:
-    with pytest.raises(ValueError, match="must exceed warmup = 10"):
-        schedule_progress(1, 80, 10, Fraction("0.1"))
+    for iterations in (80, 100):  # J = 8 and, with no step between, 10
+        with pytest.raises(ValueError, match="must exceed warmup = 10"):
+            schedule_progress(1, iterations, 10, Fraction("0.1"))

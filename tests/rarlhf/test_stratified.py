@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.ppo import PPOTrainer
+from rarlhf.rollout import query_batch
 from rarlhf.stratified import HardPrompts
 
 QUERIES = [[i] for i in range(100)]
@@ -38,6 +39,14 @@ def test_another_batch_has_other_candidates_and_the_same_batch_the_same() -> Non
     hard = HardPrompts(QUERIES, 0.4, seed=1)
     one, again, other = (hard.mix(BATCH, index, Fraction("0.2"), by_number)[0] for index in (0, 0, 1))
     assert one == again != other
+
+
+def test_candidates_are_drawn_apart_from_the_batch() -> None:
+    batch, seen = query_batch(QUERIES, 0, 10, seed=1), []
+    HardPrompts(QUERIES, 0.4, seed=1).mix(
+        batch, 0, Fraction("0.2"), lambda queries: seen.extend(queries) or by_number(queries)
+    )
+    assert not all(query in seen for query in batch)  # as those of the same shuffle would be
 
 
 def test_candidates_are_at_most_all_there_are() -> None:

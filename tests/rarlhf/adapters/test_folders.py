@@ -106,6 +106,17 @@ def test_unknown_target_modules_are_refused_with_the_names_there_are(base: Path,
         assert all(f".{known}." in name for name, value in start.lm.named_parameters() if value.requires_grad)
 
 
+def test_target_modules_are_written_in_one_order(base: Path, small: Params) -> None:
+    """peft keeps them as a set, whose order differs between processes."""
+    names = {
+        "gpt2": ["c_attn", "c_fc", "c_proj"],
+        "gptj": ["fc_in", "fc_out", "k_proj", "out_proj", "q_proj", "v_proj"],
+    }[json.loads((base / "config.json").read_text())["model_type"]]
+    lora = small.model.lora.model_copy(update={"target_modules": names[::-1]})
+    AdapterModel(base, section(small, "lora").model_copy(update={"lora": lora}), 1, CPU).save(Path("new"))
+    assert json.loads(Path("new/adapter_config.json").read_text())["target_modules"] == names
+
+
 def test_an_architecture_without_a_default_needs_target_modules(
     base: Path, small: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

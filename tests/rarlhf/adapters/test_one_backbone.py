@@ -106,6 +106,24 @@ def test_opened_folders_share_the_backbone_of_their_base(
     assert (values - before).abs().max() > 0.01
 
 
+@torch.no_grad()
+def test_two_adapters_are_open_at_the_same_time(sft: Path, mode: str, small: Params, episodes: Episodes) -> None:
+    second = AdapterModel(sft, section(small, mode), 1, CPU)
+    for name, value in second.lm.named_parameters():
+        if "lora_B" in name:
+            value.mul_(-1.0)
+    second.save(Path("models/second"))
+    folders = ModelFolders(section(small, mode), CPU)
+    first = folders.open(sft)
+    with first() as lm:
+        alone = logprobs(lm, episodes)
+    other = folders.open(Path("models/second"))
+    with first() as lm:
+        assert torch.equal(logprobs(lm, episodes), alone)
+    with other() as lm:
+        assert (logprobs(lm, episodes) - alone).abs().max() > 0.01
+
+
 def test_a_folder_of_another_base_is_opened_on_that_base(
     base: Path, small: Params, tokenizer: PreTrainedTokenizerBase, episodes: Episodes
 ) -> None:
