@@ -84,13 +84,14 @@ def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str, r
     quantile, tail_mean = float(value_at_risk(values, risk_alpha)), float(cvar(values, risk_alpha))
     axis.axvspan(edges[0], quantile, color=colour, alpha=0.12, linewidth=0)
     axis.axvline(tail_mean, color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
+    left_of_it = tail_mean > edges[0] + 0.3 * (edges[-1] - edges[0])  # else the text would lie over the axis
     axis.annotate(
         f"CVaR {risk_alpha:.0%} = {tail_mean:.2f}",
         (tail_mean, 1.0),
         xycoords=("data", "axes fraction"),
-        xytext=(-4, -3),
+        xytext=(-4 if left_of_it else 4, -3),
         textcoords="offset points",
-        ha="right",
+        ha="right" if left_of_it else "left",
         va="top",
         fontsize=9,
         color=colour,

@@ -55,6 +55,15 @@ def test_distribution_puts_the_base_behind_every_other_method(tables) -> None:
     assert "CVaR 10%" in texts(figure)
 
 
+@pytest.mark.parametrize(
+    ("scores", "side"),
+    [(np.linspace(0, 1, 101), "left"), (np.array([0.0] + [0.9] * 9 + [1.0] * 90), "right")],  # CVaR 10 %: .05, .81
+)
+def test_the_tails_label_lies_within_its_panel(scores: np.ndarray, side: str) -> None:
+    [label] = reward_distribution({"sft": scores}).axes[0].texts
+    assert label.get_ha() == side  # the side of the text that touches the line
+
+
 def test_equal_rewards_can_be_drawn() -> None:
     assert png(reward_distribution({"sft": np.ones(5)}))
 
