@@ -244,6 +244,11 @@ def test_a_clash_that_does_not_matter_is_none(tmp_path: Path) -> None:
     load_params(write(tmp_path, {"data.train_rows": None}))
 
 
+def test_limits_themselves_are_within_the_rules(tmp_path: Path) -> None:
+    limits = {"prompts.tokens": 40, "ppo.max_new_tokens": 24, "sft.tokens": 64, "model.scratch.context": 64}
+    load_params(write(tmp_path, limits | {"prompts.train": 128, "ppo.batch_size": 128}))
+
+
 def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
     edits = {
         "risk.aplha": 0.3,
