@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[1]
 PINS = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
@@ -24,7 +25,8 @@ def test_constraints_are_exact_versions_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
 def test_each_dependency_is_bounded_pinned_within_its_bounds_and_installed(requirement: Requirement) -> None:
-    (pin,) = [line.split("==")[1] for line in PINS if line.split("==")[0].lower() == requirement.name]
+    name = canonicalize_name(requirement.name)
+    (pin,) = [line.split("==")[1] for line in PINS if canonicalize_name(line.split("==")[0]) == name]
     assert any(part.operator == "<" for part in requirement.specifier)
     assert pin in requirement.specifier
     assert version(requirement.name).split("+")[0] == pin
