@@ -20,7 +20,10 @@ stages:
     deps: [data/a.txt]
     outs: ["data/b${item.seed}.txt"]
   good:
-    cmd: cp data/b1.txt data/good.txt && echo "parent=$(cat $RARLHF_PIPELINE/run)"
+    cmd: >-
+      cp data/b1.txt data/good.txt;
+      for i in $(seq 300); do [ -z "$RARLHF_PIPELINE" ] || [ -e "$RARLHF_PIPELINE/run" ] && break; sleep 0.1; done;
+      echo "parent=$(cat $RARLHF_PIPELINE/run)"
     deps: [data/b1.txt]
     outs: [data/good.txt]
   last:
