@@ -84,19 +84,18 @@ def test_a_store_that_stays_away_costs_no_time(
 def test_a_store_that_hangs_is_waited_for_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of many short stages the first alone waits its patience."""
     forever = threading.Event()
-    seconds = []
+    seconds, senders = [], []
     for _ in range(3):
-        sender = Sender(tmp_path / "down", 0.5)
-        sender.add(forever.wait)
+        senders.append(Sender(tmp_path / "down", 0.5))
+        senders[-1].add(forever.wait)
         start = time.monotonic()
-        assert not sender.finish()
+        assert not senders[-1].finish()
         seconds.append(time.monotonic() - start)
     assert 0.5 <= seconds[0] < 1.5 and max(seconds[1:]) < 0.3
     assert capsys.readouterr().err.count("\n") == 1
     forever.set()
-    until(
-        lambda: not any(thread.name == "mlflow" for thread in threading.enumerate())
-    )  # what they say is no one else's
+    for sender in senders:
+        sender._thread.join(10)  # else what it says would be read in the next test
 
 
 def test_what_is_refused_for_good_is_left_out(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
