@@ -30,8 +30,9 @@ repro: $(INSTALLED)
 	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 	$(BIN)/python -m tasks.repro
 
+# One worker a core, four at most: each takes about a gigabyte.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-kill: $(INSTALLED)
 	$(BIN)/pytest -m kill -s tests/rarlhf/test_kill.py

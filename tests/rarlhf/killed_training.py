@@ -1,4 +1,4 @@
-"""A tiny training as a process of its own, which can be told to kill itself: killed_training.py FOLDER [NAME CALL].
+"""A tiny training, for a process of its own, which can be told to kill itself: `main(folder, name, call)`.
 
 It dies of SIGKILL at the CALL-th Python or C call made inside the function NAME, or of the C function NAME itself, or
 for NAME `half` with half of its CALL-th checkpoint written. What it would be in a killed machine's disk cache is not
@@ -86,6 +86,3 @@ def main(folder: Path, name: str = "", call: str = "0") -> None:
     (folder / "records.json").write_text(json.dumps(records))
     (folder / "calls.json").write_text(json.dumps({name: profile.calls[name] for name in WITHIN}))
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -4,20 +4,21 @@
 """
 
 import json
-import os
+import multiprocessing
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from rarlhf.params import Params
+from tests.rarlhf import killed_training
 
-CHILD = Path(__file__).with_name("killed_training.py")
+# Each training is a process forked from one that has imported torch, which takes longer than the training.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([killed_training.__name__])
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
 PPO = {
     "iterations": 8,
@@ -53,12 +54,13 @@ def workplace(folder: Path, lm: Path, params: Params) -> Path:
 
 def run(folder: Path, kill: Start | None = None) -> int:
     """Starts the training in a process of its own and returns its exit status, -9 where it was killed."""
-    path = str(CHILD.parents[2])
-    command = [sys.executable, str(CHILD), str(folder), *(map(str, kill) if kill else ())]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+    child = CONTEXT.Process(target=killed_training.main, args=(folder, *(map(str, kill) if kill else ())))
+    child.start()
+    child.join(280)
+    status = child.exitcode
+    child.kill()
+    assert status in (0, -signal.SIGKILL)
+    return status
 
 
 def result(folder: Path) -> tuple[bytes, str]:
@@ -66,7 +68,7 @@ def result(folder: Path) -> tuple[bytes, str]:
     return (folder / "out" / "model.safetensors").read_bytes(), (folder / "records.json").read_text()
 
 
-@pytest.mark.timeout(1200)  # five processes, most of whose time is the import of torch
+@pytest.mark.timeout(1200)
 def test_a_training_killed_three_times_ends_with_the_bytes_of_one_never_killed(
     lm_folder: Path, params: Params, tmp_path: Path
 ) -> None:
