@@ -71,8 +71,8 @@ def evaluate(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], pa
 
     Returns: a JSON-ready dictionary.
 
-    Raises: UserError if the tables differ in their seeds, prompts or samples, the prompt tail is empty, or a metric is not
-        finite.
+    Raises: UserError if the tables differ in their seeds, prompts or samples, the prompt tail is empty, or a metric is
+        not finite.
     """
     check_comparable(tables)
     tail = tail_of(tables, params)
@@ -114,7 +114,9 @@ def _spreads(
         values["perplexity_reference"] = perplexities[seed]
         for name, value in values.items():
             if not isfinite(value):
-                raise UserError(f"{name} of {method}, seed {seed}, is {value}: the model diverged, or scores are too large")
+                raise UserError(
+                    f"{name} of {method}, seed {seed}, is {value}: the model diverged, or scores are too large"
+                )
     return {name: over_seeds([values[name] for values in measured]) for name in measured[0]}
 
 
@@ -151,7 +153,7 @@ def _cvar_10(values: FloatArray) -> float:
 def _compare(
     methods: Mapping[str, Mapping[str, Spread]], draws: Mapping[str, Mapping[str, FloatArray]], params: Params
 ) -> dict[str, Comparison]:
-    """Every later method less every earlier one, in the order in which they are made, whatever params.yaml's order is."""
+    """Every later method less every earlier one, in the order in which they are made."""
     comparisons = {}
     for second, first in combinations(in_order(methods), 2):
         metrics = {
@@ -174,7 +176,7 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 
 def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float | None:
-    """0 for the perplexity: its reference texts are the same for all and count as fixed; None where `draws` are empty."""
+    """0 for the perplexity: its reference texts are the same for all and count as fixed. None without draws."""
     if draws is None:
         return 0.0
     return float(np.std(draws[first] - draws[second], ddof=1)) if len(draws[first]) else None

@@ -11,9 +11,9 @@ from jinja2 import Environment, StrictUndefined
 from rarlhf.evaluation import figures
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation, any_table
-from rarlhf.evaluation.findings import LABELS, SIGN, best_methods, findings, headline
+from rarlhf.evaluation.findings import LABELS, SIGN, UNLIKE_KL, best_methods, findings, headline, pair_label
 from rarlhf.evaluation.rows import BoolArray, Tables, stacked
-from rarlhf.evaluation.statistics import distinguishable
+from rarlhf.evaluation.statistics import distinguishable, percent
 from rarlhf.evaluation.tables import COLUMNS, difference_text, number, result_rows, with_half_width
 from rarlhf.params import Params
 
@@ -140,9 +140,10 @@ def render_report(
     return environment.from_string(source).render(
         evaluation=evaluation,
         labels=LABELS,
+        unlike_kl=UNLIKE_KL,
         headline=headline(evaluation),
         findings=findings(evaluation),
-        confidence=f"{evaluation['confidence']:.0%}",
+        confidence=percent(evaluation["confidence"]),
         results=_results(evaluation),
         result_headings=list(COLUMNS.values()),
         differences=_differences(evaluation),
@@ -170,7 +171,7 @@ def _differences(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
     """Rows of (text, leaves out zero) cells: `RA-RLHF - RLHF`, then the difference of each compared metric."""
     return [
         [
-            (f"{LABELS[c['first']]} - {LABELS[c['second']]}{'' if c['like_kl'] else ' †'}", False),
+            (pair_label(c), False),
             *((difference_text(d), distinguishable(d["interval"])) for d in (c["metrics"][m] for m in COMPARED)),
         ]
         for c in evaluation["comparisons"].values()

@@ -126,10 +126,17 @@ def like_kl(difference: Difference, kl_target: float) -> bool:
         difference: of `kl_sft`, one method less the other.
         kl_target: nats, > 0.
     """
-    limit = LIKE_KL * kl_target * (1 + ROUNDING)
+    if seeds_at_unlike_kl(difference, kl_target) == 0:
+        return True
     interval = _interval(difference["per_seed"], difference["prompt_error"], LIKE_KL_CONFIDENCE)
-    near = all(abs(value) <= limit for value in difference["per_seed"])
-    return near or (interval is not None and -limit <= interval[0] and interval[1] <= limit)
+    limit = LIKE_KL * kl_target
+    return interval is not None and -limit <= interval[0] and interval[1] <= limit
+
+
+def seeds_at_unlike_kl(difference: Difference, kl_target: float) -> int:
+    """In how many seeds the KL of two methods differs by more than 10 % of the target; arguments as `like_kl`."""
+    limit = LIKE_KL * kl_target * (1 + ROUNDING)
+    return sum(abs(value) > limit for value in difference["per_seed"])
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -147,8 +154,8 @@ def bootstrap(
         seed: of the draws, >= 0.
 
     Returns: method -> (BOOTSTRAP_REPLICATES,) float; the standard deviation of two methods' difference is the prompts'
-        own error of that difference (what both share cancels, because the prompts are drawn together). Empty for a single
-        prompt, which says nothing of how others would differ.
+        own error of that difference (what both share cancels, because the prompts are drawn together). Empty for a
+        single prompt, which says nothing of how others would differ.
     """
     prompts = next(iter(values.values())).shape[1]
     if prompts < 2:
