@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from unicodedata import category
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -17,6 +18,7 @@ from rarlhf.evaluation.statistics import distinguishable, percent
 from rarlhf.evaluation.tables import COLUMNS, difference_text, number, result_rows, with_half_width
 from rarlhf.params import Params
 
+KEPT = "\n\t\u200c\u200d\u200e\u200f"  # line feed, tab, zero-width joiners, direction marks
 CAPTIONS: Mapping[str, tuple[str, str]] = {
     "reward_quantile": (
         "Reward by prompt difficulty",
@@ -127,7 +129,7 @@ def render_report(
     Args:
         evaluation: content of metrics/evaluate.json.
         pictures: figures in reading order.
-        samples: tail samples; their texts are escaped.
+        samples: tail samples; their texts are escaped, made `visible`, and kept apart from the page's own.
         counts: rows read, used and dropped, nested by name.
         params: all params, shown in full.
         provenance: name -> hash or version, for the foot.
@@ -136,6 +138,7 @@ def render_report(
     Returns: HTML, equal for equal arguments.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = visible
     source = resources.files("rarlhf.evaluation").joinpath("report.html.j2").read_text("utf-8")
     return environment.from_string(source).render(
         evaluation=evaluation,
@@ -156,6 +159,20 @@ def render_report(
         provenance=provenance,
         offensive=offensive,
     )
+
+
+def visible(text: str) -> str:
+    """The text with every character that would steer its display written as an escape, such as `\\u202e`.
+
+    Those are control characters but for line feed and tab, the invisible format characters of Unicode (overrides of
+    writing direction, zero-width spaces, tags), and halves of surrogate pairs, which cannot be written as UTF-8. The
+    joiners and direction marks that scripts and emoji need stay as they are.
+    """
+    return "".join(c if _is_plain(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_plain(character: str) -> bool:
+    return character in KEPT or category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def _results(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:

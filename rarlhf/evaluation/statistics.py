@@ -109,9 +109,11 @@ def paired_difference(
 
 def _interval(per_seed: Sequence[float], prompt_error: float | None, confidence: float) -> list[float] | None:
     seed_half = t_half_width(per_seed, confidence)
-    if seed_half is None or prompt_error is None or seed_half + prompt_error == 0:
+    if seed_half is None or prompt_error is None:
         return None
     mean = exact_mean(per_seed)
+    if seed_half + prompt_error <= ROUNDING * abs(mean):
+        return None
     half = float(np.hypot(seed_half, prompt_error * stats.norm.ppf((1 + confidence) / 2)))
     return [mean - half, mean + half]
 
