@@ -38,12 +38,13 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     "trade_off": (
         "Reward against KL",
         "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right has "
-        "moved further from the SFT model. Methods compare fairly where they stand above each other.",
+        "moved further from the SFT model. Methods compare fairly where their dots are at the same KL.",
     ),
     "training": (
         "Training",
         "Per iteration, over the training prompts of that batch. KL should hold its target; the episodes kept follow "
-        "the risk schedule; the CVaR is of the whole batch at the schedule's final level. Bands: lowest, highest seed.",
+        "the risk schedule; the CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and risk "
+        "level. Bands: lowest and highest seed.",
     ),
 }
 

@@ -1,12 +1,14 @@
 import re
 import unicodedata
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rarlhf.evaluation.evaluate import evaluate, tail_of
-from rarlhf.evaluation.report import Answer, TailSample, draw_pictures, render_report, tail_samples, visible
+from rarlhf.evaluation.report import CAPTIONS, Answer, TailSample, draw_pictures, render_report, tail_samples, visible
+from rarlhf.records import RECORDED_TAIL
 
 RUN = {name: np.arange(1.0, 6.0) for name in ("iteration", "score_mean", "score_cvar", "kl", "kl_coef", "kept")}
 TRAINING = {method: {seed: RUN for seed in (1, 2, 3)} for method in ("rlhf", "ra_rlhf")}
@@ -153,6 +155,14 @@ def test_page_of_two_methods_without_training(tables, perplexities, params) -> N
     page = render_report(evaluation, pictures, [], {}, params, {}, offensive=False)
     assert "not both run" in page
     assert "Samples from the prompt tail" not in page
+
+
+def test_the_training_tail_is_told_at_the_level_that_is_recorded() -> None:
+    level = f"worst {RECORDED_TAIL * 100} %"
+    page = Path(__file__).parents[3].joinpath("docs", "evaluation.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `training.csv`")]
+    assert level in CAPTIONS["training"][1]
+    assert level in row
 
 
 def texts_of(samples: list[TailSample]) -> list[str]:
