@@ -171,8 +171,8 @@ def _compare(
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
-    """Methods in the order in which they are made: base, SFT, RLHF, RA-RLHF."""
-    return sorted(methods, key=METHODS.index)
+    """Methods in the order in which they are made: base, SFT, RLHF, RA-RLHF; other names stay in theirs, at the end."""
+    return sorted(methods, key=lambda method: METHODS.index(method) if method in METHODS else len(METHODS))
 
 
 def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float | None:

@@ -43,8 +43,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     "training": (
         "Training",
         "Per iteration, over the training prompts of that batch. KL should hold its target; the episodes kept follow "
-        "the risk schedule; the CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and risk "
-        "level. Bands: lowest and highest seed.",
+        "the risk schedule; the CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and "
+        "risk level. Bands: lowest and highest seed.",
     ),
 }
 
@@ -163,7 +163,7 @@ def render_report(
 
 
 def visible(text: str) -> str:
-    """The text with every character that would steer its display written as an escape, such as `\\u202e`.
+    """The text with every character that would steer its display written as an escape in hexadecimal.
 
     Those are control characters but for line feed and tab, the invisible format characters of Unicode (overrides of
     writing direction, zero-width spaces, tags), and halves of surrogate pairs, which cannot be written as UTF-8. The

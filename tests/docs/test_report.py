@@ -1,4 +1,4 @@
-"""docs/report.md speaks of what is in the report, and of all of it; docs/evaluation.md's numbers are those of the code."""
+"""docs/report.md speaks of what is in the report, and of all of it; docs/evaluation.md's numbers are right."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,6 @@ from scipy.stats import norm
 from rarlhf.evaluation.evaluate import DEFINITIONS
 from rarlhf.evaluation.metrics import cvar
 from rarlhf.evaluation.statistics import LIKE_KL
-
 from tests.docs.pages import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "report.md").read_text(encoding="utf-8")

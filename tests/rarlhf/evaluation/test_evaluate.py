@@ -97,6 +97,14 @@ def test_methods_in_another_order_are_compared_as_ever(tables, perplexities, par
     assert list(summary(turned)) == ["rlhf", "ra_rlhf"]
 
 
+def test_other_names_than_the_pipelines_are_compared_in_their_order(tables, perplexities, params: Params) -> None:
+    """As `benchmarks.measures` gives them."""
+    names = {"none": "rlhf", "cvar": "ra_rlhf", "a mix": "sft"}
+    renamed = {name: tables[method] for name, method in names.items()}
+    result = evaluate(renamed, {name: perplexities[method] for name, method in names.items()}, params)
+    assert list(result["comparisons"]) == ["cvar_minus_none", "a mix_minus_none", "a mix_minus_cvar"]
+
+
 def test_unlike_seeds_are_not_paired(tables, perplexities, params: Params) -> None:
     first, second, third = tables["ra_rlhf"].values()
     other = {**tables, "ra_rlhf": {1: first, 2: second, 4: third}}
