@@ -103,7 +103,10 @@ class Card:
         for name, section in values.items():
             shown = RISK[section.measure] if name == "risk" else MAIN.get(name, tuple(type(section).model_fields))
             for key in shown:
-                yield f"{name}.{key}", f"{getattr(section, key)}"
+                yield (
+                    f"{name}.{key}",
+                    " ".join(str(getattr(section, key)).split()).replace("|", "\\|"),
+                )  # within its cell
         if self._adapter:
             yield "model.lora.r", f"{self.model.lora.r}"
             yield "model.lora.alpha", f"{self.model.lora.alpha:g}"

@@ -169,7 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from rarlhf.texts import safe
+
+        print(f"error: {safe(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return STOPPED
@@ -226,7 +228,9 @@ def _machine(device: str) -> "Machine":
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    print(json.dumps(record, ensure_ascii=False), flush=True)
+    """A line of JSON; what is not printable stands in it as JSON's escapes, so that a terminal is not steered."""
+    line = json.dumps(record, ensure_ascii=False)
+    print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line), flush=True)
 
 
 def _count(text: str) -> int:

@@ -50,6 +50,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def safe(text: str) -> str:
+    """The text with line ends as they are and whatever else would steer a terminal written as escapes."""
+    return "\n".join(one_line(line) for line in text.split("\n"))
+
+
 def _read(file: Path | None, name: str, fields: Fields) -> Iterator[tuple[str, Given]]:
     if file is None:
         lines = list(_decoded(sys.stdin.buffer, STDIN))

@@ -30,6 +30,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from rarlhf.errors import UserError
 from rarlhf.launch import first_process
 from rarlhf.params import Params, load_params
+from rarlhf.texts import safe
 from tasks.files import Outputs, remove
 from tasks.inputs import Inputs, label, lookup, read_inputs
 from tasks.tracking import Tracker, stage_record
@@ -257,5 +258,5 @@ def _parse(function: Callable[..., None], argv: list[str]) -> dict[str, Any]:
 
 
 def _say(text: str, status: int) -> int:
-    print(text, file=sys.stderr, flush=True)
+    print(safe(text), file=sys.stderr, flush=True)  # what a user's scorer raises may hold any text
     return status

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rarlhf.evaluation.evaluate import COMPARED, Evaluation
-from rarlhf.evaluation.findings import LABELS, REWARDS
-from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, paired_difference
+from rarlhf.evaluation.evaluate import COMPARED, Evaluation, in_order
+from rarlhf.evaluation.findings import LABELS, REWARDS, UNLIKE_KL
+from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference, percent
 from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, with_half_width
 
 REFERENCE = "rlhf"
@@ -25,6 +25,7 @@ class Row:
         method: as in params.yaml.
         metrics: each over seeds.
         differences: of five metrics, to the table's reference; empty for the reference itself.
+        like_kl: whether it is at like KL with the reference; None for the reference itself.
     """
 
     cell: str | None
@@ -32,6 +33,7 @@ class Row:
     method: str
     metrics: Mapping[str, Spread]
     differences: Mapping[str, Difference]
+    like_kl: bool | None = None
 
     @property
     def label(self) -> str:
@@ -52,6 +54,8 @@ class Table:
 def compare_cells(name: str, cells: Mapping[str, tuple[Mapping[str, Any], Evaluation]]) -> Table:
     """The last method of each cell, less RLHF of the same cell; without RLHF, less the first cell's.
 
+    The last one is RA-RLHF, else RLHF, else SFT, else the base model.
+
     The differences to RLHF hold the errors of seeds and of test prompts (docs/evaluation.md), those to another cell the
     error of seeds alone.
 
@@ -61,15 +65,18 @@ def compare_cells(name: str, cells: Mapping[str, tuple[Mapping[str, Any], Evalua
     """
     evaluations = {cell: evaluation for cell, (_, evaluation) in cells.items()}
     first_cell, first = next(iter(evaluations.items()))
-    subject = list(first["methods"])[-1]
+    subject = in_order(first["methods"])[-1]
     to_rlhf = REFERENCE in first["methods"] and subject != REFERENCE
     rows = list(_reference_rows(cells)) if to_rlhf else []
     for cell, (values, evaluation) in cells.items():
+        differences, alike = {}, None
         if to_rlhf:
-            differences = evaluation["comparisons"][f"{subject}_minus_{REFERENCE}"]["metrics"]
-        else:
-            differences = {} if cell == first_cell else _less(evaluation, first, subject)
-        rows.append(Row(cell, values, subject, evaluation["methods"][subject], differences))
+            comparison = evaluation["comparisons"][f"{subject}_minus_{REFERENCE}"]
+            differences, alike = comparison["metrics"], comparison["like_kl"]
+        elif cell != first_cell:
+            differences = _less(evaluation, first, subject)
+            alike = like_kl(differences["kl_sft"], min(evaluation["kl_target"], first["kl_target"]))
+        rows.append(Row(cell, values, subject, evaluation["methods"][subject], differences, alike))
     test, seeds = first["test"], ", ".join(map(str, first["seeds"]))
     title = (
         f"{name}: {len(cells)} cells on preset {first['preset']}, seeds {seeds}; {test['prompts']} test prompts x "
@@ -114,7 +121,7 @@ def csv_rows(table: Table) -> list[list[object]]:
     keys = list(dict.fromkeys(key for row in table.rows for key in row.values))
     less = f"less {table.reference}"
     heading: list[object] = ["cell", *keys, "method", "metric", "mean", "std", "seeds", "ci95_low", "ci95_high"]
-    lines = [[*heading, less, f"{less}, low", f"{less}, high"]]
+    lines = [[*heading, less, f"{less}, low", f"{less}, high", f"{less}, like KL"]]
     for row in table.rows:
         named = [row.cell or "every cell", *(row.values.get(key, "") for key in keys), row.method]
         for metric, spread in row.metrics.items():
@@ -124,7 +131,8 @@ def csv_rows(table: Table) -> list[list[object]]:
                 spread["n"],
                 *_ends(spread["ci95"]),
             ]
-            lines.append([*named, metric, *numbers, *_difference_columns(row.differences.get(metric))])
+            alike = "" if row.like_kl is None else row.like_kl
+            lines.append([*named, metric, *numbers, *_difference_columns(row.differences.get(metric)), alike])
     return lines
 
 
@@ -143,7 +151,7 @@ def _cells(table: Table) -> tuple[list[list[str]], list[list[str]]]:
         for row in table.rows
     ]
     differences = [
-        [row.label, *(_difference(row.differences[metric]) for metric in REWARDS)]
+        [row.label + ("" if row.like_kl else " †"), *(_difference(row.differences[metric]) for metric in REWARDS)]
         for row in table.rows
         if row.differences
     ]
@@ -162,7 +170,7 @@ def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _notes(table: Table) -> str:
-    level = f"{table.confidence:.0%}"
+    level = percent(table.confidence)
     compared = sum(len(REWARDS) for row in table.rows if row.differences)
     notes = [f"mean ± half-width of the {level} t interval over seeds; reward, tails: higher is better"]
     if compared:
@@ -171,4 +179,6 @@ def _notes(table: Table) -> str:
             f"differences are paired by seed, with their {level} intervals; *: the interval leaves out zero, as about "
             f"{chance:.1f} of these {compared} would by chance alone"
         )
+    if any(row.like_kl is False for row in table.rows):
+        notes.append(UNLIKE_KL)
     return "\n".join(notes)

@@ -2,7 +2,8 @@
 
 from rarlhf.card import Base, Card
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation
-from rarlhf.evaluation.findings import LABELS
+from rarlhf.evaluation.findings import LABELS, UNLIKE_KL, pair_label
+from rarlhf.evaluation.statistics import percent
 from rarlhf.evaluation.tables import COLUMNS, difference_text, result_rows
 from rarlhf.params import Params, Section
 
@@ -29,12 +30,12 @@ def _sections(method: str, params: Params) -> dict[str, Section]:
 
 def results_text(method: str, evaluation: Evaluation) -> str:
     """The results table, the method's paired differences, and what they were measured on, in Markdown."""
-    test, confidence = evaluation["test"], f"{evaluation['confidence']:.0%}"
+    test, confidence = evaluation["test"], percent(evaluation["confidence"])
     rows = result_rows(evaluation, list(COLUMNS))
     bold = [[f"**{cell}**" for cell in row] if row[0] == LABELS[method] else row for row in rows]
     differences = [
         [
-            f"{LABELS[c['first']]} - {LABELS[c['second']]}{'' if c['like_kl'] else ' †'}",
+            pair_label(c),
             *(difference_text(c["metrics"][metric]) for metric in COMPARED),
         ]
         for c in evaluation["comparisons"].values()
@@ -49,9 +50,9 @@ def results_text(method: str, evaluation: Evaluation) -> str:
     ]
     if differences:
         parts += [
-            f"Paired differences with their {confidence} intervals; what includes zero is not distinguishable. "
-            "† unlike KL: rewards were not bought at the same price.",
+            f"Paired differences with their {confidence} intervals; what includes zero is not distinguishable.",
             _table(["difference", *headings], differences),
+            *([UNLIKE_KL] if any("†" in row[0] for row in differences) else []),
         ]
     return "\n\n".join(parts)
 

@@ -43,10 +43,15 @@ def cvar_curves(tables: Tables) -> Curves:
 def read_training(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> TrainingCurves:
     """Read curves/METHOD/SEED.csv of the methods that have such a folder (those trained by PPO).
 
-    Raises: UserError if a seed's file is missing, empty, or lacks a column.
+    Raises: UserError if a seed's file is missing, empty, lacks a column, or has other iterations than the others.
     """
     trained = [method for method in methods if (folder / method).is_dir()]
-    return {method: {seed: read_run(folder / method / f"{seed}.csv") for seed in seeds} for method in trained}
+    runs = {method: {seed: read_run(folder / method / f"{seed}.csv") for seed in seeds} for method in trained}
+    flat = [(f"{method}/{seed}.csv", run) for method, by_seed in runs.items() for seed, run in by_seed.items()]
+    for name, run in flat[1:]:
+        if not np.array_equal(run["iteration"], flat[0][1]["iteration"]):
+            raise UserError(f"training curve {name} has other iterations than {flat[0][0]}: run their stages again")
+    return runs
 
 
 def read_run(path: Path) -> TrainingRun:

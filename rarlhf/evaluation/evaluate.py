@@ -3,19 +3,28 @@
 Letters for shapes: S seeds, P test prompts, k samples per prompt.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
+from math import isfinite
 from typing import TypedDict
 
 import numpy as np
 
+from rarlhf.errors import UserError
 from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
 from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
-from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, over_seeds, paired_difference
-from rarlhf.params import Params
+from rarlhf.evaluation.statistics import (
+    Difference,
+    Spread,
+    bootstrap,
+    like_kl,
+    over_seeds,
+    paired_difference,
+    percent,
+)
+from rarlhf.params import METHODS, Params
 
-DEFINITIONS = 1  # version of the metrics' definitions in docs/evaluation.md; raised when one changes
-LIKE_KL = 0.10  # two methods are at like KL if theirs differ by at most this share of kl.target
+DEFINITIONS = 2  # version of the definitions in docs/evaluation.md; raised when one changes
 COMPARED = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
 SUMMARY = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
 
@@ -34,7 +43,7 @@ class Comparison(TypedDict):
 
     first: str
     second: str
-    like_kl: bool
+    like_kl: bool  # see `statistics.like_kl`
     metrics: dict[str, Difference]
 
 
@@ -62,12 +71,13 @@ def evaluate(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], pa
 
     Returns: a JSON-ready dictionary.
 
-    Raises: UserError if the tables differ in their prompts or samples, or the prompt tail is empty.
+    Raises: UserError if the tables differ in their seeds, prompts or samples, the prompt tail is empty, or a metric is
+        not finite.
     """
     check_comparable(tables)
     tail = tail_of(tables, params)
     methods = {
-        method: _spreads(by_seed, perplexities[method], tail, params.ppo.max_new_tokens)
+        method: _spreads(method, by_seed, perplexities[method], tail, params.ppo.max_new_tokens)
         for method, by_seed in tables.items()
     }
     return Evaluation(
@@ -93,11 +103,20 @@ def any_table(tables: Tables) -> Generations:
 
 
 def _spreads(
-    by_seed: Mapping[int, Generations], perplexities: Mapping[int, float], tail: BoolArray, max_new_tokens: int
+    method: str,
+    by_seed: Mapping[int, Generations],
+    perplexities: Mapping[int, float],
+    tail: BoolArray,
+    max_new_tokens: int,
 ) -> dict[str, Spread]:
     measured = [measure(table, tail, max_new_tokens) for table in by_seed.values()]
     for values, seed in zip(measured, by_seed, strict=True):
         values["perplexity_reference"] = perplexities[seed]
+        for name, value in values.items():
+            if not isfinite(value):
+                raise UserError(
+                    f"{name} of {method}, seed {seed}, is {value}: the model diverged, or scores are too large"
+                )
     return {name: over_seeds([values[name] for values in measured]) for name in measured[0]}
 
 
@@ -106,7 +125,7 @@ def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:
     if params.evaluate.tail_threshold is not None:
         rule = f"prompt score at or below {params.evaluate.tail_threshold:g}"
     else:
-        rule = f"lowest {params.evaluate.tail_quantile:.0%} by prompt score"
+        rule = f"lowest {percent(params.evaluate.tail_quantile or 0)} by prompt score"
     return TestSet(prompts=prompts, samples=samples, tail_prompts=int(tail.sum()), tail_rule=rule)
 
 
@@ -134,9 +153,9 @@ def _cvar_10(values: FloatArray) -> float:
 def _compare(
     methods: Mapping[str, Mapping[str, Spread]], draws: Mapping[str, Mapping[str, FloatArray]], params: Params
 ) -> dict[str, Comparison]:
-    """Every later method less every earlier one, in the order of `methods`."""
+    """Every later method less every earlier one, in the order in which they are made."""
     comparisons = {}
-    for second, first in combinations(methods, 2):
+    for second, first in combinations(in_order(methods), 2):
         metrics = {
             metric: paired_difference(
                 methods[first][metric]["per_seed"],
@@ -146,16 +165,21 @@ def _compare(
             )
             for metric in COMPARED
         }
-        like_kl = abs(metrics["kl_sft"]["mean"]) <= LIKE_KL * params.kl.target
-        comparisons[f"{first}_minus_{second}"] = Comparison(
-            first=first, second=second, like_kl=like_kl, metrics=metrics
-        )
+        alike = like_kl(metrics["kl_sft"], params.kl.target)
+        comparisons[f"{first}_minus_{second}"] = Comparison(first=first, second=second, like_kl=alike, metrics=metrics)
     return comparisons
 
 
-def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float:
-    """0 for the perplexity: its reference texts are the same for all and count as fixed."""
-    return 0.0 if draws is None else float(np.std(draws[first] - draws[second], ddof=1))
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in the order in which they are made: base, SFT, RLHF, RA-RLHF; other names stay in theirs, at the end."""
+    return sorted(methods, key=lambda method: METHODS.index(method) if method in METHODS else len(METHODS))
+
+
+def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float | None:
+    """0 for the perplexity: its reference texts are the same for all and count as fixed. None without draws."""
+    if draws is None:
+        return 0.0
+    return float(np.std(draws[first] - draws[second], ddof=1)) if len(draws[first]) else None
 
 
 def summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
@@ -163,5 +187,5 @@ def summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
 
     Returns: method -> metric -> mean over seeds.
     """
-    last: Sequence[str] = list(evaluation["methods"])[-2:]
+    last = in_order(evaluation["methods"])[-2:]
     return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in SUMMARY} for m in last}

@@ -1,10 +1,22 @@
-"""What the intervals say, in plain sentences. A difference counts only if its interval leaves out zero."""
+"""What the intervals say, in plain sentences.
 
-from collections.abc import Iterator, Mapping
+A difference counts only if its interval leaves out zero, and between two methods trained by PPO only at like KL
+(`statistics.like_kl`), because reward can be bought with KL. SFT and the base model are where training starts from, so
+that a trained method is never at like KL with them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from rarlhf.evaluation.evaluate import Comparison, Evaluation
-from rarlhf.evaluation.statistics import Difference, distinguishable
+from rarlhf.evaluation.statistics import (
+    LIKE_KL,
+    LIKE_KL_CONFIDENCE,
+    Difference,
+    distinguishable,
+    percent,
+    seeds_at_unlike_kl,
+)
 
 LABELS: Mapping[str, str] = {"base": "Base", "sft": "SFT", "rlhf": "RLHF", "ra_rlhf": "RA-RLHF"}
 METRIC_LABELS: Mapping[str, str] = {
@@ -22,7 +34,13 @@ SIGN: Mapping[str, int] = {  # 1: higher is better; -1: lower is better; KL is a
 }
 REWARDS = ("reward_mean", "reward_prompt_tail", "reward_cvar_10")
 TAILS = ("reward_prompt_tail", "reward_cvar_10")
+TRAINED = ("rlhf", "ra_rlhf")  # by PPO, with kl.target
 KL_LIMIT = 1.5  # times kl.target; above it the controller did not hold its target
+UNLIKE_KL = (  # what the mark says, in the report, in cards and under an ablation's table
+    f"† not at like KL: the KL of the two differs by more than {percent(LIKE_KL)} of the target in at least one seed, "
+    f"and the {percent(LIKE_KL_CONFIDENCE)} interval of the difference reaches beyond that too. Reward can be bought "
+    "with KL, so these differences in reward do not show by themselves which method is better."
+)
 
 Verdict = Literal["better", "worse", "open"]
 WORDS: Mapping[Verdict, str] = {
@@ -39,8 +57,13 @@ def verdict(difference: Difference, sign: int) -> Verdict:
     return "better" if difference["mean"] * sign > 0 else "worse"
 
 
+def comparable(comparison: Comparison) -> bool:
+    """Whether the rewards of two methods may say which is better: at like KL, or where one is a start of training."""
+    return comparison["like_kl"] or not {comparison["first"], comparison["second"]} <= set(TRAINED)
+
+
 def best_methods(evaluation: Evaluation, metric: str) -> list[str]:
-    """The method whose intervals against every other method are all on its side; none in most tables.
+    """The method whose comparisons with every other method are all comparable and decided for it; none in most tables.
 
     Returns: one method or none.
     """
@@ -52,18 +75,18 @@ def _beats_all(evaluation: Evaluation, method: str, metric: str) -> bool:
         if method not in (comparison["first"], comparison["second"]):
             continue
         wanted = "better" if method == comparison["first"] else "worse"
-        if verdict(comparison["metrics"][metric], SIGN[metric]) != wanted:
+        if not comparable(comparison) or verdict(comparison["metrics"][metric], SIGN[metric]) != wanted:
             return False
     return True
 
 
 def findings(evaluation: Evaluation) -> list[str]:
-    """Sentences on RA-RLHF against RLHF, each against SFT, and on the KL they stand at; in reading order."""
+    """Sentences on RA-RLHF against RLHF, each against SFT, and on their KL; in reading order."""
     pairs = ("ra_rlhf_minus_rlhf", "rlhf_minus_sft", "ra_rlhf_minus_sft")
     sentences: list[str] = []
     for pair in pairs:
         if pair in evaluation["comparisons"]:
-            sentences += _sentences(evaluation["comparisons"][pair])
+            sentences += _sentences(evaluation, evaluation["comparisons"][pair])
     return sentences + list(_kl_warnings(evaluation))
 
 
@@ -74,21 +97,42 @@ def headline(evaluation: Evaluation) -> str:
         return "RLHF and RA-RLHF were not both run, so their tails are not compared."
     if len(evaluation["seeds"]) < 2:
         return "One seed: no intervals, so nothing is concluded about RA-RLHF against RLHF."
+    if not comparable(comparison):
+        return f"{_unlike(evaluation, comparison)}, so this run does not show which has the better tail."
     by_verdict: dict[Verdict, list[str]] = {"better": [], "worse": [], "open": []}
     for metric in TAILS:
         by_verdict[verdict(comparison["metrics"][metric], 1)].append(METRIC_LABELS[metric])
     parts = [f"{WORDS[value]} {' and '.join(labels)}" for value, labels in by_verdict.items() if labels]
     lead = "RA-RLHF" if by_verdict["better"] else "RA-RLHF does not win here: it"
-    unlike = "" if comparison["like_kl"] else " The two stand at unlike KL."
-    return f"{lead} is {'; '.join(parts)}.{unlike}"
+    return f"{lead} is {'; '.join(parts)}."
 
 
-def _sentences(comparison: Comparison) -> Iterator[str]:
+def unlike_kl(evaluation: Evaluation) -> str | None:
+    """A line that says that RA-RLHF and RLHF are not at like KL; None where they are, or were not both run."""
+    comparison = evaluation["comparisons"].get("ra_rlhf_minus_rlhf")
+    return None if comparison is None or comparable(comparison) else _unlike(evaluation, comparison)
+
+
+def _unlike(evaluation: Evaluation, comparison: Comparison) -> str:
+    difference, target = comparison["metrics"]["kl_sft"], evaluation["kl_target"]
+    seeds = f"{seeds_at_unlike_kl(difference, target)} of {difference['n']} seeds"
+    pair = f"{LABELS[comparison['first']]} and {LABELS[comparison['second']]}"
+    return f"{pair} are not at like KL (more than {LIKE_KL * target:g} nats apart in {seeds})"
+
+
+def pair_label(comparison: Comparison) -> str:
+    """`RA-RLHF - RLHF`, with the mark that `UNLIKE_KL` explains where it is due."""
+    mark = "" if comparison["like_kl"] else " †"
+    return f"{LABELS[comparison['first']]} - {LABELS[comparison['second']]}{mark}"
+
+
+def _sentences(evaluation: Evaluation, comparison: Comparison) -> Iterator[str]:
     first, second = LABELS[comparison["first"]], LABELS[comparison["second"]]
+    if comparison["second"] in TRAINED:
+        yield _kl_sentence(evaluation, comparison)
     for metric in REWARDS:
-        yield _sentence(first, second, METRIC_LABELS[metric], comparison["metrics"][metric])
-    if comparison["second"] != "sft":
-        yield _kl_sentence(first, second, comparison)
+        say = _sentence if comparable(comparison) else _bare_difference
+        yield say(first, second, METRIC_LABELS[metric], comparison["metrics"][metric])
 
 
 def _sentence(first: str, second: str, label: str, difference: Difference) -> str:
@@ -102,20 +146,40 @@ def _sentence(first: str, second: str, label: str, difference: Difference) -> st
     return f"{first}'s {label} is {word} than {second}'s by {abs(mean):.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]."
 
 
-def _kl_sentence(first: str, second: str, comparison: Comparison) -> str:
-    difference = comparison["metrics"]["kl_sft"]["mean"]
-    if comparison["like_kl"]:
-        return f"{first} and {second} stand at like KL (difference {difference:+.2f} nats)."
-    return (
-        f"{first} and {second} stand at unlike KL (difference {difference:+.2f} nats), so a part of their difference "
-        "in reward may come from how far each moved from SFT, not from the method."
-    )
+def _bare_difference(first: str, second: str, label: str, difference: Difference) -> str:
+    """The number without a verdict."""
+    interval = difference["interval"]
+    shown = "no interval" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"{first} less {second}, {label}, not at like KL: {difference['mean']:+.2f}, {shown}."
+
+
+def _kl_sentence(evaluation: Evaluation, comparison: Comparison) -> str:
+    methods, target = (comparison["first"], comparison["second"]), evaluation["kl_target"]
+    pair = " and ".join(LABELS[method] for method in methods)
+    listed = (f"{LABELS[method]} {_listed(evaluation['methods'][method]['kl_sft']['per_seed'])}" for method in methods)
+    seen = f"By seed, in nats: {', '.join(listed)}; target {target:g}."
+    if not comparison["like_kl"]:
+        return (
+            f"{_unlike(evaluation, comparison)}. {seen} Their rewards may differ because of how far each moved from "
+            "SFT, so they do not show which method is better."
+        )
+    if seeds_at_unlike_kl(comparison["metrics"]["kl_sft"], target):
+        return f"{pair} are at like KL by the {percent(LIKE_KL_CONFIDENCE)} interval of their difference. {seen}"
+    return f"{pair} are at like KL in every seed. {seen}"
 
 
 def _kl_warnings(evaluation: Evaluation) -> Iterator[str]:
-    target = evaluation["kl_target"]
-    for method in ("rlhf", "ra_rlhf"):
+    limit = KL_LIMIT * evaluation["kl_target"]
+    for method in TRAINED:
         if method in evaluation["methods"]:
-            kl = evaluation["methods"][method]["kl_sft"]["mean"]
-            if kl > KL_LIMIT * target:
-                yield f"{LABELS[method]}'s KL is {kl:.2f} nats, more than {KL_LIMIT:g} times its target of {target:g}."
+            per_seed = evaluation["methods"][method]["kl_sft"]["per_seed"]
+            above = sum(kl > limit for kl in per_seed)
+            if above:
+                yield (
+                    f"{LABELS[method]}'s KL is more than {KL_LIMIT:g} times its target of {evaluation['kl_target']:g} "
+                    f"nats in {above} of {len(per_seed)} seeds (by seed: {_listed(per_seed)})."
+                )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)

@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from unicodedata import category
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -11,12 +12,13 @@ from jinja2 import Environment, StrictUndefined
 from rarlhf.evaluation import figures
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation, any_table
-from rarlhf.evaluation.findings import LABELS, SIGN, best_methods, findings, headline
+from rarlhf.evaluation.findings import LABELS, SIGN, UNLIKE_KL, best_methods, findings, headline, pair_label
 from rarlhf.evaluation.rows import BoolArray, Tables, stacked
-from rarlhf.evaluation.statistics import distinguishable
+from rarlhf.evaluation.statistics import distinguishable, percent
 from rarlhf.evaluation.tables import COLUMNS, difference_text, number, result_rows, with_half_width
 from rarlhf.params import Params
 
+KEPT = "\n\t\u200c\u200d\u200e\u200f"  # line feed, tab, zero-width joiners, direction marks
 CAPTIONS: Mapping[str, tuple[str, str]] = {
     "reward_quantile": (
         "Reward by prompt difficulty",
@@ -36,12 +38,13 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     "trade_off": (
         "Reward against KL",
         "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right has "
-        "moved further from the SFT model. Methods compare fairly where they stand above each other.",
+        "moved further from the SFT model. Methods compare fairly where their dots are at the same KL.",
     ),
     "training": (
         "Training",
         "Per iteration, over the training prompts of that batch. KL should hold its target; the episodes kept follow "
-        "the risk schedule; the CVaR is of the whole batch at the schedule's final level. Bands: lowest, highest seed.",
+        "the risk schedule; the CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and "
+        "risk level. Bands: lowest and highest seed.",
     ),
 }
 
@@ -127,7 +130,7 @@ def render_report(
     Args:
         evaluation: content of metrics/evaluate.json.
         pictures: figures in reading order.
-        samples: tail samples; their texts are escaped.
+        samples: tail samples; their texts are escaped, made `visible`, and kept apart from the page's own.
         counts: rows read, used and dropped, nested by name.
         params: all params, shown in full.
         provenance: name -> hash or version, for the foot.
@@ -136,13 +139,15 @@ def render_report(
     Returns: HTML, equal for equal arguments.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = visible
     source = resources.files("rarlhf.evaluation").joinpath("report.html.j2").read_text("utf-8")
     return environment.from_string(source).render(
         evaluation=evaluation,
         labels=LABELS,
+        unlike_kl=UNLIKE_KL,
         headline=headline(evaluation),
         findings=findings(evaluation),
-        confidence=f"{evaluation['confidence']:.0%}",
+        confidence=percent(evaluation["confidence"]),
         results=_results(evaluation),
         result_headings=list(COLUMNS.values()),
         differences=_differences(evaluation),
@@ -155,6 +160,20 @@ def render_report(
         provenance=provenance,
         offensive=offensive,
     )
+
+
+def visible(text: str) -> str:
+    """The text with every character that would steer its display written as an escape in hexadecimal.
+
+    Those are control characters but for line feed and tab, the invisible format characters of Unicode (overrides of
+    writing direction, zero-width spaces, tags), and halves of surrogate pairs, which cannot be written as UTF-8. The
+    joiners and direction marks that scripts and emoji need stay as they are.
+    """
+    return "".join(c if _is_plain(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_plain(character: str) -> bool:
+    return character in KEPT or category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def _results(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
@@ -170,7 +189,7 @@ def _differences(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
     """Rows of (text, leaves out zero) cells: `RA-RLHF - RLHF`, then the difference of each compared metric."""
     return [
         [
-            (f"{LABELS[c['first']]} - {LABELS[c['second']]}{'' if c['like_kl'] else ' †'}", False),
+            (pair_label(c), False),
             *((difference_text(d), distinguishable(d["interval"])) for d in (c["metrics"][m] for m in COMPARED)),
         ]
         for c in evaluation["comparisons"].values()

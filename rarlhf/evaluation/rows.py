@@ -5,7 +5,6 @@ Letters for shapes: P test prompts, k samples per prompt.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -59,7 +58,8 @@ def to_generations(rows: Iterable[Row], where: str) -> Generations:
 
     Returns: the table; row order has no influence.
 
-    Raises: UserError if there is no row, a number is not finite, or prompts differ in their samples.
+    Raises: UserError if there is no row, a number is not finite, prompts differ in their samples, or the samples of one
+        are of different prompts; TypeError or ValueError if a value is not of its kind.
     """
     ordered = sorted(rows, key=lambda row: (row["prompt_id"], row["sample"]))
     if not ordered:
@@ -74,7 +74,25 @@ def to_generations(rows: Iterable[Row], where: str) -> Generations:
                 f"{where}: prompt {prompt_id} has samples {[row['sample'] for row in group]}, expected {samples} "
                 "for every prompt: run its stage `generate` again"
             )
+        _check_kinds(group)
+        if len({(row["prompt"], repr(row["prompt_score"])) for row in group}) > 1:  # repr: NaN is refused below
+            raise UserError(
+                f"{where}: the samples of prompt {prompt_id} are of different prompts: run its stage `generate` again"
+            )
     return _arrays(groups, where)
+
+
+def _check_kinds(group: Sequence[Row]) -> None:
+    """Raises TypeError for a text or a count of tokens that is none; numbers are checked as they become arrays."""
+    for row in group:
+        kinds = {
+            "prompt": isinstance(row["prompt"], str),
+            "continuation": isinstance(row["continuation"], str),
+            "tokens": isinstance(row["tokens"], int) and row["tokens"] >= 0,
+        }
+        for name, right in kinds.items():
+            if not right:
+                raise TypeError(f"{name} of prompt {row['prompt_id']} is {cast(dict[str, object], row)[name]!r}")
 
 
 def _arrays(groups: Mapping[int, Sequence[Row]], where: str) -> Generations:
@@ -104,7 +122,7 @@ def read_generations(path: Path) -> Generations:
         return to_generations([cast(Row, record) for record in read_jsonl(path)], where)
     except FileNotFoundError:
         raise UserError(f"generations of {where} are missing: run stage `generate` for this method") from None
-    except (JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, no UTF-8, or no number
         raise UserError(f"{where} is not a file of generations ({error}): run its stage `generate` again") from None
 
 
@@ -119,10 +137,19 @@ def read_tables(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> T
 
 
 def check_comparable(tables: Tables) -> None:
-    """Refuse to compare models on unlike prompts or unlike numbers of samples (tail measures depend on both).
+    """Refuse to compare models of unlike seeds, on unlike prompts or unlike numbers of samples.
 
-    Raises: UserError naming the first table that differs from the first one.
+    Differences are paired by seed; tail measures depend on prompts and samples.
+
+    Raises: UserError naming the first method or table that differs from the first one.
     """
+    first_method, *others = tables
+    for method in others:
+        if list(tables[method]) != list(tables[first_method]):
+            seeds, expected = (", ".join(map(str, tables[name])) for name in (method, first_method))
+            raise UserError(
+                f"generations: {method} has seeds {seeds} and {first_method} has {expected}: run stage `generate` again"
+            )
     flat = [(f"{method}/{seed}", table) for method, by_seed in tables.items() for seed, table in by_seed.items()]
     first_name, first = flat[0]
     for name, table in flat[1:]:

@@ -14,6 +14,9 @@ from scipy import stats
 
 from rarlhf.evaluation.rows import FloatArray
 
+LIKE_KL = 0.10  # two methods are at like KL if theirs differ by at most this share of kl.target
+LIKE_KL_CONFIDENCE = 0.95  # of the interval that may show it, whatever evaluate.confidence is
+ROUNDING = 1e-9  # 2.2 less 2.0 is 0.2000000000000002 in floats
 BOOTSTRAP_REPLICATES = 500  # relative error of a bootstrap standard error: 1 / sqrt(2 x 500) = 3 %
 
 
@@ -33,8 +36,8 @@ class Difference(TypedDict):
     mean: float
     n: int  # seeds
     seed_error: float | None  # standard error of the mean over seeds
-    prompt_error: float  # bootstrap standard error of the choice of test prompts
-    interval: list[float] | None  # at evaluate.confidence, both errors in it; None where no error is known
+    prompt_error: float | None  # bootstrap standard error of the choice of test prompts; None for a single prompt
+    interval: list[float] | None  # at evaluate.confidence, both errors in it; None where one is not known
     per_seed: list[float]
 
 
@@ -64,8 +67,13 @@ def t_half_width(values: Sequence[float], confidence: float) -> float | None:
     return _standard_error(values) * float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
 
 
+def percent(share: float) -> str:
+    """A share as text without rounding it away: 0.95 is `95%`, 0.995 is `99.5%`."""
+    return f"{round(share * 100, 10):g}%"
+
+
 def paired_difference(
-    first: Sequence[float], second: Sequence[float], prompt_error: float, confidence: float
+    first: Sequence[float], second: Sequence[float], prompt_error: float | None, confidence: float
 ) -> Difference:
     """`first` less `second`, paired by seed, with an interval that holds both sources of error.
 
@@ -76,30 +84,61 @@ def paired_difference(
     Args:
         first: S numbers, one per seed.
         second: S numbers of the same seeds.
-        prompt_error: standard error of the difference from the choice of prompts (see `bootstrap`), >= 0.
+        prompt_error: standard error of the difference from the choice of prompts (see `bootstrap`), >= 0; None where it
+            is not known.
         confidence: in (0, 1).
 
-    Returns: the difference; its interval is None for one seed, and where nothing varies (the perplexity of two methods
-        with one model each): no error is known then, which is not the same as none.
+    Returns: the difference; its interval is None for one seed, for one prompt, and where nothing varies (the perplexity
+        of two methods with one model each): an error is not known then, which is not the same as there being none.
 
     Raises: ValueError if the numbers of seeds differ.
     """
     if len(first) != len(second):
         raise ValueError(f"paired values need the same seeds, got {len(first)} and {len(second)}")
     per_seed = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
-    mean, interval = exact_mean(per_seed), None
-    seed_half = t_half_width(per_seed, confidence)
-    if seed_half is not None and seed_half + prompt_error > 0:
-        half = float(np.hypot(seed_half, prompt_error * stats.norm.ppf((1 + confidence) / 2)))
-        interval = [mean - half, mean + half]
+    mean = exact_mean(per_seed)
     return Difference(
         mean=mean,
         n=len(per_seed),
-        seed_error=None if seed_half is None else _standard_error(per_seed),
+        seed_error=None if len(per_seed) < 2 else _standard_error(per_seed),
         prompt_error=prompt_error,
-        interval=interval,
+        interval=_interval(per_seed, prompt_error, confidence),
         per_seed=per_seed,
     )
+
+
+def _interval(per_seed: Sequence[float], prompt_error: float | None, confidence: float) -> list[float] | None:
+    seed_half = t_half_width(per_seed, confidence)
+    if seed_half is None or prompt_error is None:
+        return None
+    mean = exact_mean(per_seed)
+    if seed_half + prompt_error <= ROUNDING * abs(mean):
+        return None
+    half = float(np.hypot(seed_half, prompt_error * stats.norm.ppf((1 + confidence) / 2)))
+    return [mean - half, mean + half]
+
+
+def like_kl(difference: Difference, kl_target: float) -> bool:
+    """Whether two methods spent the same KL, so that their rewards can be compared.
+
+    They did if their KL differs by at most 10 % of the target in every seed, or if the 95 % interval of the paired
+    difference lies within those bounds. The mean difference decides nothing: +1 and -1 nat are 0 on average.
+
+    Args:
+        difference: of `kl_sft`, one method less the other.
+        kl_target: nats, > 0.
+    """
+    if seeds_at_unlike_kl(difference, kl_target) == 0:
+        return True
+    interval = _interval(difference["per_seed"], difference["prompt_error"], LIKE_KL_CONFIDENCE)
+    limit = LIKE_KL * kl_target
+    return interval is not None and -limit <= interval[0] and interval[1] <= limit
+
+
+def seeds_at_unlike_kl(difference: Difference, kl_target: float) -> int:
+    """In how many seeds the KL of two methods differs by more than 10 % of the target; arguments as `like_kl`."""
+    limit = LIKE_KL * kl_target * (1 + ROUNDING)
+    return sum(abs(value) > limit for value in difference["per_seed"])
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -117,9 +156,12 @@ def bootstrap(
         seed: of the draws, >= 0.
 
     Returns: method -> (BOOTSTRAP_REPLICATES,) float; the standard deviation of two methods' difference is the prompts'
-        own error of that difference (what both share cancels, because the prompts are drawn together).
+        own error of that difference (what both share cancels, because the prompts are drawn together). Empty for a
+        single prompt, which says nothing of how others would differ.
     """
     prompts = next(iter(values.values())).shape[1]
+    if prompts < 2:
+        return {method: np.empty(0) for method in values}
     draws = np.random.default_rng(seed).integers(prompts, size=(BOOTSTRAP_REPLICATES, prompts))
     return {
         method: np.array([np.mean([statistic(of_seed[draw]) for of_seed in array]) for draw in draws])

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from rarlhf.evaluation.evaluate import Evaluation
-from rarlhf.evaluation.findings import LABELS, SIGN, best_methods
-from rarlhf.evaluation.statistics import Difference, Spread, t_half_width
+from rarlhf.evaluation.findings import LABELS, SIGN, best_methods, unlike_kl
+from rarlhf.evaluation.statistics import Difference, Spread, percent, t_half_width
 
 COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the results table
     "reward_mean": "reward",
@@ -57,10 +57,11 @@ def terminal_table(evaluation: Evaluation) -> str:
     plain = [[number(spreads[m]["mean"]) for m in PLAIN_COLUMNS] for spreads in evaluation["methods"].values()]
     rows = [row + extra for row, extra in zip(result_rows(evaluation, list(COLUMNS)), plain, strict=True)]
     table = aligned([["method", *COLUMNS.values(), *PLAIN_COLUMNS.values()], *rows])
-    notes = f"mean ± half-width of the {confidence:.0%} t interval over seeds; reward, tails: higher is better"
+    notes = f"mean ± half-width of the {percent(confidence)} t interval over seeds; reward, tails: higher is better"
     best = [f"{LABELS[m]} on {COLUMNS[metric]}" for metric in SIGN for m in best_methods(evaluation, metric)]
     ahead = f"ahead of every other method beyond the intervals: {', '.join(best) or 'none'}"
-    return "\n".join([title, "", table, "", notes, ahead])
+    unlike = unlike_kl(evaluation)
+    return "\n".join([title, "", table, "", notes, ahead, *([unlike] if unlike else [])])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

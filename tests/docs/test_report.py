@@ -1,11 +1,19 @@
-"""docs/report.md speaks of what is in the report, and of all of it."""
+"""docs/report.md speaks of what is in the report, and of all of it; docs/evaluation.md's numbers are right."""
 
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from rarlhf.evaluation.evaluate import DEFINITIONS
+from rarlhf.evaluation.metrics import cvar
+from rarlhf.evaluation.statistics import LIKE_KL
 from tests.docs.pages import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "report.md").read_text(encoding="utf-8")
+DEFINED = (REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_the_pages_headings_are_those_of_a_report_in_its_order(template: Path) -> None:
@@ -20,3 +28,21 @@ def test_the_pages_columns_are_those_of_the_results_table(template: Path) -> Non
     (header, *_) = re.findall(r"<thead><tr><th>method</th>(.*?)</tr></thead>", report)
     columns = re.findall(r"<th>(.*?)</th>", header)
     assert re.findall(r"^\| (.*?) \|", PAGE, re.MULTILINE) == ["column", "---", *columns]
+
+
+def test_the_definitions_are_those_of_the_code() -> None:
+    assert f"Definitions, version {DEFINITIONS} " in DEFINED
+    assert f"|d_s| <= {LIKE_KL:g} `kl.target`" in DEFINED
+
+
+def test_the_told_bias_of_per_prompt_cvar_is_right() -> None:
+    (told,) = re.findall(
+        r"by\s+([\d.]+) standard deviations at k = 10, ([\d.]+) at k = 25 and ([\d.]+) at k = 64", DEFINED
+    )
+    truth = -norm.pdf(norm.ppf(0.1)) / 0.1  # the mean of a normal variable's lowest tenth
+    draws = np.random.default_rng(1).normal(size=(20_000, 64))
+    for samples, bias in zip((10, 25, 64), told, strict=True):
+        measured = cvar(draws[:, :samples], 0.1).mean() - truth
+        assert measured == pytest.approx(
+            float(bias), abs=0.015
+        )  # rounded to .01, and .7 / sqrt(20,000) = .005 of error

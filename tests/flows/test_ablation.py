@@ -45,7 +45,7 @@ Path("metrics").mkdir(exist_ok=True)
 Path("metrics/evaluate.json").write_text(json.dumps({
     "preset": params.preset, "seeds": params.seeds, "confidence": 0.95,
     "methods": {method: {metric: over_seeds(of) for metric in COMPARED} for method, of in values.items()},
-    "comparisons": {"ra_rlhf_minus_rlhf": {"metrics": less}},
+    "comparisons": {"ra_rlhf_minus_rlhf": {"metrics": less, "like_kl": True}},
     "test": {"prompts": 3, "samples": 2, "tail_prompts": 1, "tail_rule": ""},
 }))
 """

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from rarlhf.card import Base, Card, base_of_folder, base_of_params
 from rarlhf.evaluation.cards import card_with_results
 from rarlhf.evaluation.evaluate import Evaluation
+from rarlhf.evaluation.findings import UNLIKE_KL
 from rarlhf.params import DataParams, ModelParams, OtherScorerParams, Params, Section
 
 HUB = {"source": "hub", "name": "some/data", "config": "plain", "revision": "abc"}
@@ -125,10 +126,18 @@ def test_results_stand_in_the_evaluations_cards(params: Params) -> None:
     assert f"| **RLHF** | **1.25 ±{half:.2f}** |" in text
     assert "| SFT | 1.25" in text
     assert "| RLHF - SFT † | +0.50 [0.25, 0.75] |" in text
+    assert UNLIKE_KL in text
     assert "| preset | tiny |" in text
     assert "`risk.alpha`" not in text  # plain RLHF reads none
     assert "reports/model_cards" not in text
     assert "# RLHF\n" in text
+
+
+def test_a_value_stays_in_its_cell(params: Params) -> None:
+    text = card(
+        params.model_copy(update={"reward": params.reward.model_copy(update={"label": "A|B\n\n# not a title"})})
+    ).text()
+    assert "| `reward.label` | A\\|B # not a title |\n" in text
 
 
 def test_scorers_are_named_by_their_kind(params: Params) -> None:

@@ -95,6 +95,7 @@ def test_wrong_arguments_end_with_2(argv: list[str], tracker: FakeTracker) -> No
     ("error", "code", "status", "line"),
     [
         (UserError("no such thing"), 1, "FAILED", "error: toy@2: no such thing\n"),
+        (UserError("your code raised \x1b[2J\u202e"), 1, "FAILED", "error: toy@2: your code raised \\x1b[2J\\u202e\n"),
         (KeyboardInterrupt(), 130, "KILLED", "error: toy@2: stopped; its outputs are as they were\n"),
     ],
 )

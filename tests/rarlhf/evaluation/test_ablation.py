@@ -2,21 +2,22 @@ from typing import Any, cast
 
 from rarlhf.evaluation.ablation import compare_cells, csv_rows, markdown, terminal
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation
+from rarlhf.evaluation.findings import UNLIKE_KL
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
 
 RLHF = [1.0, 2.0]
 
 
-def evaluation(methods: dict[str, list[float]]) -> Evaluation:
+def evaluation(methods: dict[str, list[float]], like_kl: bool = True, kl_target: float = 2.0) -> Evaluation:
     """An evaluation in which every metric of a method has the same value, one per seed."""
     spreads = {method: {metric: over_seeds(values) for metric in COMPARED} for method, values in methods.items()}
     comparisons = {}
     if {"rlhf", "ra_rlhf"} <= set(methods):
         less = {metric: paired_difference(methods["ra_rlhf"], methods["rlhf"], 0.5, 0.95) for metric in COMPARED}
-        comparisons["ra_rlhf_minus_rlhf"] = {"metrics": less}
+        comparisons["ra_rlhf_minus_rlhf"] = {"metrics": less, "like_kl": like_kl}
     test = {"prompts": 30, "samples": 2, "tail_prompts": 3, "tail_rule": ""}
     content = {"preset": "micro", "seeds": [3, 7], "methods": spreads, "comparisons": comparisons, "test": test}
-    return cast("Evaluation", content | {"confidence": 0.95})
+    return cast("Evaluation", content | {"confidence": 0.95, "kl_target": kl_target})
 
 
 def cells(**measured: dict[str, list[float]]) -> dict[str, tuple[dict[str, Any], Evaluation]]:
@@ -68,5 +69,32 @@ def test_one_seed_gives_no_interval() -> None:
     assert "| sft b | 2.00 |".replace("sft", "SFT") in markdown(table)
     heading, *lines = csv_rows(table)
     assert heading[:4] == ["cell", "risk.alpha", "method", "metric"]
-    assert ["b", 0.2, "sft", "reward_mean", 2.0, "", 1, "", "", 1.0, "", ""] in lines
+    assert ["b", 0.2, "sft", "reward_mean", 2.0, "", 1, "", "", 1.0, "", "", False] in lines  # its KL too is 1 apart
     assert all(len(line) == len(heading) for line in lines)
+
+
+def test_unlike_kl_is_marked_and_explained() -> None:
+    both = {"rlhf": RLHF, "ra_rlhf": RLHF}
+    table = compare_cells("alpha", {"a": ({}, evaluation(both)), "b": ({}, evaluation(both, like_kl=False))})
+    marked = [line for line in terminal(table).splitlines() if "†" in line]
+    assert [line.split("  ")[0] for line in marked] == ["RA-RLHF b †", UNLIKE_KL]
+    assert "| RA-RLHF b † | +0.00" in markdown(table)
+    assert [line[-1] for line in csv_rows(table) if line[2] == "reward_mean"] == ["", True, False]
+    alike = compare_cells("alpha", {"a": ({}, evaluation(both))})
+    assert "†" not in terminal(alike)
+
+
+def test_cells_of_unlike_targets_are_held_to_the_lower_one() -> None:
+    def alike(first: float, second: float) -> bool | None:
+        cells = {
+            "a": ({}, evaluation({"rlhf": [2.0]}, kl_target=first)),
+            "b": ({}, evaluation({"rlhf": [2.3]}, kl_target=second)),
+        }
+        return compare_cells("kl", cells).rows[1].like_kl
+
+    assert [alike(4.0, 4.0), alike(4.0, 2.0), alike(2.0, 4.0)] == [True, False, False]  # 0.3 is within 0.4, not 0.2
+
+
+def test_methods_in_another_order_are_compared_with_rlhf_too() -> None:
+    table = compare_cells("alpha", cells(a={"ra_rlhf": [2.0, 4.0], "rlhf": RLHF, "base": RLHF}))
+    assert [(row.label, row.method) for row in table.rows] == [("RLHF, every cell", "rlhf"), ("RA-RLHF a", "ra_rlhf")]

@@ -49,6 +49,14 @@ def test_broken_training_curves_are_refused(tmp_path: Path) -> None:
         read_training(tmp_path, ["rlhf"], [4])
 
 
+def test_runs_of_unlike_length_are_refused(tmp_path: Path) -> None:
+    lines = ["1,0.1,-1.5,0.2,1.2,128,9", "2,0.2,-1.4,0.3,1.1,128,9"]
+    write_run(tmp_path, "rlhf", 1, lines)
+    write_run(tmp_path, "ra_rlhf", 1, lines[:1])
+    with pytest.raises(UserError, match=r"ra_rlhf/1.csv has other iterations than rlhf/1.csv: run their stages again"):
+        read_training(tmp_path, ["rlhf", "ra_rlhf"], [1])
+
+
 def test_plot_data_are_flat_files(tmp_path: Path, tables) -> None:
     write_run(tmp_path / "curves", "rlhf", 1, ["1,0.1,-1.5,0.2,1.2,128,9", "2,0.4,-1.4,0.3,1.1,64,9"])
     runs = read_training(tmp_path / "curves", ["rlhf"], [1])

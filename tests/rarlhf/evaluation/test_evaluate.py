@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rarlhf.errors import UserError
@@ -75,6 +77,52 @@ def test_like_kl_is_told_from_unlike(evaluation: Evaluation) -> None:
     # target 2, so like means within 0.2 nats: 2.0 and 2.1 are, 2.1 and 0 are not
     assert evaluation["comparisons"]["ra_rlhf_minus_rlhf"]["like_kl"]
     assert not evaluation["comparisons"]["rlhf_minus_sft"]["like_kl"]
+
+
+def test_like_kl_is_not_a_matter_of_the_mean(tables, perplexities, params: Params) -> None:
+    def at(*by_seed: float) -> dict:
+        rows = zip(tables["rlhf"].items(), by_seed, strict=True)
+        return {seed: replace(table, kl=np.full_like(table.kl, kl)) for (seed, table), kl in rows}
+
+    moved = {"sft": tables["sft"], "rlhf": at(1.9, 2.2, 2.2), "ra_rlhf": at(2.9, 2.5, 1.1)}
+    comparison = evaluate(moved, perplexities, params)["comparisons"]["ra_rlhf_minus_rlhf"]
+    assert comparison["metrics"]["kl_sft"]["mean"] == pytest.approx(0.2 / 3)  # 6.5 - 6.3 over three seeds
+    assert not comparison["like_kl"]
+
+
+def test_methods_in_another_order_are_compared_as_ever(tables, perplexities, params: Params) -> None:
+    turned = evaluate({method: tables[method] for method in ("ra_rlhf", "rlhf", "sft")}, perplexities, params)
+    usual = evaluate({method: tables[method] for method in ("sft", "rlhf", "ra_rlhf")}, perplexities, params)
+    assert turned["comparisons"] == usual["comparisons"]
+    assert list(summary(turned)) == ["rlhf", "ra_rlhf"]
+
+
+def test_other_names_than_the_pipelines_are_compared_in_their_order(tables, perplexities, params: Params) -> None:
+    """As `benchmarks.measures` gives them."""
+    names = {"none": "rlhf", "cvar": "ra_rlhf", "a mix": "sft"}
+    renamed = {name: tables[method] for name, method in names.items()}
+    result = evaluate(renamed, {name: perplexities[method] for name, method in names.items()}, params)
+    assert list(result["comparisons"]) == ["cvar_minus_none", "a mix_minus_none", "a mix_minus_cvar"]
+
+
+def test_unlike_seeds_are_not_paired(tables, perplexities, params: Params) -> None:
+    first, second, third = tables["ra_rlhf"].values()
+    other = {**tables, "ra_rlhf": {1: first, 2: second, 4: third}}
+    with pytest.raises(UserError, match=r"ra_rlhf has seeds 1, 2, 4 and base has 1, 2, 3"):
+        evaluate(other, perplexities, params)
+
+
+def test_numbers_that_are_not_finite_are_refused(tables, perplexities, params: Params) -> None:
+    with pytest.raises(UserError, match="perplexity_reference of rlhf, seed 2, is inf"):
+        evaluate(tables, {**perplexities, "rlhf": {1: 44.0, 2: float("inf"), 3: 44.0}}, params)
+
+
+def test_a_small_tail_is_told_exactly(tables, perplexities, params: Params) -> None:
+    single = evaluate(tables, perplexities, changed(params, tail_quantile=0.005))
+    assert single["test"]["tail_rule"] == "lowest 0.5% by prompt score"
+    difference = single["comparisons"]["ra_rlhf_minus_rlhf"]["metrics"]["reward_prompt_tail"]
+    assert single["test"]["tail_prompts"] == 1
+    assert (difference["prompt_error"], difference["interval"]) == (None, None)  # one prompt says nothing of others
 
 
 def test_a_method_equals_itself(tables, perplexities, params: Params) -> None:

@@ -5,6 +5,8 @@ import pytest
 
 from rarlhf.evaluation.evaluate import Evaluation, evaluate
 from rarlhf.evaluation.findings import best_methods, findings, headline, verdict
+from rarlhf.evaluation.statistics import like_kl, over_seeds, paired_difference
+from rarlhf.evaluation.tables import terminal_table
 
 PAIR = "ra_rlhf_minus_rlhf"
 
@@ -81,18 +83,65 @@ def test_headline(evaluation: Evaluation, tail: Any, cvar: Any, expected: str) -
     assert headline(evaluation) == expected
 
 
-def test_unlike_kl_is_said_in_headline_and_findings(evaluation: Evaluation) -> None:
-    assert "unlike" not in headline(evaluation)
-    assert any("stand at like KL" in sentence for sentence in findings(evaluation))
-    evaluation["comparisons"][PAIR]["like_kl"] = False
-    assert headline(evaluation).endswith("The two stand at unlike KL.")
-    assert any("RA-RLHF and RLHF stand at unlike KL" in sentence for sentence in findings(evaluation))
+def set_kl(evaluation: Evaluation, **by_seed: list[float]) -> None:
+    """The KL of methods, and what follows from it for RA-RLHF less RLHF; no error from the prompts."""
+    for method, values in by_seed.items():
+        evaluation["methods"][method]["kl_sft"] = over_seeds(values)
+    comparison = evaluation["comparisons"][PAIR]
+    first, second = (evaluation["methods"][comparison[place]]["kl_sft"]["per_seed"] for place in ("first", "second"))
+    comparison["metrics"]["kl_sft"] = paired_difference(first, second, 0.0, 0.95)
+    comparison["like_kl"] = like_kl(comparison["metrics"]["kl_sft"], evaluation["kl_target"])
 
 
-def test_kl_far_above_its_target_is_said(evaluation: Evaluation) -> None:
+def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
+    set_difference(evaluation, "reward_prompt_tail", 0.35, [0.1, 0.6])
+    set_difference(evaluation, "reward_mean", -0.35, [-0.6, -0.1])
+    set_difference(evaluation, "reward_cvar_10", 0.2, None)
+    set_kl(evaluation, rlhf=[1.9, 2.2, 2.2], ra_rlhf=[2.9, 2.5, 1.1])
+    assert headline(evaluation) == (
+        "RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds), so this run does not show "
+        "which has the better tail."
+    )
+    assert "RA-RLHF and RLHF are not at like KL" in terminal_table(evaluation).splitlines()[-1]
+    said = findings(evaluation)
+    assert said[0] == (
+        "RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds). By seed, in nats: RA-RLHF "
+        "2.90, 2.50, 1.10, RLHF 1.90, 2.20, 2.20; target 2. Their rewards may differ because of how far each moved "
+        "from SFT, so they do not show which method is better."
+    )
+    assert said[1:4] == [
+        "RA-RLHF less RLHF, mean reward, not at like KL: -0.35, [-0.60, -0.10].",
+        "RA-RLHF less RLHF, prompt-tail reward, not at like KL: +0.35, [0.10, 0.60].",
+        "RA-RLHF less RLHF, outcome CVaR at 10 %, not at like KL: +0.20, no interval.",
+    ]
+    assert any(sentence.startswith("RLHF's mean reward is higher than SFT's") for sentence in said)  # SFT is the start
+
+
+def test_like_kl_says_by_what(evaluation: Evaluation) -> None:
+    assert "KL" not in headline(evaluation)
+    set_kl(evaluation, rlhf=[2.0, 2.1, 2.0], ra_rlhf=[1.9, 2.2, 2.2])
+    seen = "By seed, in nats: RA-RLHF 1.90, 2.20, 2.20, RLHF 2.00, 2.10, 2.00; target 2."
+    assert findings(evaluation)[0] == f"RA-RLHF and RLHF are at like KL in every seed. {seen}"
+    set_kl(evaluation, rlhf=[2.0] * 8, ra_rlhf=[2.02] * 7 + [2.25])  # one seed apart, and an interval of [-0.02, 0.12]
+    first = findings(evaluation)[0]
+    assert first.startswith("RA-RLHF and RLHF are at like KL by the 95% interval of their difference. By seed")
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_best_needs_like_kl_between_trained_methods(evaluation: Evaluation, alike: bool) -> None:
+    for comparison in evaluation["comparisons"].values():
+        sign = 1 if comparison["first"] == "ra_rlhf" else -1
+        comparison["metrics"]["reward_mean"] |= {"mean": sign * 1.0, "interval": sorted([sign * 0.5, sign * 1.5])}
+    evaluation["comparisons"][PAIR]["like_kl"] = alike
+    assert best_methods(evaluation, "reward_mean") == (["ra_rlhf"] if alike else [])
+
+
+def test_kl_far_above_its_target_is_said_by_seed(evaluation: Evaluation) -> None:
     assert not any("times its target" in sentence for sentence in findings(evaluation))
-    evaluation["methods"]["rlhf"]["kl_sft"]["mean"] = 3.2  # target 2, limit 3
-    assert "RLHF's KL is 3.20 nats, more than 1.5 times its target of 2." in findings(evaluation)
+    set_kl(evaluation, rlhf=[3.2, 1.0, 1.0])  # target 2, limit 3; the mean is below it
+    assert findings(evaluation)[-1] == (
+        "RLHF's KL is more than 1.5 times its target of 2 nats in 1 of 3 seeds (by seed: 3.20, 1.00, 1.00)."
+    )
 
 
 def test_one_seed_concludes_nothing(tables, perplexities, params) -> None:

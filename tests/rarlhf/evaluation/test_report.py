@@ -1,11 +1,14 @@
 import re
+import unicodedata
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rarlhf.evaluation.evaluate import evaluate, tail_of
-from rarlhf.evaluation.report import TailSample, draw_pictures, render_report, tail_samples
+from rarlhf.evaluation.report import CAPTIONS, Answer, TailSample, draw_pictures, render_report, tail_samples, visible
+from rarlhf.records import RECORDED_TAIL
 
 RUN = {name: np.arange(1.0, 6.0) for name in ("iteration", "score_mean", "score_cvar", "kl", "kl_coef", "kept")}
 TRAINING = {method: {seed: RUN for seed in (1, 2, 3)} for method in ("rlhf", "ra_rlhf")}
@@ -71,14 +74,64 @@ def test_equal_input_gives_equal_bytes(page: str, tables, perplexities, params) 
 def test_page_says_what_was_compared_and_found(page: str) -> None:
     for text in ("RA-RLHF", "tiny", "1, 2, 3", "4 prompts: lowest 10% by prompt score", "like KL", "0123abcd"):
         assert text in page
-    assert "<td>train.too short</td><td>12</td>" in page
-    assert "<td>risk.alpha</td><td>0.3</td>" in page
+    assert "<td>train.too short</td><td><bdi>12</bdi></td>" in page
+    assert "<td>risk.alpha</td><td><bdi>0.3</bdi></td>" in page
     assert "reward_cvar_of_means_10" in page
 
 
 def test_texts_of_models_are_escaped(page: str) -> None:
     assert "&lt;b&gt;&amp;" in page
     assert "<b>" not in page
+
+
+HOSTILE = {
+    "\u202eoverride": "\\u202eoverride",  # right-to-left override, never closed
+    "\u2067isolate\u200b": "\\u2067isolate\\u200b",  # a zero-width space behind it
+    "\x1b[31mred\x07\x9b2J": "\\x1b[31mred\\x07\\x9b2J",
+    "null\x00\ud800": "null\\x00\\ud800",
+    "one\r\ntwo\u2028three": "one\\r\ntwo\\u2028three",
+    "tag\U000e0041": "tag\\U000e0041",
+    "می\u200cخواهم 👩\u200d👧\u00a0é": "می\u200cخواهم 👩\u200d👧\u00a0é",  # joiners that scripts and signs need
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
+def test_steering_characters_are_shown_as_escapes(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+class Isolated(HTMLParser):
+    """The texts within <bdi> elements, which the bidirectional algorithm lays out apart from what is around them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self._inside = tag == "bdi"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.texts.append(data)
+
+
+def test_texts_of_others_cannot_reorder_the_page(tables, perplexities, params) -> None:
+    samples = [TailSample(text, "-1.2", (Answer("rlhf", text, "0.3"),)) for text in HOSTILE]
+    named = params.model_copy(update={"data": params.data.model_copy(update={"path": "rows/\u202ename"})})
+    evaluation = evaluate(tables, perplexities, params)
+    page = render_report(evaluation, [], samples, {"rows": "\u202e7"}, named, {"data/\u202e (SHA-256)": "a"}, False)
+    page.encode("utf-8")
+    assert not {c for c in page if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl")} - set("\n\u200c\u200d")
+    isolated = Isolated(page).texts
+    for shown in HOSTILE.values():
+        assert isolated.count(shown) == 2  # as prompt and as answer
+    assert re.search(r"\.sample p \{[^}]*overflow-wrap: anywhere", page)  # a long word stays within its box
+    assert {"rows/\\u202ename", "\\u202e7", "data/\\u202e (SHA-256): a"} <= set(isolated)
 
 
 def test_offensive_text_is_announced_and_folded(page: str, tables, perplexities, params) -> None:
@@ -102,6 +155,14 @@ def test_page_of_two_methods_without_training(tables, perplexities, params) -> N
     page = render_report(evaluation, pictures, [], {}, params, {}, offensive=False)
     assert "not both run" in page
     assert "Samples from the prompt tail" not in page
+
+
+def test_the_training_tail_is_told_at_the_level_that_is_recorded() -> None:
+    level = f"worst {RECORDED_TAIL * 100} %"
+    page = Path(__file__).parents[3].joinpath("docs", "evaluation.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `training.csv`")]
+    assert level in CAPTIONS["training"][1]
+    assert level in row
 
 
 def texts_of(samples: list[TailSample]) -> list[str]:

@@ -60,6 +60,39 @@ def test_files_that_are_missing_or_broken_are_refused(tmp_path: Path, make_rows)
         read_generations(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("score", "abc", "could not convert string to float"),
+        ("prompt", None, "prompt of prompt 0 is None"),
+        ("continuation", None, "continuation of prompt 0 is None"),
+        ("tokens", 2.5, "tokens of prompt 0 is 2.5"),
+        ("tokens", -1, "tokens of prompt 0 is -1"),
+    ],
+)
+def test_values_of_another_kind_are_refused(tmp_path: Path, make_rows, field: str, value: object, said: str) -> None:
+    rows = make_rows([[1.0, 2.0], [3.0, 4.0]])
+    rows[0][field] = value
+    with pytest.raises(UserError, match=rf"sft/1.jsonl is not a file of generations \({said}"):
+        read_generations(write(tmp_path / "sft" / "1.jsonl", rows))
+
+
+@pytest.mark.parametrize(("field", "value"), [("prompt", "another"), ("prompt_score", 9.0)])
+def test_two_prompts_under_one_id_are_refused(make_rows, field: str, value: object) -> None:
+    rows = make_rows([[1.0, 2.0], [3.0, 4.0]])
+    rows[1][field] = value
+    with pytest.raises(UserError, match="a test: the samples of prompt 0 are of different prompts"):
+        to_generations(rows, "a test")
+
+
+def test_a_continuation_without_a_token_counts(make_rows) -> None:
+    rows = make_rows([[1.0], [2.0]], texts=[[""], ["one two"]])
+    rows[0]["tokens"] = 0
+    table = to_generations(rows, "a test")
+    assert table.tokens.tolist() == [[0], [4 - 1]]
+    assert table.continuations == (("",), ("one two",))
+
+
 def test_unlike_prompts_or_samples_are_not_compared(make_table) -> None:
     table = make_table([[1.0, 2.0], [3.0, 4.0]])
     check_comparable({"sft": {1: table}, "rlhf": {1: make_table([[9.0, 9.0], [9.0, 9.0]])}})

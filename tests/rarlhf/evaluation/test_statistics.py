@@ -5,6 +5,7 @@ from rarlhf.evaluation.statistics import (
     BOOTSTRAP_REPLICATES,
     bootstrap,
     distinguishable,
+    like_kl,
     over_seeds,
     paired_difference,
     t_half_width,
@@ -55,6 +56,8 @@ def test_no_interval_without_a_known_error() -> None:
     assert paired_difference([1.0], [0.5], 0.1, 0.95)["interval"] is None
     assert paired_difference([44.0, 44.0], [39.6, 39.6], 0.0, 0.95)["interval"] is None
     assert paired_difference([44.0, 44.0], [39.6, 39.6], 0.1, 0.95)["interval"] is not None
+    rounding = paired_difference([2.1, 2.1], [2.0, 2.0], 5e-17, 0.95)  # of a bootstrap of equal numbers
+    assert rounding["interval"] is None
 
 
 def test_paired_difference_refuses_unlike_seeds() -> None:
@@ -107,3 +110,29 @@ def test_interval_covers_the_truth_only_with_the_prompts_error() -> None:
 def test_distinguishable(interval: list[float], expected: bool) -> None:
     assert distinguishable(interval) is expected
     assert distinguishable(None) is False
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "prompt_error", "alike"),
+    [
+        ([2.9, 2.5, 1.1], [1.9, 2.2, 2.2], 0.0, False),  # +1.0, +0.3, -1.1: the mean, +0.07, hides it
+        ([2.1, 1.9, 2.2], [2.0, 2.05, 2.0], 9.0, True),  # +0.1, -0.15, +0.2: at most 0.2 in every seed
+        ([2.1, 2.1, 2.25], [2.0, 2.0, 2.0], 0.0, False),  # 0.15 +- 4.3027 x 0.05 = [-0.07, 0.37]
+        ([2.02] * 7 + [2.25], [2.0] * 8, 0.0, True),  # 0.04875 +- 2.3646 x 0.02875 = [-0.02, 0.12]
+        ([2.02] * 7 + [2.25], [2.0] * 8, 0.2, False),  # the prompts' error too: +- sqrt(0.068^2 + 0.392^2) = 0.40
+        ([2.3, 2.3], [2.0, 2.0], 0.0, False),  # nothing varies, so that there is no interval
+        ([2.15], [2.0], 0.0, True),
+        ([2.25], [2.0], 0.0, False),
+    ],
+)
+def test_like_kl_by_hand(first: list[float], second: list[float], prompt_error: float, alike: bool) -> None:
+    """At a target of 2 the limit is 0.2 nats, in every seed or for the whole interval."""
+    for confidence in (0.95, 0.5):  # at 50 % the third case's interval would be [0.11, 0.19]
+        assert like_kl(paired_difference(first, second, prompt_error, confidence), kl_target=2.0) is alike
+        assert like_kl(paired_difference(second, first, prompt_error, confidence), kl_target=2.0) is alike
+
+
+def test_like_kl_depends_on_the_target() -> None:
+    difference = paired_difference([2.3, 1.6], [2.0, 2.0], 0.0, 0.95)
+    assert not like_kl(difference, kl_target=2.0)
+    assert like_kl(difference, kl_target=4.0)
