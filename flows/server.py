@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import sys
 import urllib.error
@@ -12,7 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
+    PREFECT_SERVER_API_AUTH_STRING,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     Settings,
     temporary_settings,
@@ -22,7 +25,7 @@ from rarlhf.errors import UserError
 
 STARTUP_SECONDS = 180  # a busy machine took longer than the 20 s that Prefect gives its server
 HOME = ".prefect"
-SERVER = ["prefect", "server", "start"]  # a module with its words
+SERVER = ["flows.gate"]  # a module with its words
 
 
 def address() -> tuple[str, int]:
@@ -80,6 +83,18 @@ def environment() -> Mapping[str, str]:
 
 
 def local_settings() -> AbstractContextManager[Settings]:
-    """The settings as they are where a server answers; else those by which Prefect starts one for this process."""
-    own = {PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS}
-    return temporary_settings(updates={} if server_answers() else own)
+    """The settings as they are where a server answers; else those by which Prefect starts one for this process.
+
+    That one has no gate (flows.gate), so it answers those alone that know a word made up for it.
+    """
+    if server_answers():
+        return temporary_settings()
+    word = f"rarlhf:{secrets.token_urlsafe()}"
+    return temporary_settings(
+        updates={
+            PREFECT_API_URL: None,
+            PREFECT_API_AUTH_STRING: word,
+            PREFECT_SERVER_API_AUTH_STRING: word,
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS,
+        }
+    )

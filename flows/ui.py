@@ -19,12 +19,13 @@ from rarlhf.errors import UserError
 from tasks.tracking_store import prepare_store
 
 HOST = "127.0.0.1"
+MLFLOW_PORT = 5000
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 Servers = dict[str, tuple[int, list[str]]]
 SERVERS: Servers = {
     "MLflow": (
-        5000,
+        MLFLOW_PORT,
         [
             "mlflow",
             "server",
@@ -32,6 +33,10 @@ SERVERS: Servers = {
             "sqlite:///mlflow.db",
             "--workers",
             "1",
+            "--allowed-hosts",  # MLflow's own list lets in 10.any.name, which need not be an address
+            f"{HOST}:{MLFLOW_PORT},localhost:{MLFLOW_PORT}",
+            "--cors-allowed-origins",
+            f"http://{HOST}:{MLFLOW_PORT}",
             "--uvicorn-opts",
             "--log-level=warning",
         ],
@@ -40,6 +45,8 @@ SERVERS: Servers = {
 }
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # without its job queues MLflow is up in 7 s instead of 25
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
     "PYTHONWARNINGS": "ignore",
 }
 
