@@ -8,6 +8,8 @@ from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from tasks.passwords import without_passwords
+
 RESULTS = Path("metrics/evaluate.json")
 FIGURES = Path("plots")
 MLFLOW = "http://127.0.0.1:5000"  # where `make ui` shows it
@@ -29,7 +31,7 @@ def publish_results() -> None:
 
 def publish_mlflow_link(experiment: str, run: str) -> None:
     """Shows the way to a run's page in MLflow."""
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    server = without_passwords(os.environ.get("MLFLOW_TRACKING_URI", "")).rstrip("/")
     link = f"{server if server.startswith('http') else MLFLOW}/#/experiments/{experiment}/runs/{run}"
     create_link_artifact(link, link_text="run in MLflow", key="mlflow-run", description="`make ui` serves the page")
 

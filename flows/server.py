@@ -17,11 +17,13 @@ from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_API_AUTH_STRING,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    PREFECT_UI_URL,
     Settings,
     temporary_settings,
 )
 
 from rarlhf.errors import UserError
+from tasks.passwords import without_passwords
 
 STARTUP_SECONDS = 180  # a busy machine took longer than the 20 s that Prefect gives its server
 HOME = ".prefect"
@@ -77,9 +79,11 @@ def environment() -> Mapping[str, str]:
     """The environment for Prefect's commands.
 
     The home is given in full, which tells a workspace's server from another's. PWD, which prefect.yaml makes the folder
-    of the runs, may have been another one than the current folder, as under `make -C`.
+    of the runs, may have been another one than the current folder, as under `make -C`. Prefect shows the address of its
+    pages in the log of every run: it is given without the password that the API's may hold.
     """
-    return {**os.environ, "PREFECT_HOME": str(Path(HOME).resolve()), "PWD": str(Path.cwd())}
+    own = {"PREFECT_HOME": str(Path(HOME).resolve()), "PWD": str(Path.cwd()), "DO_NOT_TRACK": "true"}
+    return {**os.environ, **own, "PREFECT_UI_URL": _shown_address()}
 
 
 def local_settings() -> AbstractContextManager[Settings]:
@@ -88,7 +92,7 @@ def local_settings() -> AbstractContextManager[Settings]:
     That one has no gate (flows.gate), so it answers those alone that know a word made up for it.
     """
     if server_answers():
-        return temporary_settings()
+        return temporary_settings(updates={PREFECT_UI_URL: _shown_address()})
     word = f"rarlhf:{secrets.token_urlsafe()}"
     return temporary_settings(
         updates={
@@ -98,3 +102,7 @@ def local_settings() -> AbstractContextManager[Settings]:
             PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS,
         }
     )
+
+
+def _shown_address() -> str:
+    return without_passwords(PREFECT_UI_URL.value() or page())

@@ -57,7 +57,9 @@ def test_pages_of_other_origins_get_nothing(method: str) -> None:
     assert ask({"Origin": "http://localhost:4200"}, method) == 403  # may be another server, at another address
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:4200", "127.0.0.1", "127.0.0.1:4201", "127.0.0.1.a:4200"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:4200", "127.0.0.1", "127.0.0.1:4201", "127.0.0.1.a:4200"]
+)
 def test_a_foreign_host_name_that_means_this_machine_gets_nothing(host: str) -> None:
     assert ask({"Host": host}) == 403
     assert ask({"Host": host, "Origin": f"http://{host}"}) == 403
