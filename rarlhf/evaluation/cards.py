@@ -4,6 +4,7 @@ from rarlhf.card import Base, Card
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation
 from rarlhf.evaluation.findings import LABELS
 from rarlhf.evaluation.tables import COLUMNS, difference_text, result_rows
+from rarlhf.markdown import table
 from rarlhf.params import Params, Section
 
 
@@ -45,21 +46,16 @@ def results_text(method: str, evaluation: Evaluation) -> str:
         f"On {test['prompts']} test prompts x {test['samples']} samples, seeds {_listed(evaluation['seeds'])}; "
         f"prompt tail: {test['tail_prompts']} prompts. Mean and half-width of the {confidence} t interval over seeds; "
         "rewards and tails: higher is better, perplexity: lower.",
-        _table(["method", *COLUMNS.values()], bold),
+        table(["method", *COLUMNS.values()], bold),
     ]
     if differences:
         parts += [
             f"Paired differences with their {confidence} intervals; what includes zero is not distinguishable. "
             "† unlike KL: rewards were not bought at the same price.",
-            _table(["difference", *headings], differences),
+            table(["difference", *headings], differences),
         ]
     return "\n\n".join(parts)
 
 
 def _listed(seeds: list[int]) -> str:
     return ", ".join(str(seed) for seed in seeds)
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
