@@ -19,13 +19,12 @@ from rarlhf.errors import UserError
 from tasks.tracking_store import prepare_store
 
 HOST = "127.0.0.1"
-MLFLOW_PORT = 5000
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 Servers = dict[str, tuple[int, list[str]]]
 SERVERS: Servers = {
     "MLflow": (
-        MLFLOW_PORT,
+        5000,
         [
             "mlflow",
             "server",
@@ -34,9 +33,9 @@ SERVERS: Servers = {
             "--workers",
             "1",
             "--allowed-hosts",  # MLflow's own list lets in 10.any.name, which need not be an address
-            f"{HOST}:{MLFLOW_PORT},localhost:{MLFLOW_PORT}",
+            f"{HOST}:{{port}},localhost:{{port}}",
             "--cors-allowed-origins",
-            f"http://{HOST}:{MLFLOW_PORT}",
+            f"http://{HOST}:{{port}}",
             "--uvicorn-opts",
             "--log-level=warning",
         ],
@@ -107,11 +106,16 @@ def _running(servers: Servers) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 
 def _start(port: int, command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", *command, "--host", HOST, "--port", str(port)],
+        [sys.executable, "-m", *options(command, port), "--host", HOST, "--port", str(port)],
         env={**environment(), **ENVIRONMENT},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def options(command: list[str], port: int) -> list[str]:
+    """A server's command for a port."""
+    return [word.replace("{port}", str(port)) for word in command]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
