@@ -72,7 +72,7 @@ def test_a_moved_folder_has_its_runs_artifacts(made: tuple[Path, str], copy: Pat
     runs.append(add_run(moved, "third"))
     client, _ = prepare_store(moved)
     assert [note(client, run, tmp_path / run) for run in runs] == ["of the first", "second", "third"]
-    assert not copy.exists()
+    assert not copy.exists() and all((moved / "mlartifacts" / run).is_dir() for run in runs)
     assert "/elsewhere/" not in dump(moved)
 
 
