@@ -32,7 +32,7 @@ def may_pass(error: BaseException) -> bool:
     """
     if isinstance(error, UserError):
         return isinstance(error, PassingError)
-    known = (ConnectionError, TimeoutError, *_loaded())
+    known: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, *_loaded())
     return any(isinstance(cause, known) or _unresolved(cause) for cause in _causes(error))
 
 
