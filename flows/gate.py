@@ -8,6 +8,7 @@ Prefect's own server lets pages of every origin use its API, under every host na
 
 import argparse
 import ipaddress
+import re
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,11 +16,12 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # at any port, as of a tunnel from another machine
 NOWHERE = "http://127.0.0.1:9"  # nothing listens at the port `discard`
 POLICY = (  # the pages load from their own server alone, and no other page shows them in a frame
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'"
 )
+_PORT = re.compile(r":\d+\Z")
 
 
 class Gate:
@@ -30,12 +32,12 @@ class Gate:
 
     Args:
         app: what answers the other requests.
-        names: host names of the server, each with its port.
+        hosts: names and addresses of the server; those of `LOOPBACK` always count.
     """
 
-    def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
         self._app = app
-        self._names = frozenset(names)
+        self._hosts = frozenset([*map(_bracketed, hosts), *LOOPBACK])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, as ASGI has it."""
@@ -53,7 +55,7 @@ class Gate:
     def _refusal(self, headers: Headers) -> str:
         """Why a request is refused; empty where it is not."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if host not in self._names:
+        if _PORT.sub("", host) not in self._hosts:
             return f"this server is not {host}"
         if origin not in (None, f"http://{host}"):
             return f"no answer to pages of {origin}"
@@ -67,12 +69,6 @@ def _with_policy(send: Send) -> Send:
         await send(message)
 
     return sending
-
-
-def names(hosts: Iterable[str | None], port: int) -> list[str]:
-    """What the server at a port may be called by: the hosts given and this machine's own names."""
-    known = dict.fromkeys([*(_bracketed(host) for host in hosts if host), *LOOPBACK])
-    return [f"{host}:{port}" for host in known] + (list(known) if port == 80 else [])  # browsers leave out 80
 
 
 def _bracketed(host: str) -> str:
@@ -100,7 +96,7 @@ def main() -> None:
     collections.KNOWN_VIEWS.update(dict.fromkeys(collections.KNOWN_VIEWS, NOWHERE))
     settings = get_current_settings().server
     uvicorn.run(
-        Gate(create_app(final=True), names([options.host, address()[0]], options.port)),
+        Gate(create_app(final=True), [options.host, address()[0]]),
         host=options.host,
         port=options.port,
         timeout_keep_alive=settings.api.keepalive_timeout,

@@ -33,9 +33,7 @@ SERVERS: Servers = {
             "--workers",
             "1",
             "--allowed-hosts",  # MLflow's own list lets in 10.any.name, which need not be an address
-            f"{HOST}:{{port}},localhost:{{port}}",
-            "--cors-allowed-origins",
-            f"http://{HOST}:{{port}}",
+            f"{HOST},{HOST}:*,localhost,localhost:*",
             "--uvicorn-opts",
             "--log-level=warning",
         ],
@@ -106,16 +104,11 @@ def _running(servers: Servers) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 
 def _start(port: int, command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", *options(command, port), "--host", HOST, "--port", str(port)],
+        [sys.executable, "-m", *command, "--host", HOST, "--port", str(port)],
         env={**environment(), **ENVIRONMENT},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def options(command: list[str], port: int) -> list[str]:
-    """A server's command for a port."""
-    return [word.replace("{port}", str(port)) for word in command]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
