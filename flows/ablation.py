@@ -39,7 +39,8 @@ from flows.runs import hold_workspace
 from flows.server import local_settings
 from flows.stages import Processes
 from rarlhf.errors import UserError
-from rarlhf.evaluation.ablation import Table, compare_cells, csv_rows, markdown, markdown_rows, terminal
+from rarlhf.evaluation.ablation import Table, compare_cells, csv_rows, markdown, terminal
+from rarlhf.markdown import table as markdown_table
 from tasks.files import Outputs
 from tasks.tracking import PARENT_FILE, PIPELINE, Record, Tracker
 
@@ -224,8 +225,8 @@ def _publish(
     """Shows the table, and writes it under reports/ablation/, to MLflow and to Prefect."""
     get_run_logger().info("\n%s", terminal(table))
     rows = csv_rows(table)
-    states = markdown_rows(
-        [["cell", "state", "stages run", "reused"], *(_state(name, plan, done) for name in plan.cells)]
+    states = markdown_table(
+        ["cell", "state", "stages run", "reused"], [_state(name, plan, done) for name in plan.cells]
     )
     text = f"# Ablation {plan.name}\n\n{markdown(table)}\n{states}\n"
     folder = REPORTS / plan.name

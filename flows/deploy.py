@@ -18,6 +18,7 @@ import psutil
 from flows.runs import cancel_runs, close_lost_runs, end_orphan, worker_is_online
 from flows.server import HOME, STARTUP_SECONDS, environment, own_server_answers, page, server_command
 from rarlhf.errors import UserError
+from tasks.passwords import without_passwords
 
 POOL = "local"
 RECORD = Path(HOME, "processes.json")
@@ -101,7 +102,7 @@ def _start(role: str, command: list[str], ready: Callable[[], bool]) -> psutil.P
     while not ready():
         if child.poll() is not None or time.monotonic() > end:
             told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise UserError(f"the {role} did not start; {log} tells why: {' '.join(told)}")
+            raise UserError(without_passwords(f"the {role} did not start; {log} tells why: {' '.join(told)}"))
         time.sleep(0.5)
     return process
 
@@ -111,7 +112,7 @@ def _prefect(*words: str) -> None:
         [sys.executable, "-m", "prefect", *words], env=environment(), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise UserError(f"`prefect {' '.join(words)}` failed: {(done.stdout + done.stderr).strip()}")
+        raise UserError(without_passwords(f"`prefect {' '.join(words)}` failed: {(done.stdout + done.stderr).strip()}"))
 
 
 def _answers() -> bool:

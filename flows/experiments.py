@@ -15,6 +15,7 @@ from flows.cells import Cell
 from flows.stages import Processes
 from rarlhf.errors import UserError
 from rarlhf.params import Params, load_params
+from tasks.passwords import without_passwords
 
 if TYPE_CHECKING:
     from rarlhf.evaluation.evaluate import Evaluation
@@ -121,7 +122,7 @@ class Experiments:
         def read(until: str | None) -> None:
             assert process.stdout is not None
             for line in process.stdout:
-                lines.append(line.rstrip())
+                lines.append(without_passwords(line.rstrip()))
                 say(lines[-1])
                 if until and line.startswith(until):
                     break

@@ -25,6 +25,7 @@ from flows.server import local_settings
 from flows.stages import Processes, Repro, Stages
 from flows.wishes import prepare
 from rarlhf.errors import UserError
+from tasks.passwords import without_passwords
 from tasks.tracking_pipeline import Pipeline, pipeline_run
 
 EVALUATE = "evaluate"
@@ -79,7 +80,7 @@ def _show(states: Mapping[str, State[Any]], pipeline: Pipeline) -> None:
         if EVALUATE in states and states[EVALUATE].is_completed():
             publish_results()
     except Exception as error:
-        get_run_logger().warning(f"not shown on Prefect's pages: {error}")
+        get_run_logger().warning(without_passwords(f"not shown on Prefect's pages: {error}"))
 
 
 def _finish(states: Mapping[str, State[Any]], remote: str | None) -> State[None]:

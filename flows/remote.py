@@ -5,10 +5,12 @@ result finds it too. `python -m flows.remote NAME STAGE` takes a stage's results
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rarlhf.errors import UserError
+from rarlhf.errors import PASSING_STATUS, PassingError, UserError, may_pass
+from tasks.passwords import without_passwords
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def fetch_run_cache(name: str) -> None:
     """Brings what the remote's run cache says; the results themselves come stage by stage.
 
-    Raises: UserError if DVC has no remote of that name.
+    Raises: UserError if DVC has no remote of that name, or if it cannot be read.
     """
     from dvc.stage.cache import RunCacheNotSupported
 
@@ -29,7 +31,8 @@ def fetch_run_cache(name: str) -> None:
         try:
             repo.stage_cache.pull(name)
         except RunCacheNotSupported as error:
-            raise UserError(f"remote {name} cannot hold what stages made: {error}") from error
+            told = without_passwords(str(error))
+            raise UserError(f"remote {name} cannot hold what stages made: {told}") from None
 
 
 def restore(name: str, stage: str) -> bool:
@@ -53,22 +56,29 @@ def push(name: str, stages: Iterable[str]) -> int:
         return int(repo.push(targets=list(stages), remote=name, run_cache=True))
 
 
-def _opened(name: str) -> "Repo":
+@contextmanager
+def _opened(name: str) -> "Iterator[Repo]":
+    """The repository; what fails with the remote is told without the password that its address may hold."""
+    from dvc.exceptions import DownloadError, DvcException, UploadError
     from dvc.repo import Repo
 
-    return Repo(config={"core": {"remote": name}}, _wait_for_lock=True)
+    try:
+        with Repo(config={"core": {"remote": name}}, _wait_for_lock=True) as repo:
+            yield repo
+    except (DvcException, OSError) as error:
+        passing = may_pass(error) or isinstance(error, DownloadError | UploadError)
+        told = without_passwords(f"remote {name}: {error}")
+        raise (PassingError if passing else UserError)(told) from None  # the cause names the address
 
 
 def main() -> int:
     """The command line; returns the exit status."""
-    from dvc.exceptions import DvcException
-
     name, stage = sys.argv[1:]
     try:
         print(f"{stage}: {'up to date or taken from' if restore(name, stage) else 'not in'} remote {name}", flush=True)
-    except (DvcException, OSError) as error:
-        print(f"error: {stage}: remote {name}: {error}", file=sys.stderr)
-        return 1
+    except UserError as error:
+        print(f"error: {stage}: {error}", file=sys.stderr)
+        return PASSING_STATUS if may_pass(error) else 1
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import sys
 import urllib.error
@@ -12,17 +13,21 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
+    PREFECT_SERVER_API_AUTH_STRING,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    PREFECT_UI_URL,
     Settings,
     temporary_settings,
 )
 
 from rarlhf.errors import UserError
+from tasks.passwords import without_passwords
 
 STARTUP_SECONDS = 180  # a busy machine took longer than the 20 s that Prefect gives its server
 HOME = ".prefect"
-SERVER = ["prefect", "server", "start"]  # a module with its words
+SERVER = ["flows.gate"]  # a module with its words
 
 
 def address() -> tuple[str, int]:
@@ -74,12 +79,30 @@ def environment() -> Mapping[str, str]:
     """The environment for Prefect's commands.
 
     The home is given in full, which tells a workspace's server from another's. PWD, which prefect.yaml makes the folder
-    of the runs, may have been another one than the current folder, as under `make -C`.
+    of the runs, may have been another one than the current folder, as under `make -C`. Prefect shows the address of its
+    pages in the log of every run: it is given without the password that the API's may hold.
     """
-    return {**os.environ, "PREFECT_HOME": str(Path(HOME).resolve()), "PWD": str(Path.cwd())}
+    own = {"PREFECT_HOME": str(Path(HOME).resolve()), "PWD": str(Path.cwd()), "DO_NOT_TRACK": "true"}
+    return {**os.environ, **own, "PREFECT_UI_URL": _shown_address()}
 
 
 def local_settings() -> AbstractContextManager[Settings]:
-    """The settings as they are where a server answers; else those by which Prefect starts one for this process."""
-    own = {PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS}
-    return temporary_settings(updates={} if server_answers() else own)
+    """The settings as they are where a server answers; else those by which Prefect starts one for this process.
+
+    That one has no gate (flows.gate), so it answers those alone that know a word made up for it.
+    """
+    if server_answers():
+        return temporary_settings(updates={PREFECT_UI_URL: _shown_address()})
+    word = f"rarlhf:{secrets.token_urlsafe()}"
+    return temporary_settings(
+        updates={
+            PREFECT_API_URL: None,
+            PREFECT_API_AUTH_STRING: word,
+            PREFECT_SERVER_API_AUTH_STRING: word,
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS,
+        }
+    )
+
+
+def _shown_address() -> str:
+    return without_passwords(PREFECT_UI_URL.value() or page())

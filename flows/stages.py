@@ -5,6 +5,7 @@ those that do not need it. Whatever ends the flow, `kill -9` included, stops the
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,24 +23,18 @@ from prefect.states import Cancelled, Completed
 
 from flows.graph import Graph
 from flows.guard import SIGNALLED, STOP_SECONDS
+from rarlhf.errors import PASSING_STATUS
+from tasks.passwords import without_passwords
 
 CACHED = ("didn't change, skipping", "is cached - skipping run")
-PASSING = (
-    "exited with -9",  # killed, by a machine out of memory or by hand
-    "exited with 137",
-    "Connection",
-    "timed out",
-    "Temporary failure in name resolution",
-    "is busy, it is being blocked by",  # another `dvc` reads or writes the same files
-    "Unable to acquire lock",
-)
+KILLED = (-9, 137)  # by a machine out of memory or by hand; by way of a shell
+LOCKED = ("is busy, it is being blocked by", "Unable to acquire lock")  # another `dvc` reads or writes the same files
 DVC_FAILED = 255
-LAST_LINES = 10  # of a failed stage, where a passing trouble is looked for
 RETRY_SECONDS = 5.0
 
 
 class PassingTrouble(RuntimeError):
-    """A stage failed by something that may not happen again: its process was killed, the network, a lock."""
+    """A stage failed by something that may not come again: its process was killed, the network, a lock."""
 
 
 class Processes:
@@ -139,7 +134,7 @@ def run_stage(stage: str, repro: Repro, share: Mapping[str, str]) -> State[None]
         if repro.processes.stopped:
             return Cancelled(message="stopped with the flow")
         if status:
-            _fail(stage, lines, killed=SIGNALLED < status < DVC_FAILED)
+            _fail(stage, lines, status)
     cached = any(text in line for line in lines for text in CACHED)
     return Completed(name="Cached") if cached else Completed()
 
@@ -150,10 +145,12 @@ def _follow(process: "subprocess.Popen[str]", lines: list[str]) -> int:
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:
-            lines.append(line.rstrip())
+            lines.append(without_passwords(line.rstrip()))
             if lines[-1]:
                 logger.info(lines[-1])
-    return process.wait()
+    status = process.wait()
+    _let_go(process)  # closes the pipe
+    return status
 
 
 @task(cache_policy=NO_CACHE)
@@ -162,14 +159,28 @@ def skip_stage() -> State[None]:
     return Completed(name="Cached")
 
 
-def _fail(stage: str, lines: Sequence[str], killed: bool = False) -> None:
-    """Raises what the last lines of a failed `dvc repro` tell; `killed` says that `dvc` itself was."""
+def _fail(stage: str, lines: Sequence[str], status: int) -> None:
+    """Raises what the lines of a failed command tell; `status` is its own, which with `dvc` is not the stage's."""
+    killed = SIGNALLED < status < DVC_FAILED
     told = (
         [line for line in lines if line.startswith(("error:", "ERROR:"))] or ["DVC was killed"] * killed or lines[-1:]
     )
-    passing = killed or any(text in line for line in lines[-LAST_LINES:] for text in PASSING)
+    passing = killed or status == PASSING_STATUS or (status == DVC_FAILED and _dvc_may_pass(stage, lines))
     kind = PassingTrouble if passing else RuntimeError
     raise kind(f"{stage}: {' '.join(told)}")
+
+
+def _dvc_may_pass(stage: str, lines: Sequence[str]) -> bool:
+    """Whether DVC failed by a lock, or its stage with an exit status that may not come again.
+
+    DVC's own last error says it, after all that the stage wrote.
+    """
+    errors = [number for number, line in enumerate(lines) if line.startswith("ERROR: ")]
+    last = "\n".join(lines[errors[-1] :]) if errors else ""
+    if last.startswith(f"ERROR: failed to reproduce '{stage}': failed to run: "):
+        status = re.search(r", exited with (-?\d+)$", last, re.MULTILINE)
+        return status is not None and int(status[1]) in (PASSING_STATUS, *KILLED)
+    return any(text in last for text in LOCKED)
 
 
 class Stages:

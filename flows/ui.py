@@ -32,6 +32,8 @@ SERVERS: Servers = {
             "sqlite:///mlflow.db",
             "--workers",
             "1",
+            "--allowed-hosts",  # MLflow's own list lets in 10.any.name, which need not be an address
+            f"{HOST},{HOST}:*,localhost,localhost:*",
             "--uvicorn-opts",
             "--log-level=warning",
         ],
@@ -40,6 +42,8 @@ SERVERS: Servers = {
 }
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # without its job queues MLflow is up in 7 s instead of 25
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
     "PYTHONWARNINGS": "ignore",
 }
 

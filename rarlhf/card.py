@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from rarlhf.markdown import code, escaped
 from rarlhf.params import DataParams, ModelParams, RewardParams, Section
 from rarlhf.python_scorer import PREFIX, is_function
 
@@ -38,7 +39,7 @@ RISK: Mapping[str, tuple[str, ...]] = {  # what a measure reads of section `risk
 class Base(NamedTuple):
     """The base model, as every card that stands on it tells."""
 
-    text: str
+    text: str  # Markdown
     name: str | None  # on the hub
     free: bool  # nothing of others went into it
 
@@ -59,6 +60,7 @@ class Card:
     def text(self) -> str:
         """The card in Markdown with its YAML header; equal cards give equal text."""
         environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        environment.filters["escaped"] = escaped
         template = environment.from_string(resources.files("rarlhf").joinpath("card.md.j2").read_text("utf-8"))
         body = template.render(
             card=self,
@@ -140,7 +142,8 @@ def data_text(data: DataParams) -> str:
     if data.source == "generator":
         return "text of this project's own generator: short reviews of a world whose best answers are known"
     if data.source == "hub":
-        return f"{_on_hub(str(data.name), data.revision)}{f', configuration {data.config}' if data.config else ''}"
+        config = f", configuration {escaped(data.config)}" if data.config else ""
+        return _on_hub(str(data.name), data.revision) + config
     return "rows that were given as files"
 
 
@@ -154,7 +157,7 @@ def _scorer_text(source: str, revision: str | None) -> str:
     if source == "scratch":
         return "a classifier trained on the same rows"
     if is_function(source):
-        return f"the function `{source.removeprefix(PREFIX)}`"
+        return f"the function {code(source.removeprefix(PREFIX))}"
     if _local(source):
         return "a classifier that was given as a local folder"
     return _on_hub(source, revision)
@@ -165,4 +168,4 @@ def _local(source: str) -> bool:
 
 
 def _on_hub(name: str, revision: str | None) -> str:
-    return f"`{name}` of the Hugging Face hub" + (f", revision {revision}" if revision else "")
+    return f"{code(name)} of the Hugging Face hub" + (f", revision {escaped(revision)}" if revision else "")

@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rarlhf.errors import UserError
+from rarlhf.errors import PassingError, UserError
 from rarlhf.model_files import PLAIN, WEIGHTS
 
 SUBFOLDERS = ["*/*"]  # other formats of the same model
 
 
 class UnreachableError(UserError):
-    """The hub does not answer, and its local cache lacks what is asked for."""
+    """The hub is not to be asked, and its local cache lacks what is wanted."""
+
+
+class NoAnswerError(UnreachableError, PassingError):
+    """The hub does not answer now."""
 
 
 class Snapshot(NamedTuple):
@@ -61,6 +65,7 @@ def _fetch(
     name: str, revision: str | None, key: str, kind: Literal["model", "dataset"], files: list[str] | None = None
 ) -> Snapshot:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import is_offline_mode
 
     try:
         ignored = SUBFOLDERS if files else None
@@ -71,7 +76,8 @@ def _fetch(
         refused = _refused(name, revision, key, kind, error)
         if refused:
             raise UserError(f"{key} = {name!r}: {refused}") from error
-        raise UnreachableError(f"{key} = {name!r}: {_unreachable(name, revision, key, kind, error)}") from error
+        kind_of_error = UnreachableError if is_offline_mode() else NoAnswerError  # offline mode does not pass
+        raise kind_of_error(f"{key} = {name!r}: {_unreachable(name, revision, key, kind, error)}") from error
     return Snapshot(name, Path(place).name, Path(place))
 
 

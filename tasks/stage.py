@@ -7,8 +7,8 @@ A stage is a function `(run, arguments...)` under the decorator `stage`; its com
         with run.output(out) as folder:
             train_sft(base, folder, run.params, run.recorder)
 
-Exit status: 0 done; 1 failed; 2 wrong arguments; 130 and 143 stopped by SIGINT and SIGTERM. Unless it is 0, the outputs
-are as they were before.
+Exit status: 0 done; 1 failed; 2 wrong arguments; 75 failed by something that may pass, such as a network read; 130 and
+143 stopped by SIGINT and SIGTERM. Unless it is 0, the outputs are as they were before.
 """
 
 import argparse
@@ -27,12 +27,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from rarlhf.errors import UserError
+from rarlhf.errors import PASSING_STATUS, UserError, may_pass
 from rarlhf.launch import first_process
 from rarlhf.params import Params, load_params
 from rarlhf.texts import safe
 from tasks.files import Outputs, remove
 from tasks.inputs import Inputs, label, lookup, read_inputs
+from tasks.passwords import without_passwords
 from tasks.tracking import Tracker, stage_record
 
 ENVIRONMENT = {
@@ -170,14 +171,13 @@ def run_stage(function: Callable[..., None], argv: list[str]) -> int:
         with _signals():
             _execute(function, arguments)
     except UserError as error:
-        return _say(f"error: {name}: {error}", 1)
+        return _say(f"error: {name}: {error}", _failed(error))
     except KeyboardInterrupt:
         return _say(f"error: {name}: stopped; {_UNTOUCHED}", 130)
     except Terminated:
         return _say(f"error: {name}: terminated; {_UNTOUCHED}", 143)
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        return _say(traceback.format_exc().rstrip(), _failed(error))
     return 0
 
 
@@ -257,6 +257,10 @@ def _parse(function: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     return vars(parser.parse_args(argv))
 
 
+def _failed(error: Exception) -> int:
+    return PASSING_STATUS if may_pass(error) else 1
+
+
 def _say(text: str, status: int) -> int:
-    print(safe(text), file=sys.stderr, flush=True)  # what a user's scorer raises may hold any text
+    print(safe(without_passwords(text)), file=sys.stderr, flush=True)  # what a user's scorer raises may hold any text
     return status

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tasks.passwords import without_passwords
+
 RETRY_SECONDS = 30.0
 TROUBLE_SECONDS = 300.0  # for so long a store that did not answer is not waited for again
 NEVER_WILL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
@@ -128,7 +130,7 @@ def _say(text: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return without_passwords(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
 def _is_recent(path: Path) -> bool:

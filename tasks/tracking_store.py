@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
 
 EXPERIMENT = "rarlhf"
+ARTIFACTS = "mlartifacts"  # folder beside the store
+PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 SQLITE = "sqlite:///"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,6 +53,8 @@ def prepare_store(root: Path) -> tuple["MlflowClient", str]:
     with _locked(root / ".mlflow.lock"):  # two processes that open a fresh store at once break it
         with sqlite3.connect(uri.removeprefix(SQLITE)) as store:
             store.execute("PRAGMA journal_mode=WAL")  # readers do not block writers; 13 ms a logged step become 5
+            if not os.environ.get("MLFLOW_TRACKING_URI"):
+                _follow_folder(store, root)
         store.close()
         return _opened(uri, root)
 
@@ -77,9 +82,37 @@ def _opened(uri: str, root: Path) -> tuple["MlflowClient", str]:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return client, str(found.experiment_id)
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (root / "mlartifacts").as_uri()
+    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else _artifacts_uri(root)
     kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on the runs, not on the pages for chat traces
     return client, client.create_experiment(EXPERIMENT, artifacts, kind)
+
+
+def _artifacts_uri(root: Path) -> str:
+    return (root.resolve() / ARTIFACTS).as_uri()
+
+
+def _follow_folder(store: sqlite3.Connection, root: Path) -> None:
+    """Where the store's folder was moved or copied, lets its runs point at the artifacts that came along.
+
+    MLflow records full addresses (its relative ones are made full when an experiment is created, and those of a server
+    are not understood without one). What stands at the old place alone is left there.
+    """
+    there = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "experiments" not in there:
+        return
+    new = _artifacts_uri(root)
+    known = {str(uri) for (uri,) in store.execute("SELECT artifact_location FROM experiments")}
+    for old in (uri for uri in known if uri != new and uri.startswith("file:") and uri.endswith(f"/{ARTIFACTS}")):
+        for table, column in (place for place in PLACES if place[0] in there):
+            begun = f"SELECT DISTINCT {column} FROM {table} WHERE {column} = ? OR instr({column}, ?) = 1"
+            for (uri,) in store.execute(begun, (old, f"{old}/")).fetchall():
+                moved = new + uri.removeprefix(old)
+                if uri == old or _exists(moved) or not _exists(uri):
+                    store.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (moved, uri))
+
+
+def _exists(uri: str) -> bool:
+    return Path(unquote(urlsplit(uri).path)).exists()
 
 
 def _is_alive(pid: int, start: float) -> bool:

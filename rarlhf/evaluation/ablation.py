@@ -11,6 +11,8 @@ from rarlhf.evaluation.evaluate import COMPARED, Evaluation, in_order
 from rarlhf.evaluation.findings import LABELS, REWARDS, UNLIKE_KL
 from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference, percent
 from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, with_half_width
+from rarlhf.markdown import escaped
+from rarlhf.markdown import table as markdown_table
 
 REFERENCE = "rlhf"
 
@@ -112,7 +114,8 @@ def terminal(table: Table) -> str:
 def markdown(table: Table) -> str:
     """The table as Markdown."""
     values, differences = _cells(table)
-    parts = [table.title, markdown_rows(values), *([markdown_rows(differences)] if differences else []), _notes(table)]
+    tables = [markdown_table(rows[0], rows[1:]) for rows in (values, differences) if rows]
+    parts = [escaped(table.title), *tables, _notes(table)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,12 +164,6 @@ def _cells(table: Table) -> tuple[list[list[str]], list[list[str]]]:
 
 def _difference(difference: Difference) -> str:
     return difference_text(difference) + (" *" if distinguishable(difference["interval"]) else "")
-
-
-def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as a table in Markdown, the first one as heading."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 def _notes(table: Table) -> str:

@@ -5,6 +5,7 @@ from rarlhf.evaluation.evaluate import COMPARED, Evaluation
 from rarlhf.evaluation.findings import LABELS, UNLIKE_KL, pair_label
 from rarlhf.evaluation.statistics import percent
 from rarlhf.evaluation.tables import COLUMNS, difference_text, result_rows
+from rarlhf.markdown import table
 from rarlhf.params import Params, Section
 
 
@@ -46,12 +47,12 @@ def results_text(method: str, evaluation: Evaluation) -> str:
         f"On {test['prompts']} test prompts x {test['samples']} samples, seeds {_listed(evaluation['seeds'])}; "
         f"prompt tail: {test['tail_prompts']} prompts. Mean and half-width of the {confidence} t interval over seeds; "
         "rewards and tails: higher is better, perplexity: lower.",
-        _table(["method", *COLUMNS.values()], bold),
+        table(["method", *COLUMNS.values()], bold),
     ]
     if differences:
         parts += [
             f"Paired differences with their {confidence} intervals; what includes zero is not distinguishable.",
-            _table(["difference", *headings], differences),
+            table(["difference", *headings], differences),
             *([UNLIKE_KL] if any("†" in row[0] for row in differences) else []),
         ]
     return "\n\n".join(parts)
@@ -59,8 +60,3 @@ def results_text(method: str, evaluation: Evaluation) -> str:
 
 def _listed(seeds: list[int]) -> str:
     return ", ".join(str(seed) for seed in seeds)
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

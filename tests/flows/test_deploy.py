@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -23,6 +25,7 @@ stages:
     cmd: touch right.here; timeout 60 sh -c 'until [ -e left.here ]; do sleep 0.1; done'
     deps: [presets]
 """
+SOCKET = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
 REPOSITORY = Path(flows.deploy.__file__).parents[1]
 
 
@@ -73,6 +76,33 @@ def call(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
 
 
+def _pages_of_other_origins_can_do_nothing(api: str) -> None:
+    """The ways by which a page made the worker run a shell command, and the ways round a preflight."""
+    page = httpx.URL(api).copy_with(path="/")
+    steps = [{"prefect.deployments.steps.run_shell_script": {"script": "touch attacked"}}]
+    body = json.dumps({"name": "full", "flow_id": str(uuid.UUID(int=0)), "pull_steps": steps}).encode()
+    evil, rebound = {"Origin": "http://evil.example"}, {"Host": f"evil.example:{page.port}"}
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    answers = [
+        httpx.options(f"{api}/deployments/", headers=evil | preflight),
+        httpx.post(f"{api}/deployments/", content=body, headers=evil | {"Content-Type": "application/json"}),
+        httpx.post(f"{api}/deployments/", content=body, headers=evil | {"Content-Type": "text/plain"}),
+        httpx.post(f"{api}/deployments/", content=body, headers=evil),  # without a type it is read as JSON
+        httpx.get(f"{api}/admin/settings", headers=rebound),
+        httpx.get(f"{api}/csrf-token?client=evil", headers=rebound),
+        httpx.post(f"{api}/deployments/", content=body, headers=rebound | {"Origin": f"http://{rebound['Host']}"}),
+        httpx.get(f"{api}/events/in", headers=evil | {"Connection": "Upgrade", "Upgrade": "websocket"} | SOCKET),
+    ]
+    assert [answer.status_code for answer in answers] == [403] * len(answers)
+    assert not any("access-control-allow-origin" in answer.headers for answer in answers)
+    assert "Missing CSRF token" in httpx.post(f"{api}/deployments/", content=body).text
+    settings = httpx.get(f"{api}/admin/settings").json()["server"]
+    assert "*" not in settings["api"]["cors_allowed_origins"]
+    shown = httpx.get(page.join("ui-settings")).json()
+    assert (shown["api_url"], shown["default_ui"]) == ("/api", "v1")  # v2 asks for a host of an analytics service
+    assert not settings["ui"]["show_promotional_content"]
+
+
 @pytest.mark.timeout(600)
 def test_from_nothing_to_a_run_and_back(workspace: Path) -> None:
     try:
@@ -83,6 +113,7 @@ def test_from_nothing_to_a_run_and_back(workspace: Path) -> None:
         again = call("flows.deploy", "up")
         assert "server: runs already" in again.stdout and "worker: runs already" in again.stdout
         assert json.loads(RECORD.read_text()) == record
+        _pages_of_other_origins_can_do_nothing(os.environ["PREFECT_API_URL"])
         run = call("prefect", "deployment", "run", "rarlhf/full", "--watch", "-p", "parallel=2")
         assert run.returncode == 0, run.stdout + run.stderr
         refused = call("prefect", "deployment", "run", "rarlhf/full", "-p", "parallel=0")

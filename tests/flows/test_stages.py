@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 import flows.stages
-from flows.stages import PassingTrouble, Processes, Repro, Stages, _fail, _may_pass, run_stage
+from flows.guard import SIGNALLED
+from flows.stages import DVC_FAILED, PassingTrouble, Processes, Repro, Stages, _fail, _may_pass, run_stage
+from rarlhf.errors import PASSING_STATUS
 
 REPRO = Repro(force=False, remote=None, processes=Processes())
 DIAMOND = {"a": [], "b": ["a"], "c": ["a"], "d": ["a"], "e": ["b", "c"], "f": ["d"]}
@@ -88,21 +91,71 @@ def test_whatever_ends_the_flow_stops_the_stages(monkeypatch: pytest.MonkeyPatch
     assert processes.stopped
 
 
-def test_a_passing_trouble_is_told_from_a_fault() -> None:
-    for line in (
-        "ERROR: failed to reproduce 'sft': failed to run: python, exited with -9",
-        "ERROR: failed to reproduce 'sft': '/x/models' is busy, it is being blocked by:",
-        "ERROR: Unable to acquire lock. Most likely another DVC process is running",
-    ):
-        with pytest.raises(PassingTrouble, match=f"sft: {line[:20]}"):
-            _fail("sft", ["...", line])
-    with pytest.raises(PassingTrouble, match="error: download"):
-        _fail("download", ["requests.ConnectionError: Connection refused", "error: download: no network"])
-    with pytest.raises(PassingTrouble, match="sft: DVC was killed"):
-        _fail("sft", ["Running stage 'sft':"], killed=True)
-    with pytest.raises(RuntimeError, match="check: error: check: bad value ERROR: failed") as caught:
-        _fail("check", ["error: check: bad value", "ERROR: failed to reproduce"])
+RUN = "ERROR: failed to reproduce 'sft': failed to run: python -m tasks.sft --out models/sft, exited with"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [f"{RUN} -9"],
+        [f"{RUN} 137"],
+        ["error: sft: the hub cannot be reached", f"{RUN} 75"],
+        ["ERROR: failed to reproduce 'sft': '/x/models' is busy, it is being blocked by:", "  (PID 3): dvc repro"],
+        ["ERROR: Unable to acquire lock. Most likely another DVC process is running"],
+    ],
+)
+def test_a_passing_trouble_is_known_by_dvcs_last_error(last: list[str]) -> None:
+    told = next(line for line in last if line.startswith(("error:", "ERROR:")))
+    with pytest.raises(PassingTrouble, match=f"^sft: {re.escape(told[:20])}"):
+        _fail("sft", ["Running stage 'sft':", *last], DVC_FAILED)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        ["error: sft: data.path has a text with Connection timed out", f"{RUN} 1"],
+        ["requests.ConnectionError: Temporary failure in name resolution", f"{RUN} 1"],
+        [f"{RUN} -9", "ERROR: Unable to acquire lock", "error: sft: quotes of other runs, exited with 75", f"{RUN} 1"],
+        ["a prompt, exited with 75", f"{RUN} 1"],
+        [f"{RUN} 75", "ERROR: failed to reproduce 'other': failed to run: x, exited with 75"],
+        [f"{RUN} 143"],
+        ["error: sft: Connection refused"],
+    ],
+)
+def test_what_a_stage_writes_does_not_make_its_failure_pass(last: list[str]) -> None:
+    with pytest.raises(RuntimeError, match="^sft: ") as caught:
+        _fail("sft", ["Running stage 'sft':", *last], DVC_FAILED)
     assert not isinstance(caught.value, PassingTrouble)
+
+
+def test_a_command_that_is_not_dvc_tells_by_its_own_status() -> None:
+    lines = ["error: sft: remote team: Connection refused"]
+    with pytest.raises(PassingTrouble, match="sft: error: sft: remote team"):
+        _fail("sft", lines, PASSING_STATUS)
+    with pytest.raises(PassingTrouble, match="sft: DVC was killed"):
+        _fail("sft", ["Running stage 'sft':"], SIGNALLED + 9)
+    with pytest.raises(RuntimeError, match="sft: error: sft: remote team") as caught:
+        _fail("sft", lines, 1)
+    assert not isinstance(caught.value, PassingTrouble)
+
+
+FAILING = """\
+  said: {cmd: "echo error: Connection timed out; exit 1"}
+  passing: {cmd: "exit 75"}
+  killed: {cmd: "kill -9 $$"}
+"""
+
+
+def test_what_dvc_makes_of_exit_statuses(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (toy / "dvc.yaml").open("a") as stream:
+        stream.write(FAILING)
+    monkeypatch.setattr(flows.stages, "get_run_logger", lambda: logging.getLogger("flow"))
+    kinds = {}
+    for stage in ("said", "passing", "killed"):
+        with pytest.raises(RuntimeError) as caught:
+            run_stage.fn(stage, REPRO, {})
+        kinds[stage] = caught.type
+    assert kinds == {"said": RuntimeError, "passing": PassingTrouble, "killed": PassingTrouble}
 
 
 @pytest.mark.parametrize(("error", "again"), [(PassingTrouble("x"), True), (RuntimeError("x"), False)])

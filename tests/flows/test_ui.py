@@ -87,3 +87,34 @@ def test_an_address_in_use_is_said() -> None:
         process = start("One", str(port), UVICORN)
         _, shown = process.communicate(timeout=30)
     assert (process.returncode, shown) == (1, f"error: the address is in use already: One 127.0.0.1:{port}\n")
+
+
+@pytest.mark.parametrize("path", ["/ajax-api/2.0/mlflow/runs/search", "/get-artifact"])
+def test_mlflows_server_answers_no_page_of_others(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attacks on MLflow's own gate, set up by the options that `make ui` gives."""
+    from flask import Flask
+    from mlflow.server.security import init_security_middleware
+
+    words = flows.ui.SERVERS["MLflow"][1]
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", words[words.index("--allowed-hosts") + 1])
+    app = Flask("mlflow")
+    app.add_url_rule(path, "answer", lambda: "yes", methods=["GET", "POST"])
+    init_security_middleware(app)
+    client = app.test_client()
+
+    def ask(host: str, method: str = "GET", **headers: str) -> int:
+        return client.open(path, method=method, headers={"Host": host, **headers}).status_code
+
+    for host in ("127.0.0.1:5001", "localhost:5001"):
+        assert ask(host) == ask(host, "POST", Origin=f"http://{host}") == 200
+    for host in ("evil.example:5001", "10.evil.example:5001", "192.168.evil.example", "127.0.0.1.a"):
+        assert ask(host) == ask(host, "POST", Origin=f"http://{host}") == 403
+    if path.startswith("/ajax-api/"):  # what changes something
+        for origin in ("http://evil.example", "null"):
+            assert ask("127.0.0.1:5001", "POST", Origin=origin, Content_Type="text/plain") == 403
+    answer = client.options(path, headers={"Host": "127.0.0.1:5001", "Origin": "http://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_nothing_is_told_to_mlflows_makers() -> None:
+    assert flows.ui.ENVIRONMENT.items() >= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}.items()

@@ -85,4 +85,3 @@ def main(folder: Path, name: str = "", call: str = "0") -> None:
     sys.setprofile(None)
     (folder / "records.json").write_text(json.dumps(records))
     (folder / "calls.json").write_text(json.dumps({name: profile.calls[name] for name in WITHIN}))
-

@@ -48,6 +48,18 @@ def test_a_card_says_what_the_model_is(params: Params) -> None:
     assert header.tags == ["rarlhf", "ra_rlhf"]
 
 
+def test_names_are_shown_as_they_are(params: Params) -> None:
+    nasty = "<img src=x onerror=alert(1)>|`a`\nb"
+    data = params.data.model_copy(update={"source": "hub", "name": nasty, "config": nasty, "revision": nasty})
+    reward = params.reward.model_copy(update={"source": f"python:{nasty}", "label": nasty})
+    made = Card("ra_rlhf", 3, Base("b", None, True), data, params.model, sections(params) | {"reward": reward}, nasty)
+    body = made.text().partition("\n---\n")[2]
+    shown, coded = "&lt;img src=x onerror=alert(1)&gt;\\|\\`a\\` b", "``<img src=x onerror=alert(1)>\\|`a` b``"
+    assert f"| preset | {shown} |\n" in body and f"| `reward.label` | {shown} |\n" in body
+    assert f"| data | {coded} of the Hugging Face hub, revision {shown}, configuration {shown} |\n" in body
+    assert f"| reward model | the function {coded} |\n" in body
+
+
 def test_a_measure_shows_the_values_it_reads(params: Params) -> None:
     for measure, shown, hidden in [("none", "measure", "alpha"), ("entropic", "temperature", "alpha")]:
         risk = params.risk.model_copy(update={"measure": measure})

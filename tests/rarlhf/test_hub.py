@@ -18,8 +18,8 @@ from rarlhf.classifier import make_reward_model
 from rarlhf.cli import main
 from rarlhf.data.hub import hub_records
 from rarlhf.data.sources import load_raw_rows
-from rarlhf.errors import UserError
-from rarlhf.hub import fetch_model
+from rarlhf.errors import UserError, may_pass
+from rarlhf.hub import UnreachableError, fetch_model
 from rarlhf.loading import load_causal_lm, load_tokenizer
 from rarlhf.params import DataParams, ModelParams, Params, RewardParams
 from rarlhf.progress import SilentRecorder
@@ -191,6 +191,18 @@ def test_what_the_hub_refuses_is_one_line(
     section: ModelParams = params.model.model_copy(update={"source": "a/b", "revision": "v1"})
     message = refusal(lambda: make_base_model([], tmp_path, section, machine, SilentRecorder()))
     assert message.startswith(f"model.source = 'a/b': {expected}")
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_that_does_not_answer_may_later(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise httpx2.ConnectError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(UnreachableError) as caught:
+        fetch_model("a/b", None, "model.source")
+    assert may_pass(caught.value) is not offline
 
 
 @pytest.mark.usefixtures("cache")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tasks.stage
-from rarlhf.errors import UserError
+from rarlhf.errors import PassingError, UserError
 from rarlhf.held_signals import HeldSignals
 from rarlhf.params import Params
 from tasks.inputs import read_inputs
@@ -113,6 +113,20 @@ def test_a_bug_shows_its_traceback(tracker: FakeTracker, capsys: pytest.CaptureF
     assert "Traceback" in (shown := capsys.readouterr().err) and "ZeroDivisionError: oops" in shown
     assert tracker.status == "FAILED"
     assert Path("out.txt").read_text() == "old" and not Path(".partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PassingError("the hub does not answer"), 75),
+        (ConnectionResetError("gone"), 75),
+        (UserError("a text says: Connection refused, timed out"), 1),
+        (ValueError("Connection refused"), 1),
+    ],
+)
+def test_what_may_pass_has_an_exit_status_of_its_own(error: Exception, code: int, tracker: FakeTracker) -> None:
+    assert run_toy(fail_with(error)) == code
+    assert tracker.status == "FAILED" and Path("out.txt").read_text() == "old"
 
 
 def _wrapped_full_disk() -> RuntimeError:

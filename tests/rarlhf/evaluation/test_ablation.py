@@ -64,6 +64,14 @@ def test_the_texts_show_intervals_and_mark_what_leaves_out_zero() -> None:
     assert "| RA-RLHF b | 1.50 ±6.35 |" in markdown(table)
 
 
+def test_names_of_cells_are_shown_as_they_are_in_markdown() -> None:
+    name = "label-<img src=x onerror=alert(1)>|`a`\nb"
+    text = markdown(compare_cells(name, cells(**{name: {"sft": [1.0]}, "b": {"sft": [2.0]}})))
+    shown = "label-&lt;img src=x onerror=alert(1)&gt;\\|\\`a\\` b"
+    assert f"\n| SFT {shown} | 1.00 |" in text and f"| less {shown} | reward |" in text
+    assert text.startswith(f"{shown}: 2 cells")
+
+
 def test_one_seed_gives_no_interval() -> None:
     table = compare_cells("alpha", cells(a={"sft": [1.0]}, b={"sft": [2.0]}))
     assert "| sft b | 2.00 |".replace("sft", "SFT") in markdown(table)

@@ -1,0 +1,42 @@
+"""Text within Markdown: shown as it is, whatever it holds, and tables of such texts."""
+
+import re
+from collections.abc import Sequence
+
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKS = re.compile(r"[\\`|]|(?<=\])\(")  # the last makes a link or an image of what stands in brackets before it
+
+
+def escaped(text: str) -> str:
+    """A text as Markdown shows it letter by letter, in one line: no HTML, code, link, image or end of a table's cell.
+
+    Emphasis (`*`, `_`) stays possible. The escapes are those of CommonMark 0.31.2, sections 2.4 and 2.5, and `|` as
+    GitHub has it in tables.
+    """
+    plain = "".join(_HTML.get(letter, letter) for letter in _one_line(text))
+    return _MARKS.sub(lambda mark: f"\\{mark[0]}", plain)
+
+
+def code(text: str) -> str:
+    """A text as code within a line or within a table's cell (CommonMark 0.31.2, section 6.1)."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    content = _one_line(text).replace("|", "\\|")
+    return f"{fence}{pad}{content}{pad}{fence}"
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[str] = ()) -> str:
+    """A table of plain texts, which are escaped.
+
+    Args:
+        heading: one text for each column.
+        rows: as many texts each.
+        rules: how each column is aligned, as `--:`; as the reader's program has it where empty.
+    """
+    lines = [[escaped(cell) for cell in row] for row in (heading, *rows)]
+    lines.insert(1, list(rules) or ["---"] * len(heading))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
