@@ -105,10 +105,7 @@ class Card:
         for name, section in values.items():
             shown = RISK[section.measure] if name == "risk" else MAIN.get(name, tuple(type(section).model_fields))
             for key in shown:
-                yield (
-                    f"{name}.{key}",
-                    " ".join(str(getattr(section, key)).split()).replace("|", "\\|"),
-                )  # within its cell
+                yield f"{name}.{key}", f"{getattr(section, key)}"
         if self._adapter:
             yield "model.lora.r", f"{self.model.lora.r}"
             yield "model.lora.alpha", f"{self.model.lora.alpha:g}"

@@ -145,13 +145,6 @@ def test_results_stand_in_the_evaluations_cards(params: Params) -> None:
     assert "# RLHF\n" in text
 
 
-def test_a_value_stays_in_its_cell(params: Params) -> None:
-    text = card(
-        params.model_copy(update={"reward": params.reward.model_copy(update={"label": "A|B\n\n# not a title"})})
-    ).text()
-    assert "| `reward.label` | A\\|B # not a title |\n" in text
-
-
 def test_scorers_are_named_by_their_kind(params: Params) -> None:
     other = OtherScorerParams(source="python:mine:short", weight=0.5)
     update = {"source": "python:my.scores:polite", "others": [other]}
