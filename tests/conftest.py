@@ -3,8 +3,12 @@
 import logging
 import os
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +53,50 @@ def restored() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+
+
+PREFECT_TABLES = """
+import asyncio
+from prefect.server.database import provide_database_interface
+asyncio.run(provide_database_interface().create_db())
+"""
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database of Prefect's server, which takes the server some seconds to make."""
+    home = tmp_path_factory.mktemp("prefect")
+    subprocess.run([sys.executable, "-c", PREFECT_TABLES], env={**os.environ, "PREFECT_HOME": str(home)}, check=True)
+    return home / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new MLflow store with its tables and nothing in them, which takes MLflow some seconds to make."""
+    from tasks.tracking_store import import_mlflow
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    import_mlflow(f"sqlite:///{path}")
+    from mlflow.tracking.client import MlflowClient
+
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def _tables_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New stores of this process are filled from `mlflow_store`; those of processes that a test starts are not."""
+    import tasks.tracking_store
+
+    opened = tasks.tracking_store._opened
+
+    def filled(uri: str, root: Path) -> Any:
+        path = Path(uri.removeprefix(tasks.tracking_store.SQLITE))
+        if path.is_file():
+            with sqlite3.connect(path) as store:
+                if not store.execute("SELECT name FROM sqlite_master").fetchone():
+                    with sqlite3.connect(request.getfixturevalue("mlflow_store")) as tables:
+                        store.executescript(";".join(tables.iterdump()))
+        return opened(uri, root)
+
+    monkeypatch.setattr(tasks.tracking_store, "_opened", filled)

@@ -34,8 +34,8 @@ stages:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git and DVC repository with a pipeline in which the run `twin@2` fails."""
+def template(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Path:
+    """A git and DVC repository with a pipeline in which the run `twin@2` fails, and Prefect's database."""
     folder = tmp_path_factory.mktemp("toy")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     (folder / ".dvc").mkdir()
@@ -45,11 +45,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("params.yaml", "presets/tiny.yaml"):
         shutil.copy(REPOSITORY / "presets" / "tiny.yaml", folder / name)
     (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / ".prefect").mkdir()
+    shutil.copy(prefect_database, folder / ".prefect")
     return folder
 
 
 @pytest.fixture
-def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _tables_at_once: None) -> Iterator[Path]:
     """A copy of the template; the process stands in it."""
     folder = tmp_path / "toy"
     shutil.copytree(template, folder)

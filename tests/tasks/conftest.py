@@ -45,7 +45,7 @@ stages:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _tables_at_once: None) -> Iterator[Path]:
     """A folder with a small dvc.yaml, its inputs, the tiny preset and no repository; the process stands in it."""
     saved = dict(os.environ)
     monkeypatch.chdir(tmp_path)
