@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from rarlhf.adapters import POLICY, attach, base_of, is_adapter
+from rarlhf.adapters import POLICY, attach
 from rarlhf.backbone import AdapterModel, load_trainable
 from rarlhf.errors import UserError
 from rarlhf.loading import load_causal_lm
+from rarlhf.model_files import base_of, is_adapter
 from rarlhf.params import Params
 from rarlhf.policy import Episodes
 from rarlhf.progress import SilentRecorder
