@@ -187,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename} cannot be used" if error.filename else "the output cannot be written"
         print(f"error: {where} ({error.strerror or error}); check the room and the permissions there", file=sys.stderr)
-        _drop_output()
+        if not error.filename:
+            _drop_output()
         return 1
     return 0
 
