@@ -93,7 +93,7 @@ def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, traina
             else:
                 model = PeftModel.from_pretrained(model, str(folder), name, **options)
             faults = list(_faults(model, weights, name))
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError, UserWarning) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
         raise UserError(_unfit(folder, model, " ".join(str(error).split())[:200])) from error
     if faults:
         raise UserError(_unfit(folder, model, "; ".join(faults)))
@@ -167,9 +167,9 @@ def _no_targets(lm: PreTrainedModel, unknown: list[str] | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what peft says of a name in transformers, and of an option that it then sets right itself."""
+    """Leaves out what peft says of a name in transformers, of an option that it then sets right itself, and of gaps."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
-        warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)  # they would stay untrained
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # `attach` refuses them
         yield

@@ -195,18 +195,23 @@ def _faults(model: PreTrainedModel, found: Mapping[str, Any]) -> Iterator[str]:
     kinds = {"missing": found["missing_keys"], UNKNOWN: unknown, "of another shape": others}
     yield from (f"{kind}: {listed(names)}" for kind, names in kinds.items() if names)
     if not any(kinds.values()):
-        infinite = not_finite(model.named_parameters())
+        scales = [(f"{name}.weight", module.weight.SCB) for name, module in _quantised(model)]
+        infinite = not_finite([*model.named_parameters(), *scales])
         yield from [f"not finite: {listed(infinite)}"] if infinite else []
 
 
 def _misfits(model: PreTrainedModel, found: Mapping[str, Any]) -> list[tuple[str, Sequence[int], Sequence[int]]]:
     """Names of the weights of another shape, with the shape in the file and the model's; 8-bit ones go unreported."""
-    quantised = [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Linear8bitLt"]
     shapes = [
         (f"{name}.weight", tuple(module.weight.shape), (module.out_features, module.in_features))
-        for name, module in quantised
+        for name, module in _quantised(model)
     ]
     return [*found["mismatched_keys"], *(entry for entry in shapes if entry[1] != entry[2])]
+
+
+def _quantised(model: PreTrainedModel) -> list[tuple[str, Any]]:
+    """The 8-bit matrices of a model, with their names."""
+    return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Linear8bitLt"]
 
 
 def _short_name(name: str) -> str:

@@ -228,6 +228,10 @@ FAULTS: dict[str, tuple[Callable[[Weights], Weights], str]] = {
         f"of another shape: {BLOCK}.weight (16x32 there, 16x64 by config.json). Copy or fetch",
     ),
     "nan": (lambda weights: weights | {f"{BLOCK}.bias": torch.full((64,), torch.nan)}, f"not finite: {BLOCK}.bias. "),
+    "nan in a matrix": (
+        lambda weights: weights | {f"{BLOCK}.weight": torch.full((16, 64), torch.nan)},
+        f"not finite: {BLOCK}.weight. ",
+    ),
     "inf": (
         lambda weights: weights | {f"{BLOCK}.bias": torch.tensor([1.0] * 63 + [-torch.inf])},
         f"not finite: {BLOCK}.bias. ",

@@ -15,10 +15,10 @@ from transformers import (
 
 from rarlhf.classifier import make_reward_model, train_tokenizer
 from rarlhf.errors import UserError
-from rarlhf.loading import save_model
+from rarlhf.loading import load_classifier, save_model
 from rarlhf.params import OtherScorerParams, Params, RewardParams
 from rarlhf.progress import SilentRecorder
-from rarlhf.reward_model import RewardModel, load_reward_model, output_index
+from rarlhf.reward_model import RewardModel, WeightedSum, load_reward_model, load_scorer, output_index
 from rarlhf.runtime import Machine
 
 LABELS = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
@@ -206,3 +206,26 @@ def test_an_error_says_which_of_the_others_it_is_about(given: str, reward: Rewar
         with pytest.raises(UserError) as caught:
             make_reward_model([], Path("made"), params, machine, SilentRecorder())
         assert str(caught.value).startswith(f"reward.others, {other.source}: {message}")
+
+
+def test_a_score_beyond_float32_is_refused(
+    given: str, reward: RewardParams, machine: Machine, model: BertForSequenceClassification
+) -> None:
+    """Infinite scores hide behind a sigmoid, in a function's large numbers, and in a sum."""
+    Path("own_huge.py").write_text(
+        "def score(texts):\n    return [3e38 if 'weak' in text else 1e39 for text in texts]\n"
+    )
+    huge = reward.model_copy(update={"source": "python:own_huge:score"})
+    with pytest.raises(UserError, match="python:own_huge:score gave inf for the text 'bad'"):
+        load_scorer(Path("made"), huge, machine)(TEXTS)
+    one = load_scorer(Path("made"), huge, machine)
+    with pytest.raises(
+        UserError, match="the sum of reward.source and reward.others gave inf for the text 'a weak one'"
+    ):
+        WeightedSum(one, [(2.0, one)])(["a weak one"])
+    model.config.problem_type = "multi_label_classification"
+    with torch.no_grad():
+        model.classifier.bias.fill_(torch.inf)
+    probability = reward.model_copy(update={"output": "probability"})
+    with pytest.raises(UserError, match="the reward model gave inf for the text 'bad'"):
+        RewardModel(model, load_classifier(given)[1], probability, machine)(TEXTS)
