@@ -4,6 +4,7 @@ A command is a function that adds its own parser; `COMMANDS` lists them.
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -173,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C, 141 whoever read the output went away.
     """
     arguments = _parse(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
     try:
         arguments.run(arguments)
         sys.stdout.flush()
@@ -205,9 +208,10 @@ class _Version(argparse.Action):
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            parser.exit(message=f"rarlhf {version('rarlhf')}\n")
+            print(f"rarlhf {version('rarlhf')}")
         except PackageNotFoundError:
             parser.exit(1, "error: rarlhf runs from a folder that is not installed, and has no version here\n")
+        parser.exit()
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -9,6 +9,8 @@ from pathlib import Path
 from rarlhf.errors import UserError
 from rarlhf.model_files import CONFIG, adapter_weights, base_of, is_adapter, json_object, pickled_files, weight_files
 
+SHOWN = 6  # folders that a refusal lists
+
 
 def refuse_no_language_model(folder: Path, base: Path | None) -> None:
     """Refuses what cannot write: no model, a classifier, an adapter without its base, a base that nothing asks for.
@@ -102,8 +104,9 @@ def _refuse_no_model(folder: Path, hint: str, lacks: str) -> None:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UserError(f"{folder} cannot be read: permission denied; ask its owner, or copy it")
     if not (folder / CONFIG).is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/*config.json"))
-        more = f"; name one of the folders in it: {', '.join(dict.fromkeys(inside))}" if inside else f"; {hint}"
+        inside = sorted({path.parent.name for path in folder.glob("*/*config.json")})
+        shown = ", ".join(inside[:SHOWN]) + (f" and {len(inside) - SHOWN} more" if inside[SHOWN:] else "")
+        more = f"; name one of the folders in it: {shown}" if inside else f"; {hint}"
         raise UserError(f"{folder} holds no model: it has {lacks}{more}")
 
 
@@ -116,6 +119,10 @@ def refuse_taken(out: Path) -> None:
         raise UserError(f"{out} is not empty; name a folder that is not there yet")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a folder that is not there yet")
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "you may not write there" if above.is_dir() else f"{above} is a file"
+        raise UserError(f"{out} cannot be made: {reason}; name another place")
 
 
 @contextmanager

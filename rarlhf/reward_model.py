@@ -28,6 +28,7 @@ class RewardModel:
         self.machine = machine
         self.output = output_index(model, params.label)
         self.value = output_values(model, params)
+        _refuse_too_long(model, params.max_length)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -53,6 +54,18 @@ class RewardModel:
             logits = self.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
         raw = logits.float()[:, self.output]
         return torch.where(raw.isfinite(), self.value(logits.float())[:, self.output], raw).cpu()
+
+
+def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
+    """Refuses to read more tokens of a text than the classifier has positions for; they may begin behind padding's."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions = module.num_embeddings - module.padding_idx - 1
+    if positions is not None and max_length > positions:
+        raise UserError(
+            f"reward.max_length = {max_length}: the reward model has {positions} positions; lower it to {positions}"
+        )
 
 
 def _finite(scores: Tensor, texts: Sequence[str], scorer: str) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PIPELINES = Path("models/reward")
 PARAMS = Path("params.yaml")
+AFTER_PADDING = ("camembert", "longformer", "mpnet")  # as RoBERTa's, their positions are counted from padding's number
 
 
 class ScoreOptions(NamedTuple):
@@ -94,5 +95,7 @@ def _defaults(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
         names = ", ".join(f"{index}: {name}" for index, name in labels.items())
         raise UserError(f"{folder} has several outputs ({names}); name the one that is the score by --label")
     context = config.get("max_position_embeddings") or config.get("n_positions") or 512
+    if "roberta" in str(config.get("model_type")) or config.get("model_type") in AFTER_PADDING:
+        context -= config.get("pad_token_id", 1) + 1
     plain = {"source": str(folder), "output": "logit", "sign": 1, "others": []}
     return plain | {"label": 0, "max_length": context, "batch_size": 32}
