@@ -6,7 +6,6 @@ A command is a function that adds its own parser; `COMMANDS` lists them.
 import argparse
 import io
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -291,5 +290,4 @@ def _quieten() -> None:
     """Leaves the bars and advice of libraries out."""
     from rarlhf.runtime import quieten_libraries
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises optional kernels at import
     quieten_libraries()

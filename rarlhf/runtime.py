@@ -1,6 +1,7 @@
 """Device, threads, precision and named randomness: everything of the machine that the bytes of a result depend on."""
 
 import hashlib
+import logging
 import random
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,26 @@ import torch
 
 from rarlhf.errors import UserError
 from rarlhf.params import RuntimeParams
+
+
+class Advice(logging.Filter):
+    """Leaves out one message of a library's module."""
+
+    def __init__(self, module: str, beginning: str) -> None:
+        super().__init__(module)
+        self.beginning = beginning
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is another message."""
+        return not str(record.msg).startswith(self.beginning)
+
+
+# Of bitsandbytes: what it says at import of an optional package that would bring code from the hub, and at every 8-bit
+# product of the rounding that LLM.int8 consists of.
+ADVICE = (
+    Advice("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),
+    Advice("bitsandbytes.autograd._functions", "MatMul8bitLt: inputs will be cast"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,8 @@ def prepare(runtime: RuntimeParams) -> Machine:
 
 def quieten_libraries() -> None:
     """Leaves the bars and advice of libraries out of the log; the stages show their own progress."""
+    for advice in ADVICE:
+        logging.getLogger(advice.name).addFilter(advice)
     import datasets
     import transformers
 

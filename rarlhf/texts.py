@@ -48,7 +48,7 @@ def given_texts(arguments: Sequence[str], file: Path | None, name: str, fields: 
 
 
 def _is_unicode(given: Given) -> bool:
-    """Whether all of it can be written as UTF-8: half a pair of surrogates cannot, which stands for a byte or \\ud800."""
+    """Whether all of it can be written as UTF-8, as half a pair of surrogates, which stands for a byte, cannot."""
     try:
         json.dumps([given.text, given.record], ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -2,12 +2,10 @@
 
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
@@ -28,14 +26,6 @@ from tests.rarlhf.conftest import TEXTS
 CPU = torch.device("cpu")
 PROMPTS = ["we liked", "we saw the music and the old", "the film was"]
 ONE = Choices(samples=3, max_new_tokens=8, temperature=1.0, seed=1, batch_size=2)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture
