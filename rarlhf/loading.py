@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -55,6 +56,14 @@ class Storage(NamedTuple):
 def storage_of(params: ModelParams) -> Storage:
     """How section `model` wants the backbone held."""
     return Storage(params.dtype, params.quantization, params.int8_threshold)
+
+
+def load_config(folder: str, name: str) -> Any:
+    """The configuration of a language model, called `name` in errors.
+
+    Raises: UserError if transformers knows no such model.
+    """
+    return _pretrained(AutoConfig, folder, "model.source", name)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:

@@ -54,12 +54,21 @@ def prepare(runtime: RuntimeParams) -> Machine:
     Raises: UserError if a CUDA device is asked for and there is none.
     """
     torch.set_num_threads(runtime.threads)
-    device = _device(runtime.device)
+    machine = machine_of(runtime)
     # CUDA has no such kernel for some operations, a running sum of floats among them: there it warns and goes on.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    torch.use_deterministic_algorithms(True, warn_only=machine.device.type == "cuda")
     # Filling costs time, and nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     quieten_libraries()
+    return machine
+
+
+def machine_of(runtime: RuntimeParams) -> Machine:
+    """Resolves `auto`, and leaves the process as it is.
+
+    Raises: UserError as `prepare`.
+    """
+    device = _device(runtime.device)
     dtype = torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32
     return Machine(device, dtype, runtime.decode == "compiled")
 

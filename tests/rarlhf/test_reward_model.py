@@ -11,6 +11,8 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from rarlhf.classifier import make_reward_model, train_tokenizer
@@ -20,6 +22,7 @@ from rarlhf.params import OtherScorerParams, Params, RewardParams
 from rarlhf.progress import SilentRecorder
 from rarlhf.reward_model import RewardModel, WeightedSum, load_reward_model, load_scorer, output_index
 from rarlhf.runtime import Machine
+from rarlhf.scoring import ScoreOptions, chosen_scorer, open_reward_model
 
 LABELS = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 TEXTS = ["bad", "a good film and a good plot", "good", "very bad film , very weak end of the plot", "a film"]
@@ -229,3 +232,27 @@ def test_a_score_beyond_float32_is_refused(
     probability = reward.model_copy(update={"output": "probability"})
     with pytest.raises(UserError, match="the reward model gave inf for the text 'bad'"):
         RewardModel(model, load_classifier(given)[1], probability, machine)(TEXTS)
+
+
+def test_no_more_tokens_are_read_than_there_are_positions(
+    model: BertForSequenceClassification,
+    word_pieces: PreTrainedTokenizerBase,
+    reward: RewardParams,
+    machine: Machine,
+    tmp_path: Path,
+) -> None:
+    """RoBERTa's positions begin behind its padding's number, so that of 40 two are never read."""
+    longer = reward.model_copy(update={"max_length": 513})
+    with pytest.raises(UserError, match="reward.max_length = 513: the reward model has 512 positions; lower it to 512"):
+        RewardModel(model, word_pieces, longer, machine)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(
+        vocab_size=len(word_pieces), max_position_embeddings=40, pad_token_id=1, num_labels=1, **shape
+    )
+    save_model(RobertaForSequenceClassification(config), word_pieces, tmp_path)
+    place, params = chosen_scorer(tmp_path, ScoreOptions(None, None, None, None))
+    assert params.max_length == 38
+    score = open_reward_model(place, params, machine)
+    assert score(["film " * 1000]).isfinite().all()
+    with pytest.raises(UserError, match="reward.max_length = 39: the reward model has 38 positions"):
+        open_reward_model(place, params.model_copy(update={"max_length": 39}), machine)
