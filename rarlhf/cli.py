@@ -172,10 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C, 141 whoever read the output went away.
     """
-    arguments = _parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
     try:
+        arguments = _parse(argv)
         arguments.run(arguments)
         sys.stdout.flush()
     except UserError as error:
@@ -223,7 +223,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
-    arguments, rest = parser.parse_known_args(argv)
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+    except SystemExit:
+        sys.stdout.flush()  # of --help and --version, whose reader may be gone
+        raise
     if rest and ("texts" not in arguments or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "texts" in arguments:

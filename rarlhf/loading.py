@@ -204,7 +204,8 @@ def _faults(model: PreTrainedModel, found: Mapping[str, Any]) -> Iterator[str]:
     kinds = {"missing": found["missing_keys"], UNKNOWN: unknown, "of another shape": others}
     yield from (f"{kind}: {listed(names)}" for kind, names in kinds.items() if names)
     if not any(kinds.values()):
-        scales = [(f"{name}.weight", module.weight.SCB) for name, module in _quantised(model)]
+        quantised = [(f"{name}.weight", module.weight.SCB) for name, module in _quantised(model)]
+        scales = [(name, scale) for name, scale in quantised if scale is not None]
         infinite = not_finite([*model.named_parameters(), *scales])
         yield from [f"not finite: {listed(infinite)}"] if infinite else []
 

@@ -1,6 +1,7 @@
 """What the commands of `rarlhf` have in common: what is refused before anything slow, full disks, clean output."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -111,6 +112,18 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     version = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition('\nversion = "')[2].partition('"')[0]
     assert capsys.readouterr().out == f"rarlhf {version}\n"
+
+
+def test_help_for_a_reader_that_went_away_ends_quietly(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="latin-1") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["--help"]) == 141
+        assert stdout.encoding == "utf-8"  # and what is written is UTF-8 in every locale, as what is read
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("error", [OSError(ENOSPC, "No space left on device"), SafetensorError("I/O error: No space")])
