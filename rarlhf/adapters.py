@@ -14,51 +14,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from rarlhf.errors import UserError
-from rarlhf.loading import Storage
+from rarlhf.loading import Storage, listed, not_finite
+from rarlhf.model_files import ADAPTER_WEIGHTS, adapter_weights, json_object
 from rarlhf.params import LoRAParams
 from rarlhf.runtime import seed_globals
 
 if TYPE_CHECKING:  # peft takes a second to import, and most stages have no adapter
     from peft import PeftModel
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BACKBONE = "backbone.json"  # ours: what the adapter was trained on, which peft's configuration does not say
 POLICY = "default"  # the name that peft leaves out of an adapter's folder
 REFERENCE = "reference"
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter rather than a whole model."""
-    return (folder / CONFIG).is_file()
-
-
-def base_of(folder: Path) -> Path:
-    """Folder of the base model that an adapter's folder names.
-
-    Raises: UserError if it is not there, neither as named nor below a folder above the adapter's.
-    """
-    name = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "unnamed"
-    for place in (Path(name), *(parent / name for parent in folder.resolve().parents)):
-        if (place / "config.json").is_file():
-            return place
-    raise UserError(
-        f"{folder} is an adapter of the base model {name!r}, which is not there; make it (`dvc repro base`)"
-    )
-
-
 def storage_in_training(folder: Path) -> Storage | None:
     """How the backbone was held when the adapter was trained; None where the folder does not say.
 
-    Raises: UserError if the folder holds no adapter.
+    Raises: UserError if the folder holds no adapter, or says it in another form.
     """
-    _weights(folder)
+    adapter_weights(folder)
     note = folder / BACKBONE
-    return Storage(**json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else None
+    if not note.is_file():
+        return None
+    values = json_object(note)
+    if set(values) != set(Storage._fields):
+        raise UserError(f"{note} must have {', '.join(Storage._fields)}; make or copy the folder again")
+    return Storage(**values)
 
 
 def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel":
@@ -92,23 +79,41 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel"
 def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, trainable: bool = False) -> "PeftModel":
     """Puts the adapter in `folder` on a backbone under `name`, in place; the first one on it becomes the active one.
 
-    Raises: UserError if the folder holds no adapter in safetensors, or one that does not fit the backbone.
+    Raises: UserError if the folder holds no adapter in safetensors, or one that does not fit the backbone: a weight too
+        few, too many, of another shape, or not finite.
     """
     from peft import PeftModel
 
-    _weights(folder)
+    weights = adapter_weights(folder)
     options = {"is_trainable": trainable, "torch_device": str(model.device)}
     try:
         with _quiet():
-            if not isinstance(model, PeftModel):
-                return PeftModel.from_pretrained(model, str(folder), name, **options)
-            model.load_adapter(str(folder), name, **options)
-    except (RuntimeError, ValueError, UserWarning) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the adapter in {folder} does not fit the base model {model.name_or_path} ({detail})"
-        ) from error
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), name, **options)
+            else:
+                model = PeftModel.from_pretrained(model, str(folder), name, **options)
+            faults = list(_faults(model, weights, name))
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
+        raise UserError(_unfit(folder, model, " ".join(str(error).split())[:200])) from error
+    if faults:
+        raise UserError(_unfit(folder, model, "; ".join(faults)))
     return model
+
+
+def _unfit(folder: Path, model: "PreTrainedModel | PeftModel", detail: str) -> str:
+    return f"the adapter in {folder} does not fit the base model {model.name_or_path} ({detail})"
+
+
+def _faults(model: "PeftModel", file: Path, name: str) -> Iterator[str]:
+    """What is wrong with an adapter's weights; peft says little of what it misses and nothing of what it leaves out."""
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with safe_open(file, framework="pt") as tensors:
+        there = set(tensors.keys())
+    infinite = not_finite((key, wanted[key]) for key in there & set(wanted))
+    kinds = {"missing adapter keys": set(wanted) - there, "not part of it": there - set(wanted), "not finite": infinite}
+    yield from (f"{kind}: {listed(keys)}" for kind, keys in kinds.items() if keys)
 
 
 def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder: Path, storage: Storage) -> None:
@@ -125,7 +130,7 @@ def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(flat, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(flat, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (folder / BACKBONE).write_text(json.dumps(storage._asdict()) + "\n", encoding="utf-8")
     config = copy(model.peft_config[POLICY])
     config.inference_mode = True
@@ -133,12 +138,6 @@ def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder:
         config.target_modules = sorted(config.target_modules)  # a set's order differs between processes
     config.save_pretrained(str(folder))
     tokenizer.save_pretrained(folder)
-
-
-def _weights(folder: Path) -> Path:
-    if not (is_adapter(folder) and (folder / WEIGHTS).is_file()):
-        raise UserError(f"{folder} is not a folder of an adapter: it must hold {CONFIG} and {WEIGHTS}")
-    return folder / WEIGHTS
 
 
 def _source(module: torch.nn.Module) -> type:
@@ -168,9 +167,9 @@ def _no_targets(lm: PreTrainedModel, unknown: list[str] | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what peft says of a name in transformers, and of an option that it then sets right itself."""
+    """Leaves out what peft says of a name in transformers, of an option that it then sets right itself, and of gaps."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
-        warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)  # they would stay untrained
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # `attach` refuses them
         yield

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rarlhf.adapters import POLICY, REFERENCE, attach, base_of, is_adapter, new_adapter, save_adapter
+from rarlhf.adapters import POLICY, REFERENCE, attach, new_adapter, save_adapter
 from rarlhf.loading import load_backbone, load_causal_lm, load_tokenizer, save_model, storage_of
+from rarlhf.model_files import base_of, is_adapter
 from rarlhf.params import ModelParams
 from rarlhf.reference import RefPolicy, frozen
 

@@ -4,8 +4,8 @@ A command is a function that adds its own parser; `COMMANDS` lists them.
 """
 
 import argparse
+import io
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -48,12 +48,14 @@ def add_generate(commands: Commands) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    from rarlhf.folders import refuse_no_language_model
     from rarlhf.texts import given_texts
 
-    prompts = given_texts(arguments.texts, arguments.file, "prompt", [("prompt",)])  # before slow imports
+    refuse_no_language_model(arguments.model, arguments.base)  # before slow imports
+    prompts = given_texts(arguments.texts, arguments.file, "prompt", [("prompt",)])
+    machine = _machine(arguments.device)
     from rarlhf.inference import Choices, open_model, write
 
-    machine = _machine(arguments.device)
     model = open_model(arguments.model, machine.device, arguments.base)
     chosen = (arguments.samples, arguments.max_new_tokens, arguments.temperature, arguments.seed, arguments.batch_size)
     for written in write(model, [prompt.text for prompt in prompts], Choices(*chosen)):
@@ -96,14 +98,14 @@ def add_score(commands: Commands) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
+    from rarlhf.scoring import ScoreOptions, chosen_scorer, open_reward_model
     from rarlhf.texts import given_texts, one_line
 
-    fields = [("text",), ("prompt", "continuation")]
-    texts = given_texts(arguments.texts, arguments.file, "text", fields)  # before slow imports
-    from rarlhf.scoring import ScoreOptions, open_reward_model
-
     options = ScoreOptions(arguments.label, arguments.sign, arguments.max_length, arguments.batch_size)
-    score = open_reward_model(arguments.reward, options, _machine(arguments.device))
+    folder, params = chosen_scorer(arguments.reward, options)  # before slow imports
+    fields = [("text",), ("prompt", "continuation")]
+    texts = given_texts(arguments.texts, arguments.file, "text", fields)
+    score = open_reward_model(folder, params, _machine(arguments.device))
     for given, value in zip(texts, score([given.text for given in texts]).tolist(), strict=True):
         if arguments.json:
             _print_json({**given.record, "score": value})
@@ -126,6 +128,9 @@ def add_merge(commands: Commands) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
+    from rarlhf.folders import refuse_no_merge
+
+    refuse_no_merge(arguments.adapter, arguments.out, arguments.base)  # before slow imports
     _quieten()
     from rarlhf.merge import merge_adapter
 
@@ -149,6 +154,9 @@ def add_convert(commands: Commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from rarlhf.folders import refuse_no_conversion
+
+    refuse_no_conversion(arguments.source, arguments.out, arguments.revision)  # before slow imports
     _quieten()
     from rarlhf.convert import convert
 
@@ -164,8 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C, 141 whoever read the output went away.
     """
-    arguments = _parse(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
     try:
+        arguments = _parse(argv)
         arguments.run(arguments)
         sys.stdout.flush()
     except UserError as error:
@@ -176,9 +186,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return STOPPED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        where = f"{error.filename} cannot be used" if error.filename else "the output cannot be written"
+        print(f"error: {where} ({error.strerror or error}); check the room and the permissions there", file=sys.stderr)
+        if not error.filename:
+            _drop_output()
+        return 1
     return 0
+
+
+def _drop_output() -> None:
+    """Lets Python, which flushes standard output once more as it ends, write what is left to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Version(argparse.Action):
+    """Prints the version of the installed package; it is looked up where it is asked for alone."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"rarlhf {version('rarlhf')}")
+        except PackageNotFoundError:
+            parser.exit(1, "error: rarlhf runs from a folder that is not installed, and has no version here\n")
+        parser.exit()
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -187,10 +221,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Use models that the pipeline trained.",
         epilog="`rarlhf COMMAND --help` says more of each. The pipeline itself is run by `make repro` or `dvc repro`.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
-    arguments, rest = parser.parse_known_args(argv)
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+    except SystemExit:
+        sys.stdout.flush()  # of --help and --version, whose reader may be gone
+        raise
     if rest and ("texts" not in arguments or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "texts" in arguments:
@@ -259,5 +298,4 @@ def _quieten() -> None:
     """Leaves the bars and advice of libraries out."""
     from rarlhf.runtime import quieten_libraries
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises optional kernels at import
     quieten_libraries()

@@ -8,14 +8,15 @@ import json
 import pickle
 import shutil
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING
 
 from rarlhf.errors import UserError
+from rarlhf.folders import refuse_no_conversion, refuse_nothing_pickled, whole
 from rarlhf.hub import fetch_model
-from rarlhf.merge import refuse_taken, whole
-from rarlhf.model_files import INDEX, PICKLED, WEIGHTS, pickled_files, plain_files, weight_files
+from rarlhf.model_files import INDEX, PICKLED, WEIGHTS, pickled_files, plain_files
+
+if TYPE_CHECKING:
+    import torch
 
 
 def convert(source: str, out: Path, revision: str | None = None) -> list[str]:
@@ -28,13 +29,13 @@ def convert(source: str, out: Path, revision: str | None = None) -> list[str]:
     Returns: names of the files of weights.
     Raises: UserError if `out` is taken, there are no pickled weights, or one holds anything but tensors.
     """
-    refuse_taken(out)
+    refuse_no_conversion(source, out, revision)
+    from safetensors.torch import save_file
+
     local = Path(source)
     folder = local if local.is_dir() else fetch_model(source, revision, "SOURCE", [*PICKLED, *WEIGHTS]).folder
+    refuse_nothing_pickled(source, folder)
     pickled = pickled_files(folder)
-    if not pickled:
-        have = "it has safetensors already" if weight_files(folder) else "it has no pytorch_model.bin"
-        raise UserError(f"{source} has nothing to convert: {have}")
     names = [path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors") for path in pickled]
     weight_map: dict[str, str] = {}
     with whole(out) as partial:
@@ -51,7 +52,9 @@ def convert(source: str, out: Path, revision: str | None = None) -> list[str]:
     return names
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def _tensors(path: Path) -> "dict[str, torch.Tensor]":
+    import torch
+
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

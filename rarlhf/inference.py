@@ -3,18 +3,18 @@
 A folder says itself what it holds: a whole model, or an adapter with its base's name and how that was held in memory.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rarlhf.adapters import POLICY, attach, base_of, is_adapter, storage_in_training
+from rarlhf.adapters import POLICY, attach, storage_in_training
 from rarlhf.errors import UserError
+from rarlhf.folders import refuse_no_language_model
 from rarlhf.loading import load_backbone, load_causal_lm, load_tokenizer
+from rarlhf.model_files import base_of, is_adapter
 from rarlhf.policy import Episodes, Sampling
 from rarlhf.queries import TextQuery, continuation
 from rarlhf.rollout import chunks, real_tokens
@@ -60,19 +60,16 @@ def open_model(folder: Path, device: torch.device, base: Path | None = None) -> 
         base: folder of an adapter's base model, where it is not the one that the adapter names.
     Raises: UserError if the folder holds neither, or what it holds cannot be loaded.
     """
-    _refuse_others(folder)
-    try:
-        if not is_adapter(folder):
-            lm, tokenizer = load_causal_lm(str(folder))
-            return OpenModel(lm.to(device), tokenizer)
-        place = base_of(folder) if base is None else base
-        storage = storage_in_training(folder)
-        lm = load_backbone(str(place), storage, device) if storage else load_causal_lm(str(place))[0].to(device)
-        attach(lm, folder, POLICY)
-        return OpenModel(lm.eval(), load_tokenizer(str(folder)))
-    except (SafetensorError, RuntimeError) as error:  # a file cut short; weights of another shape
-        detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} cannot be loaded ({detail}); make or copy it again") from error
+    refuse_no_language_model(folder, base)
+    if not is_adapter(folder):
+        lm, tokenizer = load_causal_lm(str(folder))
+        return OpenModel(lm.to(device), tokenizer)
+    tokenizer = load_tokenizer(str(folder))
+    place = base_of(folder) if base is None else base
+    storage = storage_in_training(folder)
+    lm = load_backbone(str(place), storage, device) if storage else load_causal_lm(str(place))[0].to(device)
+    attach(lm, folder, POLICY)
+    return OpenModel(lm.eval(), tokenizer)
 
 
 def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterator[Written]:
@@ -125,24 +122,3 @@ def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | No
             f"reads {context} in all; shorten the prompt" + (" or lower --max-new-tokens" if room > 0 else "")
         )
     return wanted or min(LONGEST, room)
-
-
-def _refuse_others(folder: Path) -> None:
-    """Refuses folders that transformers would load as something else, or with a message of its own."""
-    if is_adapter(folder):
-        return
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; name a model's, such as models/ra_rlhf/1")
-    if not (folder / "config.json").is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/*config.json"))
-        hint = f"; name one of the folders in it: {', '.join(dict.fromkeys(inside))}" if inside else ""
-        raise UserError(f"{folder} holds no model: it has neither config.json nor adapter_config.json{hint}")
-    if any(name.endswith("ForSequenceClassification") for name in _architectures(folder)):
-        raise UserError(f"{folder} holds a classifier, which writes nothing; `rarlhf score --reward {folder}` uses it")
-
-
-def _architectures(folder: Path) -> list[str]:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    except ValueError as error:
-        raise UserError(f"{folder}/config.json is not JSON ({error}); make or copy the folder again") from error

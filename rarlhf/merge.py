@@ -1,9 +1,5 @@
 """An adapter and its base made into one plain model."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from rarlhf.adapters import POLICY, attach, base_of, storage_in_training
-from rarlhf.errors import UserError
+from rarlhf.adapters import POLICY, attach, storage_in_training
+from rarlhf.folders import refuse_no_merge, whole
 from rarlhf.loading import load_backbone, load_causal_lm, save_model
+from rarlhf.model_files import base_of
 from rarlhf.policy import Episodes, Sampling, response_logprobs
 from rarlhf.runtime import generator
 from rarlhf.sampling import sample_responses
@@ -54,9 +51,9 @@ def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Differe
     Returns: how far the merged model's log-probabilities are from the adapter's, measured.
     Raises: UserError if `out` is taken, `adapter` is none, its base is not there, or the two do not fit.
     """
-    refuse_taken(out)
+    refuse_no_merge(adapter, out, base)
     storage = storage_in_training(adapter)
-    place = str(base_of(adapter) if base is None else _model_folder(base))
+    place = str(base_of(adapter) if base is None else base)
     lm, tokenizer = load_causal_lm(place)
     trained = lm
     if storage is not None and storage.quantization == "int8":
@@ -64,8 +61,6 @@ def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Differe
         _take_rounded(lm, trained)
         attach(trained, adapter, POLICY)
     model = attach(lm, adapter, POLICY)
-    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        raise UserError(f"{adapter} cannot be merged into {place}: there are weights that are not finite")
     probe = _probe(trained, tokenizer)
     before = _logprobs(trained, probe)
     merged = model.merge_and_unload()
@@ -100,31 +95,3 @@ def _probe(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Episodes:
 @torch.no_grad()
 def _logprobs(lm: PreTrainedModel, probe: Episodes) -> Tensor:
     return response_logprobs(lm.eval(), probe, _sampling(int(probe.queries[0, 0])))
-
-
-def _model_folder(base: Path) -> Path:
-    if not (base / "config.json").is_file():
-        raise UserError(f"{base} is not a folder of a base model: it has no config.json")
-    return base
-
-
-def refuse_taken(out: Path) -> None:
-    """Refuses a file, and a folder that holds anything."""
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name a folder that is not there yet")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; name a folder that is not there yet")
-
-
-@contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write to, which takes its place at the end."""
-    target = out.absolute()
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

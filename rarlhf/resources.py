@@ -4,15 +4,21 @@ The estimate is rough (a factor of two either way) and says so. It counts the ma
 speed of this machine's own, measured for a moment, plus a fixed cost per forward pass and per process.
 """
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rarlhf.errors import UserError
 from rarlhf.hub import UnreachableError, fetch_config
 from rarlhf.params import Params
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from rarlhf.runtime import Machine
 
 LAYER_SECONDS = 0.0002  # fixed cost of one layer's forward pass in eager mode, whatever its size; measured on CPUs
 STAGE_SECONDS = 6.0  # start of a process with its imports
@@ -29,12 +35,8 @@ class Shape:
     parameters: int
     layers: int
     vocab_size: int
-    matrices: int  # the parameters that stand in the layers
-
-    @property
-    def width(self) -> float:
-        """Hidden size."""
-        return float(self.matrices / 12 / max(self.layers, 1)) ** 0.5
+    matrices: int  # the parameters of the layers' matrices, which 8 bits can hold
+    width: int  # hidden size
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ def _time(seconds: float) -> str:
 def transformer_shape(vocab_size: int, context: int, layers: int, width: int) -> Shape:
     """Shape of a GPT-2 or BERT-like model: 12 width^2 weights a layer, and its embeddings."""
     matrices = layers * 12 * width * width
-    return Shape(vocab_size * width + context * width + matrices, layers, vocab_size, matrices)
+    return Shape(vocab_size * width + context * width + matrices, layers, vocab_size, matrices, width)
 
 
 def model_shape(params: Params) -> Shape | None:
-    """Shape of the base model; None where it is on the hub and that cannot be reached.
+    """Shape of the base model; None where it is not known before the model is fetched, or made.
 
-    Raises: UserError if the hub has no such model.
+    Raises: UserError if the hub has no such model, or transformers no causal language model of this kind.
     """
     if params.model.source == "scratch":
         p = params.model.scratch
@@ -81,19 +83,51 @@ def model_shape(params: Params) -> Shape | None:
             folder = fetch_config(params.model.source, params.model.revision, "model.source").folder
         except UnreachableError:
             return None
-    config = folder / "config.json"
-    if not config.is_file():
+    return _configured_shape(folder, params.model.source) if (folder / "config.json").is_file() else None
+
+
+def _configured_shape(folder: Path, name: str) -> Shape | None:
+    """Shape of the model that a configuration describes, nested or not; its weights are counted, not made."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rarlhf.loading import load_config
+
+    config = load_config(str(folder), name)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        raise UserError(
+            f"model.source = {name!r}: transformers has no causal language model of the kind {config.model_type}"
+        ) from error
+    except Exception:  # of a model that does not do without numbers as it is made; it is not known what else it needs
         return None
-    values = json.loads(config.read_text(encoding="utf-8"))
-    names = {"layers": ("n_layer", "num_hidden_layers"), "width": ("n_embd", "hidden_size")}
-    found = {key: next((values[name] for name in options if name in values), 0) for key, options in names.items()}
-    return transformer_shape(values.get("vocab_size", 0), 1024, found["layers"], found["width"])
+    return _counted(model)
+
+
+def _counted(model: "PreTrainedModel") -> Shape | None:
+    """Shape of a model; None where its configuration has other names for layers and width."""
+    text, head = model.config.get_text_config(), model.get_output_embeddings()
+    names = ("num_hidden_layers", "vocab_size", "hidden_size")
+    layers, vocab_size, width = (getattr(text, name, None) for name in names)
+    if layers is None or vocab_size is None or width is None:
+        return None
+    matrices = sum(module.weight.numel() for module in model.modules() if _is_matrix(module) and module is not head)
+    return Shape(model.num_parameters(), layers, vocab_size, matrices, width)
+
+
+def _is_matrix(module: "torch.nn.Module") -> bool:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, torch.nn.Linear | Conv1D)
 
 
 def estimate(params: Params) -> Needs | None:
-    """Estimates the whole pipeline; None where the base model's shape is not known yet.
+    """Estimates the whole pipeline; None where the base model's shape is not known.
 
-    Raises: UserError if the device asked for is not there, or the hub has no such model.
+    Raises: UserError if the device asked for is not there, or there can be no such model.
     """
     rate = matmul_rate(params) * EFFICIENCY  # first: it wants the device
     shape = model_shape(params)
@@ -166,12 +200,22 @@ def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 
 def matmul_rate(params: Params) -> float:
-    """Floating-point operations a second of a matrix product here, in the run's precision."""
+    """Floating-point operations a second of a matrix product here, in the run's precision and with its threads."""
     import torch
 
-    from rarlhf.runtime import prepare
+    from rarlhf.runtime import machine_of
 
-    machine = prepare(params.runtime)
+    machine, threads = machine_of(params.runtime), torch.get_num_threads()
+    torch.set_num_threads(params.runtime.threads)
+    try:
+        return _rate(machine)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _rate(machine: "Machine") -> float:
+    import torch
+
     left = torch.ones(1024, 512, device=machine.device, dtype=machine.dtype)
     right = torch.ones(512, 512, device=machine.device, dtype=machine.dtype)
     for _ in range(3):
@@ -185,9 +229,9 @@ def matmul_rate(params: Params) -> float:
 
 
 def _on_accelerator(params: Params) -> bool:
-    from rarlhf.runtime import prepare
+    from rarlhf.runtime import machine_of
 
-    return prepare(params.runtime).device.type != "cpu"
+    return machine_of(params.runtime).device.type != "cpu"
 
 
 def accelerator_memory(params: Params) -> float | None:

@@ -28,6 +28,7 @@ class RewardModel:
         self.machine = machine
         self.output = output_index(model, params.label)
         self.value = output_values(model, params)
+        _refuse_too_long(model, params.max_length)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -43,12 +44,7 @@ class RewardModel:
         for start in range(0, len(order), self.params.batch_size):
             rows = order[start : start + self.params.batch_size]
             scores[rows] = self._outputs([texts[i] for i in rows])
-        if not torch.isfinite(scores).all():
-            bad = int((~torch.isfinite(scores)).nonzero()[0])
-            raise UserError(
-                f"the reward model gave {scores[bad]} for the text {texts[bad][:60]!r}; check reward.source"
-            )
-        return self.params.sign * scores
+        return self.params.sign * _finite(scores, texts, "the reward model")
 
     def _outputs(self, texts: list[str]) -> Tensor:
         encoded = self.tokenizer(
@@ -56,7 +52,31 @@ class RewardModel:
         ).to(self.machine.device)
         with self.machine.autocast():
             logits = self.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
-        return self.value(logits.float())[:, self.output].cpu()
+        raw = logits.float()[:, self.output]
+        return torch.where(raw.isfinite(), self.value(logits.float())[:, self.output], raw).cpu()
+
+
+def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
+    """Refuses to read more tokens of a text than the classifier has positions for; they may begin behind padding's."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions = module.num_embeddings - module.padding_idx - 1
+    if positions is not None and max_length > positions:
+        raise UserError(
+            f"reward.max_length = {max_length}: the reward model has {positions} positions; lower it to {positions}"
+        )
+
+
+def _finite(scores: Tensor, texts: Sequence[str], scorer: str) -> Tensor:
+    """The scores of `texts`.
+
+    Raises: UserError naming the first text whose score is infinite or not a number.
+    """
+    bad = (~scores.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(f"{scorer} gave {scores[bad[0]]} for the text {texts[bad[0]][:60]!r}; check reward.source")
+    return scores
 
 
 class FunctionScore:
@@ -67,8 +87,12 @@ class FunctionScore:
         self.function = PythonScorer(params.source, params.batch_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(B,) float32 scores of B texts: sign times what the function returns."""
-        return self.sign * torch.tensor(self.function(texts), dtype=torch.float32)
+        """(B,) float32 scores of B texts: sign times what the function returns.
+
+        Raises: UserError as `PythonScorer`, and if a number is beyond float32.
+        """
+        scores = torch.tensor(self.function(texts), dtype=torch.float32)
+        return self.sign * _finite(scores, texts, self.function.source)
 
 
 class WeightedSum:
@@ -79,11 +103,14 @@ class WeightedSum:
         self.others = others
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(B,) float32 scores of B texts."""
+        """(B,) float32 scores of B texts.
+
+        Raises: UserError if a sum is beyond float32.
+        """
         total = self.first(texts)
         for weight, score in self.others:
             total = total + weight * score(texts)
-        return total
+        return _finite(total, texts, "the sum of reward.source and reward.others")
 
 
 def output_index(model: PreTrainedModel, label: str | int) -> int:

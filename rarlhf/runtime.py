@@ -1,6 +1,7 @@
 """Device, threads, precision and named randomness: everything of the machine that the bytes of a result depend on."""
 
 import hashlib
+import logging
 import random
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,26 @@ import torch
 
 from rarlhf.errors import UserError
 from rarlhf.params import RuntimeParams
+
+
+class Advice(logging.Filter):
+    """Leaves out one message of a library's module."""
+
+    def __init__(self, module: str, beginning: str) -> None:
+        super().__init__(module)
+        self.beginning = beginning
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is another message."""
+        return not str(record.msg).startswith(self.beginning)
+
+
+# Of bitsandbytes: what it says at import of an optional package that would bring code from the hub, and at every 8-bit
+# product of the rounding that LLM.int8 consists of.
+ADVICE = (
+    Advice("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),
+    Advice("bitsandbytes.autograd._functions", "MatMul8bitLt: inputs will be cast"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,18 +54,29 @@ def prepare(runtime: RuntimeParams) -> Machine:
     Raises: UserError if a CUDA device is asked for and there is none.
     """
     torch.set_num_threads(runtime.threads)
-    device = _device(runtime.device)
+    machine = machine_of(runtime)
     # CUDA has no such kernel for some operations, a running sum of floats among them: there it warns and goes on.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    torch.use_deterministic_algorithms(True, warn_only=machine.device.type == "cuda")
     # Filling costs time, and nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     quieten_libraries()
+    return machine
+
+
+def machine_of(runtime: RuntimeParams) -> Machine:
+    """Resolves `auto`, and leaves the process as it is.
+
+    Raises: UserError as `prepare`.
+    """
+    device = _device(runtime.device)
     dtype = torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32
     return Machine(device, dtype, runtime.decode == "compiled")
 
 
 def quieten_libraries() -> None:
     """Leaves the bars and advice of libraries out of the log; the stages show their own progress."""
+    for advice in ADVICE:
+        logging.getLogger(advice.name).addFilter(advice)
     import datasets
     import transformers
 

@@ -42,7 +42,18 @@ def given_texts(arguments: Sequence[str], file: Path | None, name: str, fields: 
     for where, given in texts:
         if not given.text.strip():
             raise UserError(f"{where} is empty; leave it out or write a {name}")
+        if not _is_unicode(given):
+            raise UserError(f"{where} has bytes or escapes that stand for no character: write it in UTF-8")
     return [given for _, given in texts]
+
+
+def _is_unicode(given: Given) -> bool:
+    """Whether all of it can be written as UTF-8, as half a pair of surrogates, which stands for a byte, cannot."""
+    try:
+        json.dumps([given.text, given.record], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def one_line(text: str) -> str:

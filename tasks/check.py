@@ -17,7 +17,7 @@ def check(run: Run, out: Path, code: Path) -> None:
     refuse_too_long(Path(run.params.model.source), run.params)
     needs = estimate(run.params)
     if needs is None:
-        run.log(f"no estimate: the shape of {run.params.model.source} is not known before it is fetched")
+        run.log(f"no estimate: the size of {run.params.model.source} is not known before it is there")
     else:
         run.log(needs.text())
         refuse_if_short(needs, Path.cwd(), available_memory(), accelerator_memory(run.params))

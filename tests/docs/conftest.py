@@ -1,8 +1,6 @@
 """A folder as the pipeline leaves it, made once for all pages by the stages' own functions on tiny models."""
 
-import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,12 +60,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workspace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workspace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the folder; the process stands in it."""
     folder = tmp_path / "project"
     shutil.copytree(template, folder)
     monkeypatch.chdir(folder)
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    yield folder
-    logger.setLevel(level)
+    return folder

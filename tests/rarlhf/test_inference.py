@@ -2,12 +2,10 @@
 
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
@@ -28,14 +26,6 @@ from tests.rarlhf.conftest import TEXTS
 CPU = torch.device("cpu")
 PROMPTS = ["we liked", "we saw the music and the old", "the film was"]
 ONE = Choices(samples=3, max_new_tokens=8, temperature=1.0, seed=1, batch_size=2)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture
@@ -264,6 +254,9 @@ def test_the_pipelines_params_say_which_output_is_the_score(
     given = lines(capsys, "score", "we liked", "--reward", "models/reward", "--label", "POSITIVE")
     text = (Path(__file__).parents[2] / "presets" / "tiny.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text, encoding="utf-8")
+    assert refusal(capsys, "score", "we liked").endswith("the reward model has 16 positions; lower it to 16")
+    text = text.replace("  max_length: 64 ", "  max_length: 16 ")
+    Path("params.yaml").write_text(text, encoding="utf-8")
     assert lines(capsys, "score", "we liked") == given
     (line,) = lines(capsys, "score", "we liked", "--sign", "-1")
     assert float(line.split("\t")[0]) == -float(given[0].split("\t")[0]) != 0
@@ -277,10 +270,11 @@ def test_what_cannot_score_is_refused(folder: Path, reward: Path, capsys: pytest
     assert refusal(capsys, "score", "a") == (
         "models/reward has several outputs (0: NEGATIVE, 1: POSITIVE); name the one that is the score by --label"
     )
-    assert refusal(capsys, "score", "a", "--reward", "no").startswith("no is no folder of a reward model")
+    assert refusal(capsys, "score", "a", "--reward", "no") == "there is no folder no; name a classifier's"
     reward.rename("moved")
     assert refusal(capsys, "score", "a").endswith("make it (`dvc repro reward`) or name a folder by --reward")
-    assert refusal(capsys, "score", "") == "text 1 is empty; leave it out or write a text"
+    given = ("--reward", "moved", "--label", "0")
+    assert refusal(capsys, "score", "", *given) == "text 1 is empty; leave it out or write a text"
 
 
 def command(*arguments: str) -> "subprocess.Popen[bytes]":

@@ -166,9 +166,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, workspace: Path, 
     with torch.no_grad():
         next(weight for name, weight in start.lm.named_parameters() if "lora_B" in name).fill_(value)
     start.save(Path("models/broken"))
-    with pytest.raises(
-        UserError, match="models/broken cannot be merged into models/base: there are weights that are not finite"
-    ):
+    with pytest.raises(UserError, match="adapter in models/broken does not fit .* models/base .not finite: .*lora_B"):
         merge_adapter(Path("models/broken"), Path("out"))
     assert not Path("out").exists()
 

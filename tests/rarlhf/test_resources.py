@@ -1,6 +1,7 @@
 """The estimate of what a run takes, and the refusal of machines that do not suffice."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import transformers
 
 import rarlhf.resources
 from rarlhf.errors import UserError
@@ -15,6 +17,8 @@ from rarlhf.params import Params, load_params
 from rarlhf.resources import (
     GIB,
     Needs,
+    Shape,
+    accelerator_memory,
     available_memory,
     estimate,
     matmul_rate,
@@ -50,17 +54,77 @@ def test_shape_by_hand() -> None:
     assert transformer_shape(vocab_size=7, context=3, layers=2, width=4).parameters == 28 + 12 + 2 * 192
 
 
-@pytest.mark.parametrize(
-    ("layers", "width"), [("n_layer", "n_embd"), ("num_hidden_layers", "hidden_size")], ids=["gpt2", "llama"]
-)
-def test_a_local_models_shape_is_read_from_its_configuration(
-    layers: str, width: str, params: Params, tmp_path: Path
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 50257, layers: 12, width: 768}))
-    shape = model_shape(with_source(params, str(tmp_path)))
+GPTJ = {"model_type": "gptj", "vocab_size": 50400, "n_layer": 28, "n_embd": 4096}
+GPT2 = {"model_type": "gpt2", "vocab_size": 50257, "n_layer": 12, "n_embd": 768}
+# A multimodal configuration, whose language model is nested: 12 layers of 4 x 64 x 64 + 3 x 64 x 256 in matrices.
+TEXT = {"model_type": "gemma3_text", "vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 12, "head_dim": 16}
+TEXT |= {"intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
+GEMMA = {"model_type": "gemma3", "text_config": TEXT}
+LLAMA = {"model_type": "llama", **{key: value for key, value in TEXT.items() if key != "model_type"}}
+
+
+def shape_of(config: dict[str, object], params: Params, folder: Path) -> Shape | None:
+    (folder / "config.json").write_text(json.dumps(config))
+    return model_shape(with_source(params, str(folder)))
+
+
+def test_a_local_models_shape_is_that_of_its_configuration(params: Params, tmp_path: Path) -> None:
+    for config, parameters, layers, matrices, width in (
+        (GPT2, 124_439_808, 12, 12 * 12 * 768**2, 768),
+        (GPTJ, 6_050_882_784, 28, 28 * 12 * 4096**2, 4096),
+        # two embeddings, a norm of 64 at the end and two in each layer
+        (LLAMA, 2 * 64_000 + 12 * (65_536 + 128) + 64, 12, 12 * 65_536, 64),
+    ):
+        shape = shape_of(config, params, tmp_path)
+        assert shape is not None
+        assert shape == Shape(parameters, layers, config["vocab_size"], matrices, width)
+
+
+def test_a_nested_configuration_counts_in_full(params: Params, tmp_path: Path) -> None:
+    shape = shape_of(GEMMA, params, tmp_path)
     assert shape is not None
-    assert shape.parameters == pytest.approx(124e6, rel=0.02)  # GPT-2 has 124 M
-    assert shape.layers == 12
+    assert (shape.layers, shape.vocab_size, shape.width) == (12, 1000, 64)
+    assert shape.matrices >= 12 * 65_536  # and those that read images
+    assert shape.parameters > shape.matrices + 64_000
+
+
+@pytest.mark.parametrize("kind", ["llava", "bert_but_larger", None])
+def test_what_cannot_be_a_language_model_is_refused_before_anything_runs(
+    kind: str | None, params: Params, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match="model.source = .*(no causal language model of the kind|cannot be loaded)"
+    ) as told:
+        shape_of({"model_type": kind, "hidden_size": 9999}, params, tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_size_that_cannot_be_counted_is_not_known(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: Callable[[float], None]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_config", fails)
+    assert shape_of(GPT2, params, tmp_path) is None
+    assert estimate(with_source(params, str(tmp_path))) is None
+
+
+def test_estimating_leaves_the_process_as_it_was(params: Params, tmp_path: Path, restored: None) -> None:
+    def state() -> list[object]:
+        torch_state = [torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()]
+        others = [torch.get_default_device(), torch.is_grad_enabled(), transformers.logging.get_verbosity()]
+        memory = torch.utils.deterministic.fill_uninitialized_memory
+        return [*torch_state, *others, memory, random.getstate(), torch.get_rng_state().tolist()]
+
+    torch.set_num_threads(params.runtime.threads + 1)
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    before = state()
+    (tmp_path / "config.json").write_text(json.dumps(GPT2))
+    assert estimate(with_source(params, str(tmp_path))) is not None
+    assert accelerator_memory(params) is None
+    assert state() == before
 
 
 def test_without_the_hub_a_model_of_it_has_no_estimate(
@@ -73,10 +137,6 @@ def test_without_the_hub_a_model_of_it_has_no_estimate(
 def test_a_name_that_the_hub_cannot_have_is_refused_before_anything_runs(params: Params) -> None:
     with pytest.raises(UserError, match="model.source = 'models/my/gpt2': neither a local folder nor a name"):
         estimate(with_source(params, "models/my/gpt2"))
-
-
-GPTJ = {"vocab_size": 50400, "n_layer": 28, "n_embd": 4096}
-GPT2 = {"vocab_size": 50257, "n_layer": 12, "n_embd": 768}
 
 
 @pytest.fixture
@@ -195,13 +255,7 @@ def test_what_clearly_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytes
 def test_this_machine_has_memory_and_speed(params: Params) -> None:
     memory = available_memory()
     assert memory is None or memory > 0.01 * GIB
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    try:
-        assert matmul_rate(params) > 1e7
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+    assert matmul_rate(params) > 1e7
 
 
 def test_a_system_without_proc_tells_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

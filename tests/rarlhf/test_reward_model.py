@@ -11,15 +11,18 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from rarlhf.classifier import make_reward_model, train_tokenizer
 from rarlhf.errors import UserError
-from rarlhf.loading import save_model
+from rarlhf.loading import load_classifier, save_model
 from rarlhf.params import OtherScorerParams, Params, RewardParams
 from rarlhf.progress import SilentRecorder
-from rarlhf.reward_model import RewardModel, load_reward_model, output_index
+from rarlhf.reward_model import RewardModel, WeightedSum, load_reward_model, load_scorer, output_index
 from rarlhf.runtime import Machine
+from rarlhf.scoring import ScoreOptions, chosen_scorer, open_reward_model
 
 LABELS = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 TEXTS = ["bad", "a good film and a good plot", "good", "very bad film , very weak end of the plot", "a film"]
@@ -206,3 +209,50 @@ def test_an_error_says_which_of_the_others_it_is_about(given: str, reward: Rewar
         with pytest.raises(UserError) as caught:
             make_reward_model([], Path("made"), params, machine, SilentRecorder())
         assert str(caught.value).startswith(f"reward.others, {other.source}: {message}")
+
+
+def test_a_score_beyond_float32_is_refused(
+    given: str, reward: RewardParams, machine: Machine, model: BertForSequenceClassification
+) -> None:
+    """Infinite scores hide behind a sigmoid, in a function's large numbers, and in a sum."""
+    Path("own_huge.py").write_text(
+        "def score(texts):\n    return [3e38 if 'weak' in text else 1e39 for text in texts]\n"
+    )
+    huge = reward.model_copy(update={"source": "python:own_huge:score"})
+    with pytest.raises(UserError, match="python:own_huge:score gave inf for the text 'bad'"):
+        load_scorer(Path("made"), huge, machine)(TEXTS)
+    one = load_scorer(Path("made"), huge, machine)
+    with pytest.raises(
+        UserError, match="the sum of reward.source and reward.others gave inf for the text 'a weak one'"
+    ):
+        WeightedSum(one, [(2.0, one)])(["a weak one"])
+    model.config.problem_type = "multi_label_classification"
+    with torch.no_grad():
+        model.classifier.bias.fill_(torch.inf)
+    probability = reward.model_copy(update={"output": "probability"})
+    with pytest.raises(UserError, match="the reward model gave inf for the text 'bad'"):
+        RewardModel(model, load_classifier(given)[1], probability, machine)(TEXTS)
+
+
+def test_no_more_tokens_are_read_than_there_are_positions(
+    model: BertForSequenceClassification,
+    word_pieces: PreTrainedTokenizerBase,
+    reward: RewardParams,
+    machine: Machine,
+    tmp_path: Path,
+) -> None:
+    """RoBERTa's positions begin behind its padding's number, so that of 40 two are never read."""
+    longer = reward.model_copy(update={"max_length": 513})
+    with pytest.raises(UserError, match="reward.max_length = 513: the reward model has 512 positions; lower it to 512"):
+        RewardModel(model, word_pieces, longer, machine)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(
+        vocab_size=len(word_pieces), max_position_embeddings=40, pad_token_id=1, num_labels=1, **shape
+    )
+    save_model(RobertaForSequenceClassification(config), word_pieces, tmp_path)
+    place, params = chosen_scorer(tmp_path, ScoreOptions(None, None, None, None))
+    assert params.max_length == 38
+    score = open_reward_model(place, params, machine)
+    assert score(["film " * 1000]).isfinite().all()
+    with pytest.raises(UserError, match="reward.max_length = 39: the reward model has 38 positions"):
+        open_reward_model(place, params.model_copy(update={"max_length": 39}), machine)

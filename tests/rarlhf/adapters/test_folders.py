@@ -3,17 +3,20 @@
 import json
 import warnings
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from rarlhf.adapters import POLICY, attach, base_of, is_adapter
+from rarlhf.adapters import POLICY, attach
 from rarlhf.backbone import AdapterModel, load_trainable
 from rarlhf.errors import UserError
+from rarlhf.inference import open_model
 from rarlhf.loading import load_causal_lm
+from rarlhf.model_files import base_of, is_adapter
 from rarlhf.params import Params
 from rarlhf.policy import Episodes
 from rarlhf.progress import SilentRecorder
@@ -88,6 +91,39 @@ def test_an_adapter_that_does_not_fit_is_refused(
     (Path("sft") / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"sft is not a folder of an adapter: it must hold adapter_config.json and"):
         attach(wide, Path("sft"), POLICY)
+
+
+def test_an_adapters_weights_are_all_there_and_no_others(base: Path, small: Params) -> None:
+    """On a bare backbone and on one that has an adapter: peft warns of a part of the first, and of nothing else."""
+    AdapterModel(base, section(small, "lora"), 1, CPU).save(Path("whole"))
+    whole = load_file("whole/adapter_model.safetensors")
+    key = min(whole)
+    faults = {
+        f"missing adapter keys: {key})": {name: value for name, value in whole.items() if name != key},
+        "not part of it: base_model.model.more.lora_A.weight)": whole
+        | {"base_model.model.more.lora_A.weight": whole[key].clone()},
+        f"not finite: {key})": whole | {key: whole[key] / 0},
+        "size mismatch": whole | {key: whole[key][:1]},
+    }
+    start = AdapterModel(Path("whole"), section(small, "lora"), 1, CPU)
+    for number, (message, weights) in enumerate(faults.items()):
+        copytree("whole", f"broken{number}")
+        save_file(weights, f"broken{number}/adapter_model.safetensors")
+        for backbone in (load_causal_lm(str(base))[0], start.model):
+            with pytest.raises(UserError) as caught:
+                attach(backbone, Path(f"broken{number}"), f"name{number}")
+            assert str(caught.value).startswith(f"the adapter in broken{number} does not fit the base model {base} (")
+            assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "backbone.json"])
+def test_a_file_of_an_adapter_that_is_cut_short_is_one_line(name: str, base: Path, small: Params) -> None:
+    AdapterModel(base, section(small, "lora"), 1, CPU).save(Path("cut"))
+    content = Path("cut", name).read_bytes()
+    Path("cut", name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cut") as caught:
+        open_model(Path("cut"), CPU)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_target_modules_are_refused_with_the_names_there_are(base: Path, small: Params) -> None:
