@@ -1,0 +1,79 @@
+"""What the output head's float32 product costs in a pass of bfloat16: iterations with it and without it, in turn."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import rarlhf.policy
+import rarlhf.sampling
+from benchmarks.models import make_models, queries
+from benchmarks.ours import trainer
+from benchmarks.race import Report, summary
+from benchmarks.setting import Setting, Work
+from benchmarks.worker import Reporter
+from rarlhf.params import RuntimeParams
+from rarlhf.runtime import prepare
+
+Head = Callable[[PreTrainedModel, Tensor], Tensor]
+
+
+def rounded(lm: PreTrainedModel, states: Tensor) -> Tensor:
+    """Logits as autocast computes them, rounded to bfloat16."""
+    return lm.get_output_embeddings()(states)
+
+
+HEADS: dict[str, Head] = {"float32": rarlhf.policy.logits_of, "bfloat16": rounded}
+
+
+def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: int) -> dict[str, Any]:
+    """Seconds of an iteration with each head, and `ratios` of float32 to bfloat16, one a round.
+
+    One process and one engine run both ways in turn, so that each round meets one mood of the machine.
+    """
+    make_models(folder, work)
+    setting = Setting("head", "ours", work, str(folder), threads, "bfloat16", micro_batch, rollout_logprobs="decode")
+    machine = prepare(RuntimeParams(device="cpu", threads=threads, precision="bfloat16", decode="eager"))
+    reporter = Reporter()
+    engine = trainer(setting, machine, reporter)
+    batch = queries(work, work.episodes)
+    reports: dict[str, list[Report]] = {name: [] for name in HEADS}
+    for index in range(rounds + 1):
+        for name, head in HEADS.items():
+            with _using(head):
+                start = time.perf_counter()
+                engine.step(engine.collect_rollout(batch, index + 1), index + 1)
+                seconds = time.perf_counter() - start
+            if index > 0:  # the first round does not count
+                reports[name].append(_report(seconds, reporter.phases))
+    ratios = [full["seconds"] / other["seconds"] for full, other in zip(*reports.values(), strict=True)]
+    runs = {name: _without_memory(summary(of_head)) for name, of_head in reports.items()}
+    return {"runs": runs, "ratios": ratios, "ratio": statistics.median(ratios)}
+
+
+@contextmanager
+def _using(head: Head) -> Iterator[None]:
+    """Computes logits by `head` in every phase."""
+    modules = (rarlhf.policy, rarlhf.sampling)
+    before = [module.logits_of for module in modules]
+    try:
+        for module in modules:
+            module.logits_of = head
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            module.logits_of = own
+
+
+def _report(seconds: float, phases: dict[str, float]) -> Report:
+    unknown = {"cpu_seconds": 0.0, "baseline_bytes": 0, "above_bytes": 0}
+    return {"seconds": seconds, "phases": dict(phases)} | unknown
+
+
+def _without_memory(run: Report) -> Report:
+    return {name: run[name] for name in ("median", "quartiles", "seconds", "phases")}
