@@ -32,9 +32,10 @@ HEADS: dict[str, Head] = {"float32": rarlhf.policy.logits_of, "bfloat16": rounde
 
 
 def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: int) -> dict[str, Any]:
-    """Seconds of an iteration with each head, and `ratios` of float32 to bfloat16, one a round.
+    """Seconds of an iteration with each head, and `ratios` of float32's processor time to bfloat16's, one a round.
 
-    One process and one engine run both ways in turn, so that each round meets one mood of the machine.
+    One process and one engine run both ways in turn, so that each round meets one mood of the machine; processor time
+    changes less than seconds where other jobs run beside.
     """
     make_models(folder, work)
     setting = Setting("head", "ours", work, str(folder), threads, "bfloat16", micro_batch, rollout_logprobs="decode")
@@ -46,12 +47,12 @@ def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: 
     for index in range(rounds + 1):
         for name, head in HEADS.items():
             with _using(head):
-                start = time.perf_counter()
+                start, cpu_start = time.perf_counter(), time.process_time()
                 engine.step(engine.collect_rollout(batch, index + 1), index + 1)
-                seconds = time.perf_counter() - start
+                times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
             if index > 0:  # the first round does not count
-                reports[name].append(_report(seconds, reporter.phases))
-    ratios = [full["seconds"] / other["seconds"] for full, other in zip(*reports.values(), strict=True)]
+                reports[name].append(times | {"phases": dict(reporter.phases), "baseline_bytes": 0, "above_bytes": 0})
+    ratios = [full["cpu_seconds"] / other["cpu_seconds"] for full, other in zip(*reports.values(), strict=True)]
     runs = {name: _without_memory(summary(of_head)) for name, of_head in reports.items()}
     return {"runs": runs, "ratios": ratios, "ratio": statistics.median(ratios)}
 
@@ -70,10 +71,5 @@ def _using(head: Head) -> Iterator[None]:
             module.logits_of = own
 
 
-def _report(seconds: float, phases: dict[str, float]) -> Report:
-    unknown = {"cpu_seconds": 0.0, "baseline_bytes": 0, "above_bytes": 0}
-    return {"seconds": seconds, "phases": dict(phases)} | unknown
-
-
 def _without_memory(run: Report) -> Report:
-    return {name: run[name] for name in ("median", "quartiles", "seconds", "phases")}
+    return {name: run[name] for name in ("median", "quartiles", "seconds", "cpu_seconds", "phases")}

@@ -142,8 +142,8 @@ def head_table(heads: Json) -> str:
     low, high = min(heads["ratios"]), max(heads["ratios"])
     note = f"""In passes of bfloat16 the output head's product is float32 (`rarlhf.policy.logits_of`).
 One iteration was run with that product and one with a product that is rounded to bfloat16, in turn in one process,
-{rounds(heads)}: float32 takes {heads["ratio"]:.2f} times as long (median of the rounds' ratios;
-{low:.2f} to {high:.2f}).
+{rounds(heads)}: float32 takes {heads["ratio"]:.2f} times the processor time (median of the
+rounds' ratios, {low:.2f} to {high:.2f}).
 
 Processor: {heads["processor"]}, {heads["threads"]} threads; load before the run {heads["load_before"]:.1f};
 torch {heads["versions"]["ours"]["torch"]}."""

@@ -155,9 +155,7 @@ def logits_of(lm: PreTrainedModel, states: Tensor) -> Tensor:
     to -110 in GPT-2, which the log-softmax takes out again. bfloat16 has steps of 0.25 to 0.5 there.
     """
     head = lm.get_output_embeddings()
-    reduced = (
-        torch.is_autocast_enabled(states.device.type) or states.dtype.itemsize < 4 or head.weight.dtype.itemsize < 4
-    )
+    reduced = torch.is_autocast_enabled(states.device.type) or min(states.itemsize, head.weight.itemsize) < 4
     return _FullHead.apply(states, head.weight, getattr(head, "bias", None)) if reduced else head(states)
 
 

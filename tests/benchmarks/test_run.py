@@ -44,7 +44,7 @@ def test_the_results_have_their_keys(results: Path) -> None:
     heads = json.loads((results / "head.json").read_text())
     assert set(heads["runs"]) == {"float32", "bfloat16"}
     assert [set(run["phases"]) for run in heads["runs"].values()] == [PHASES, PHASES]
-    float32, bfloat16 = (run["seconds"][0] for run in heads["runs"].values())
+    float32, bfloat16 = (run["cpu_seconds"][0] for run in heads["runs"].values())
     assert heads["ratio"] == heads["ratios"][0] == float32 / bfloat16
     rounded = json.loads((results / "rounding.json").read_text())
     assert rounded["float32"]["token_largest"] < 1e-4 < rounded["bfloat16"]["token_largest"]
