@@ -2,10 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -46,7 +46,7 @@ def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: 
     reports: dict[str, list[Report]] = {name: [] for name in HEADS}
     for index in range(rounds + 1):
         for name, head in HEADS.items():
-            with _using(head):
+            with patch.object(rarlhf.policy, "logits_of", head), patch.object(rarlhf.sampling, "logits_of", head):
                 start, cpu_start = time.perf_counter(), time.process_time()
                 engine.step(engine.collect_rollout(batch, index + 1), index + 1)
                 times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
@@ -55,20 +55,6 @@ def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: 
     ratios = [full["cpu_seconds"] / other["cpu_seconds"] for full, other in zip(*reports.values(), strict=True)]
     runs = {name: _without_memory(summary(of_head)) for name, of_head in reports.items()}
     return {"runs": runs, "ratios": ratios, "ratio": statistics.median(ratios)}
-
-
-@contextmanager
-def _using(head: Head) -> Iterator[None]:
-    """Computes logits by `head` in every phase."""
-    modules = (rarlhf.policy, rarlhf.sampling)
-    before = [module.logits_of for module in modules]
-    try:
-        for module in modules:
-            module.logits_of = head
-        yield
-    finally:
-        for module, own in zip(modules, before, strict=True):
-            module.logits_of = own
 
 
 def _without_memory(run: Report) -> Report:

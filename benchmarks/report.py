@@ -1,6 +1,7 @@
 """Writes docs/benchmarks.md and its figure from benchmarks/results/: `python -m benchmarks.report`."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +137,18 @@ def growth_table(grown: Json) -> str:
 def head_table(heads: Json) -> str:
     """What logits in float32 cost in bfloat16."""
     rows = [
-        [name, number(run["median"]), *(number(run["phases"][phase]) for phase in PHASES)]
+        [name, number(statistics.median(run["cpu_seconds"])), number(run["median"])]
         for name, run in heads["runs"].items()
     ]
     low, high = min(heads["ratios"]), max(heads["ratios"])
     note = f"""In passes of bfloat16 the output head's product is float32 (`rarlhf.policy.logits_of`).
 One iteration was run with that product and one with a product that is rounded to bfloat16, in turn in one process,
 {rounds(heads)}: float32 takes {heads["ratio"]:.2f} times the processor time (median of the
-rounds' ratios, {low:.2f} to {high:.2f}).
+rounds' ratios, {low:.2f} to {high:.2f}). Seconds depend on what else the machine does, as its load tells.
 
 Processor: {heads["processor"]}, {heads["threads"]} threads; load before the run {heads["load_before"]:.1f};
 torch {heads["versions"]["ours"]["torch"]}."""
-    return "## Logits in float32\n\n" + note + "\n\n" + table(["head", "seconds", *PHASES], rows)
+    return "## Logits in float32\n\n" + note + "\n\n" + table(["head", "processor seconds", "seconds"], rows)
 
 
 def rounding_table(rounded: Json) -> str:
