@@ -1,6 +1,7 @@
 """Writes docs/benchmarks.md and its figure from benchmarks/results/: `python -m benchmarks.report`."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,19 @@ Json = dict[str, Any]
 
 
 def main() -> None:
-    """Reads the three results files, writes page and figure."""
+    """Reads the results files, writes page and figure."""
     parts = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in PARTS]
     PAGE.write_text(page(*parts), encoding="utf-8")
     draw(parts[0], parts[1], FIGURE)
 
 
-PARTS = ("compare", "growth", "rounding")
+PARTS = ("compare", "growth", "head", "rounding")
 
 
-def page(compared: Json, grown: Json, rounded: Json) -> str:
+def page(compared: Json, grown: Json, heads: Json, rounded: Json) -> str:
     """The markdown page."""
     speed = (about(compared), ratio_table(compared), run_table(compared))
-    return "\n\n".join((*speed, growth_table(grown), rounding_table(rounded))) + "\n"
+    return "\n\n".join((*speed, growth_table(grown), head_table(heads), rounding_table(rounded))) + "\n"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -131,6 +132,23 @@ def growth_table(grown: Json) -> str:
         "shapes, nothing between them."
     )
     return f"## By size\n\n{note}\n\n![Seconds by phase](benchmarks.png)\n\n" + table(head, rows)
+
+
+def head_table(heads: Json) -> str:
+    """What logits in float32 cost in bfloat16."""
+    rows = [
+        [name, number(statistics.median(run["cpu_seconds"])), number(run["median"])]
+        for name, run in heads["runs"].items()
+    ]
+    low, high = min(heads["ratios"]), max(heads["ratios"])
+    note = f"""In passes of bfloat16 the output head's product is float32 (`rarlhf.policy.logits_of`).
+One iteration was run with that product and one with a product that is rounded to bfloat16, in turn in one process,
+{rounds(heads)}: float32 takes {heads["ratio"]:.2f} times the processor time (median of the
+rounds' ratios, {low:.2f} to {high:.2f}). Seconds depend on what else the machine does, as its load tells.
+
+Processor: {heads["processor"]}, {heads["threads"]} threads; load before the run {heads["load_before"]:.1f};
+torch {heads["versions"]["ours"]["torch"]}."""
+    return "## Logits in float32\n\n" + note + "\n\n" + table(["head", "processor seconds", "seconds"], rows)
 
 
 def rounding_table(rounded: Json) -> str:

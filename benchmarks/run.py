@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.compare import FULL, WORK, Effort, compare
 from benchmarks.growth import FACTORS, grown, growth
+from benchmarks.head import head_cost
 from benchmarks.models import make_models
 from benchmarks.race import ROOT
 from benchmarks.rounding import rounding
@@ -40,6 +41,8 @@ def main() -> None:
         works = grown(work, factors)
         phases = growth(folder / "growth", works, micro_batch, options.threads, effort.growth_rounds, sys.executable)
         write(options.out / "growth.json", about | {"runs": phases})
+        cost = head_cost(folder / "head", work, micro_batch, options.threads, effort.rounds)
+        write(options.out / "head.json", about | cost)
         write(options.out / "rounding.json", about | rounding(folder / "rounding", work, micro_batch, options.threads))
 
 

@@ -6,8 +6,9 @@ own share of the rows. Gradients are added up, so that the optimiser takes the s
 
 import os
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -48,22 +49,30 @@ class World:
 
 
 class Processes(World):
-    """The processes that a launcher such as `accelerate launch` has started."""
+    """The processes that a launcher such as `accelerate launch` has started.
 
-    def __init__(self) -> None:
+    Attributes:
+        device: this process's own; NCCL, which joins GPUs, takes no tensor of another one.
+    """
+
+    def __init__(self, cpu: bool = False) -> None:
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        state = PartialState(cpu=cpu or not torch.cuda.is_available(), timeout=PATIENCE)
         self.rank, self.size = state.process_index, state.num_processes
+        self.device = torch.device(state.device)
 
     def gather(self, part: Part) -> list[Part]:
-        """Every process's part, in the order of their ranks, to each of them."""
-        parts: list[Part] = [part] * self.size
-        distributed.all_gather_object(parts, part)
-        return parts
+        """Every process's part, in the order of their ranks, to each of them; its tensors on this process's device.
+
+        They travel as copies on the CPU: a tensor is unpickled on the device that it was pickled on, the sender's.
+        """
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, moved(part, torch.device("cpu")))
+        return [moved(other, self.device) for other in parts]
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of `x` over the processes; `x` itself is changed."""
+        """The sum of `x`, a tensor on this process's device, over the processes; `x` itself is changed."""
         distributed.all_reduce(x)
         return x
 
@@ -74,7 +83,7 @@ class Processes(World):
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Adds up the gradients in place; a process without rows has none and takes part with zeros."""
         parameters = list(parameters)
-        owners = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+        owners = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=self.device)
         for parameter, count in zip(parameters, self.sum(owners).tolist(), strict=True):
             if count > 0:
                 if parameter.grad is None:
@@ -82,6 +91,26 @@ class Processes(World):
                 self.sum(parameter.grad)
 
 
-def world() -> World:
-    """The processes of the launcher's environment, or this one alone."""
-    return Processes() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else World()
+def moved(part: Any, device: torch.device) -> Any:
+    """`part` with its tensors on `device`, those in tuples, lists, dictionaries and dataclasses among them."""
+    if isinstance(part, Tensor):
+        return part.to(device)
+    if isinstance(part, tuple):
+        items = [moved(item, device) for item in part]
+        return type(part)(*items) if hasattr(part, "_fields") else tuple(items)
+    if isinstance(part, list):
+        return [moved(item, device) for item in part]
+    if isinstance(part, dict):
+        return {key: moved(value, device) for key, value in part.items()}
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{field.name: moved(getattr(part, field.name), device) for field in fields(part)})
+    return part
+
+
+def world(cpu: bool = False) -> World:
+    """The processes of the launcher's environment, or this one alone.
+
+    Args:
+        cpu: whether they compute on the CPU although there is a GPU, as with `runtime.device: cpu`.
+    """
+    return Processes(cpu) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else World()

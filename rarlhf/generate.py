@@ -15,10 +15,10 @@ from rarlhf.params import Params
 from rarlhf.policy import Episodes, response_logprobs, sampling_of
 from rarlhf.progress import progress
 from rarlhf.prompts import Query
-from rarlhf.queries import TextQuery, continuation, scored_text
+from rarlhf.queries import TextQuery, continuation
 from rarlhf.reference import RefPolicy
 from rarlhf.reward_model import Score
-from rarlhf.rollout import chunks, real_tokens
+from rarlhf.rollout import chunks, episode_texts, real_tokens
 from rarlhf.runtime import Machine, generator
 from rarlhf.sampling import left_pad, sample_responses
 
@@ -54,16 +54,20 @@ class Generator:
         draws = generator("generate", self.params.generate.seed, seed)
         uniforms = torch.rand(len(jobs), self.sampling.max_new_tokens, generator=draws)
         rows: list[dict[str, Any]] = []
+        texts: list[str] = []
         with progress(name, len(jobs)) as show:
             for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
-                rows += self._batch(policy, [jobs[i] for i in index], uniforms[index])
+                some = [jobs[i] for i in index]
+                episodes, kl = self._batch(policy, some, uniforms[index])
+                rows += _rows(some, episodes, kl, self.tokenizer, self.params.prompts.chat_template)
+                texts += self._texts(some, episodes)
                 show(len(rows), "")
-        chat = self.params.prompts.chat_template
-        scores = self.score([scored_text(row["prompt"], row["continuation"], chat) for row in rows]).tolist()
+        scores = self.score(texts).tolist()
         return [row | {"score": value} for row, value in zip(rows, scores, strict=True)]
 
     @torch.no_grad()
-    def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> list[dict[str, Any]]:
+    def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> tuple[Episodes, Tensor]:
+        """One response to each job, and their KL (B,) to the SFT model in nats."""
         tokens, mask = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
         with self.machine.autocast():
             with policy() as lm:
@@ -72,8 +76,13 @@ class Generator:
                 logprobs = response_logprobs(lm, episodes, self.sampling)
             with self.sft() as lm:
                 log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
-        kl = torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)  # (B,), both from full forward passes
-        return _rows(jobs, episodes, kl, self.tokenizer, self.params.prompts.chat_template)
+        return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)  # both from full passes
+
+    def _texts(self, jobs: Sequence[Job], episodes: Episodes) -> list[str]:
+        """What the score sees: the texts that it would see in training."""
+        chat = self.params.prompts.chat_template
+        prompts = {tuple(query["input_ids"]): query["prompt"] for query, _ in jobs} if chat else None
+        return episode_texts(episodes, self.tokenizer, prompts)
 
     def _compiled(self, lm: PreTrainedModel) -> CompiledSteps | None:
         """The compiled passes of `lm`, made once for a model and forgotten with the next."""

@@ -4,6 +4,7 @@ Letters: B episodes, Q query tokens (padded on the left), T response tokens (pad
 Column t of every (B, T) result belongs to response token t and is computed from what stands before it.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from rarlhf.params import Params
 
 SHORT = 256  # tokens
+WIDENED = 2**25  # weights of a head in bfloat16 that are float32 at a time: 128 MiB
 WORKING_SET = 2**19  # logits that one pass of the log-probabilities works on: 2 MiB in float32, which caches hold
 
 
@@ -147,8 +149,66 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def logits_of(lm: PreTrainedModel, states: Tensor) -> Tensor:
-    """(B, t, V) logits of (B, t, H) hidden states: only where they are needed, the vocabulary being the large axis."""
-    return lm.get_output_embeddings()(states)
+    """(B, t, V) logits of (B, t, H) hidden states, float32 or finer, whatever the precision of the rest.
+
+    Only where they are needed, the vocabulary being the large axis. A pre-trained model's logits share an offset, -30
+    to -110 in GPT-2, which the log-softmax takes out again. bfloat16 has steps of 0.25 to 0.5 there.
+    """
+    head = lm.get_output_embeddings()
+    reduced = torch.is_autocast_enabled(states.device.type) or min(states.itemsize, head.weight.itemsize) < 4
+    return _FullHead.apply(states, head.weight, getattr(head, "bias", None)) if reduced else head(states)
+
+
+class _FullHead(torch.autograd.Function):
+    """The output head with a float32 product in a pass of reduced precision; its gradients stay in that precision.
+
+    Errors of the gradient's products are relative to the gradient, in which no offset is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(states, weight)
+        kind = states.device.type
+        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        with torch.autocast(kind, enabled=False):
+            logits = _full_product(states.float(), weight)
+            return logits if bias is None else logits.add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        states, weight = ctx.saved_tensors
+        gradient = upstream.to(ctx.dtype)
+        of_states = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_states = (gradient @ weight.to(ctx.dtype)).to(states.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = (gradient.flatten(0, -2).T @ states.to(ctx.dtype).flatten(0, -2)).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            of_bias = upstream.flatten(0, -2).sum(dim=0).to(weight.dtype)
+        return of_states, of_weight, of_bias
+
+
+def _full_product(states: Tensor, weight: Tensor) -> Tensor:
+    """(B, t, V) float32 product of float32 `states` (B, t, H) with the rows of `weight` (V, H)."""
+    product = _ONEDNN if _ONEDNN is not None and states.device.type == "cpu" else nn.functional.linear
+    if weight.dtype == torch.float32:
+        return product(states, weight)
+    # A head stored in fewer bits is widened piece by piece: the whole of it would be one of the largest tensors here.
+    pieces = weight.split(max(1, WIDENED // weight.shape[1]))
+    return torch.cat([product(states, piece.float()) for piece in pieces], dim=-1)
+
+
+def _onednn_linear() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """OneDNN's float32 product, which torch.compile uses too; None where PyTorch is built without it.
+
+    PyTorch's own choice in float32 is MKL, which takes up to four times as long on an AMD processor.
+    """
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    return None if operator is None else lambda states, weight: operator(states, weight, None, "none", [], "")
+
+
+_ONEDNN = _onednn_linear()
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:

@@ -19,7 +19,7 @@ PlainPrompts = Mapping[tuple[int, ...], str]  # token ids of a query in a chat t
 class TextQuery(NamedTuple):
     """The beginning of a text that a response goes on from."""
 
-    prompt: str  # without the template
+    prompt: str  # without the template, and without what a cut has left of its last character
     input_ids: list[int]
 
 
@@ -33,14 +33,20 @@ def text_query(text: str, tokenizer: PreTrainedTokenizerBase, params: PromptPara
     ids = tokenizer(text, truncation=True, max_length=params.tokens)["input_ids"]
     if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:  # some tokenizers end every text, and this one goes on
         ids = ids[:-1]
-    return TextQuery(tokenizer.decode(ids, skip_special_tokens=True), ids)
+    return TextQuery(_whole_characters(ids, text, tokenizer), ids)
+
+
+def _whole_characters(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What `ids`, the first tokens of `text`, say; a character whose last bytes are cut off belongs to the response."""
+    prompt = str(tokenizer.decode(ids, skip_special_tokens=True))
+    return prompt if text.startswith(prompt) else prompt.rstrip(REPLACEMENT)
 
 
 def _chat_query(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> TextQuery:
     room = tokens - len(_chat_ids("", tokenizer))
     while room > 0:
         ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=room)["input_ids"]
-        prompt = tokenizer.decode(ids, skip_special_tokens=True)
+        prompt = _whole_characters(ids, text, tokenizer)
         whole = _chat_ids(prompt, tokenizer)
         if len(whole) <= tokens:
             return TextQuery(prompt, whole)
@@ -86,9 +92,14 @@ def scored_text(prompt: str, response: str, chat: bool) -> str:
 
 
 def continuation(query: TextQuery, response: list[int], tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
-    """Text that the response adds to the prompt; a character that begins in the prompt's last token is part of it."""
+    """Text that the response adds to the prompt: the two together are the text of all their tokens.
+
+    A character that begins in the query's last token is part of it.
+    """
     if chat:
         return str(tokenizer.decode(response, skip_special_tokens=True))
     text = tokenizer.decode(query.input_ids + response, skip_special_tokens=True)
-    prompt = query.prompt.rstrip(REPLACEMENT)
-    return text[len(prompt) :] if text.startswith(prompt) else tokenizer.decode(response, skip_special_tokens=True)
+    for prompt in (query.prompt, query.prompt.rstrip(REPLACEMENT)):
+        if text.startswith(prompt):
+            return str(text[len(prompt) :])
+    return str(tokenizer.decode(response, skip_special_tokens=True))

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from rarlhf.losses import masked_mean
 from rarlhf.measures.base import Batch, RiskMeasure, Treatment
 from rarlhf.progress import Recorder, SampleRecorder
+from rarlhf.queries import REPLACEMENT, TextQuery, continuation
 from rarlhf.risk import cvar, value_at_risk
 from rarlhf.rollout import Rollout, UpdateStats, real_tokens
 
@@ -109,12 +110,11 @@ def show_samples(  # noqa: PLR0913, PLR0917, each is a different thing
     rows = []
     for index in order[places.to(order.device)].tolist():
         query, query_mask, response, mask = (field[index].tolist() for field in rollout.episodes)
-        prompt, continuation = (
-            tokenizer.decode(real_tokens(*tokens), skip_special_tokens=True)
-            for tokens in ((query, query_mask), (response, mask))
-        )
+        ids = real_tokens(query, query_mask)
+        prompt = TextQuery(tokenizer.decode(ids, skip_special_tokens=True).rstrip(REPLACEMENT), ids)
+        text = continuation(prompt, real_tokens(response, mask), tokenizer, chat=False)
         values = {"score": round(float(rollout.scores[index]), 4), "kept": bool(kept[index])}
-        rows.append({"iteration": iteration, "prompt": prompt, "continuation": continuation, **values})
+        rows.append({"iteration": iteration, "prompt": prompt.prompt, "continuation": text, **values})
     recorder.samples(rows)
 
 

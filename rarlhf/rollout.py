@@ -5,6 +5,7 @@ Letters for shapes: B episodes, B' kept episodes, T response tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,9 @@ class Rollout:
     values: Tensor  # (B, T) float32, critic at sampling time, score units
     entropy: Tensor  # (B, T) float32, nats
     scores: Tensor  # (B,) float32, reward model's value of query and response
-    weights: Tensor | None = None  # (B,) float32, p(x) / q(x) where hard prompts were drawn more often; None: all 1
+    weights: Sequence[Fraction] | None = (
+        None  # B numbers, p(x) / q(x) if hard prompts were drawn more often; None: all 1
+    )
 
     @property
     def log_ratio(self) -> Tensor:

@@ -10,6 +10,7 @@ from rarlhf.schedule import schedule_end
 if TYPE_CHECKING:
     from rarlhf.params import Params
 
+FULL_PRODUCTS = 1e-6  # a threshold up to this leaves no activation to round that could be seen in a log-probability
 Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, the keys that it is about, what it says
 
 
@@ -19,6 +20,16 @@ def clashes(p: "Params") -> Iterator[str]:
         if not holds:
             values = ", ".join(f"{key} = {_value(p, key)!r}" for key in keys)
             yield f"  {values}: {rule}"
+
+
+def cautions(p: "Params") -> Iterator[str]:
+    """A line for every choice that is allowed and makes results worse: keys with values, why, and a better choice."""
+    if p.model.quantization == "int8" and p.model.int8_threshold > FULL_PRODUCTS:
+        yield (
+            f"model.quantization = 'int8', model.int8_threshold = {p.model.int8_threshold:g}: a log-probability "
+            "depends on the rest of its batch, so that PPO's first ratios are not 1; set int8_threshold to 1e-9, which "
+            "costs time alone (docs/lora.md)"
+        )
 
 
 def _value(params: "Params", key: str) -> object:

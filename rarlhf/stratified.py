@@ -49,8 +49,8 @@ class HardPrompts:
         hard = [candidates[int(i)] for i in order.sort().values]
         return [*batch[: len(batch) - count], *hard], float(values[order[-1]])
 
-    def weights(self, values: Tensor, threshold: float, level: Fraction) -> Tensor:
-        """(B,) float, p(x) / q(x) of prompts with the critic's `values` (B,): small at or below `threshold`."""
-        ordinary = 1.0 - float(self.share)
-        hard = ordinary + float(self.share / level)
-        return torch.where(values <= threshold, 1.0 / hard, 1.0 / ordinary)
+    def weights(self, values: Tensor, threshold: float, level: Fraction) -> tuple[Fraction, ...]:
+        """B exact numbers, p(x) / q(x) of prompts with the critic's `values` (B,): small at or below `threshold`."""
+        ordinary = 1 - self.share
+        hard = ordinary + self.share / level
+        return tuple(1 / hard if is_hard else 1 / ordinary for is_hard in (values <= threshold).tolist())

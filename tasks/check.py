@@ -11,7 +11,10 @@ def check(run: Run, out: Path, code: Path) -> None:
     from rarlhf.context import refuse_too_long
     from rarlhf.python_scorer import load_function
     from rarlhf.resources import accelerator_memory, available_memory, estimate, refuse_if_short
+    from rarlhf.rules import cautions
 
+    for line in cautions(run.params):
+        run.log(f"caution: {line}")
     for source in run.params.reward.functions:
         load_function(source)
     refuse_too_long(Path(run.params.model.source), run.params)

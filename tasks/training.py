@@ -18,7 +18,7 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     from rarlhf.runtime import prepare
 
     run.tracker.params(all_params(params))  # all, as this method takes them
-    processes = world()
+    processes = world(cpu=params.runtime.device == "cpu")
     machine = prepare(params.runtime)
     rows = read_jsonl(prompts / "train.jsonl")
     queries = [row["input_ids"] for row in rows]

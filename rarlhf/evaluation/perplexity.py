@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.errors import UserError
+from rarlhf.policy import logits_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,6 +66,7 @@ def _mean_losses(model: "PreTrainedModel", rows: list[list[int]]) -> Tensor:
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     mask = torch.arange(width, device=model.device) < lengths[:, None]
-    logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float()
+    states = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+    logits = logits_of(model, states)[:, :-1]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").double()
     return ((losses * mask[:, 1:]).sum(dim=1) / (lengths - 1)).cpu()

@@ -10,6 +10,7 @@ effect.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
     response_mask: Tensor  # (B, T) bool
     ranking: Tensor  # (B,) float, what the worst episodes are worst in (params `risk.ranking`)
     kl_coef: float  # beta, score units per nat
-    weights: Tensor | None = None  # (B,) float, p(x) / q(x) of the prompts; None: all drawn from p
+    weights: Sequence[Fraction] | None = None  # B numbers, p(x) / q(x) of the prompts; None: all drawn from p
 
     @property
     def returns(self) -> Tensor:

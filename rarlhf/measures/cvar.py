@@ -5,7 +5,10 @@ only measure that saves compute. Its gradient is biased once advantages are cent
 Source: Chaudhary et al. 2024 (arXiv 2501.06911), Algorithm 1; the soft schedule after Greenberg et al. 2022 (CeSoR).
 """
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -32,8 +35,11 @@ class HardSelection(RiskMeasure):
         return Treatment(batch.rewards, worst_episodes(batch.ranking, kept))
 
 
-def weighted_count(ranking: Tensor, weights: Tensor, level: Fraction) -> int:
-    """How many of the lowest `ranking` (B,) hold the share `level` of `weights` (B,); ceil(level B) if all are 1."""
-    ordered = weights[torch.sort(ranking, stable=True).indices].double()
-    before = ordered.cumsum(dim=0) - ordered
-    return int((before < float(level) * ordered.sum()).sum())
+def weighted_count(ranking: Tensor, weights: Sequence[Fraction], level: Fraction) -> int:
+    """How many of the lowest `ranking` (B,) hold the share `level` of the B `weights`; ceil(level B) if all are equal.
+
+    Counted in exact rationals: in floats 7 of 25 episodes hold a share that is short of 0.28.
+    """
+    order = torch.sort(ranking, stable=True).indices.tolist()
+    held = list(accumulate(weights[index] for index in order))
+    return bisect_left(held, level * held[-1]) + 1

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.compare import WORK, ratios
 from benchmarks.growth import episode_flops, grown
 from benchmarks.race import ROOT, summary
-from benchmarks.report import page
+from benchmarks.report import PARTS, page
 from benchmarks.setting import Setting, Work
 
 RATIOS = ("ratio_fp32_full", "ratio_fp32_alpha_0_4", "ratio_best_full", "ratio_best_alpha_0_4")
@@ -41,14 +41,20 @@ def test_the_results_have_their_keys(results: Path) -> None:
         assert {"median", "quartiles", "seconds", "peak_above_baseline_bytes"} <= set(run)
     grown_runs = json.loads((results / "growth.json").read_text())["runs"]
     assert set(grown_runs["base float32"]["update"]) == {"flops_per_second", "matmul_flops_per_second", "share"}
+    heads = json.loads((results / "head.json").read_text())
+    assert set(heads["runs"]) == {"float32", "bfloat16"}
+    assert [set(run["phases"]) for run in heads["runs"].values()] == [PHASES, PHASES]
+    float32, bfloat16 = (run["cpu_seconds"][0] for run in heads["runs"].values())
+    assert heads["ratio"] == heads["ratios"][0] == float32 / bfloat16
     rounded = json.loads((results / "rounding.json").read_text())
     assert rounded["float32"]["token_largest"] < 1e-4 < rounded["bfloat16"]["token_largest"]
     assert str(results) not in (results / "compare.json").read_text()  # no machine paths
 
 
 def test_a_page_can_be_made_of_them_without_the_peer(results: Path) -> None:
-    text = page(*(json.loads((results / f"{name}.json").read_text()) for name in ("compare", "growth", "rounding")))
+    text = page(*(json.loads((results / f"{name}.json").read_text()) for name in PARTS))
     assert "ours_bf16_alpha_0_4" in text
+    assert "## Logits in float32" in text
     assert "nan" not in text
 
 

@@ -56,6 +56,25 @@ def lm(tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
     return model
 
 
+@pytest.fixture
+def shifted(lm: GPT2LMHeadModel) -> tuple[GPT2LMHeadModel, GPT2LMHeadModel]:
+    """Two models of one distribution: the second one's logits are all lower by about 60, as GPT-2's are.
+
+    Their last hidden states have -30 in column 0, which the first one's head leaves out.
+    """
+    with torch.no_grad():
+        lm.transformer.ln_f.weight[0] = 0.0
+        lm.transformer.ln_f.bias[0] = -30.0
+    models = []
+    for offset in (0.0, 2.03):
+        model = deepcopy(lm)
+        model.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach().clone())
+        with torch.no_grad():
+            model.lm_head.weight[:, 0] = offset
+        models.append(model)
+    return models[0], models[1]
+
+
 @pytest.fixture(scope="session")
 def machine() -> Machine:
     """The CPU in float32."""

@@ -115,3 +115,17 @@ def test_in_reduced_precision_the_first_ratio_is_one_too(make_trainer: Make) -> 
     with trainer.machine.autocast():
         logprobs = trainer.policy(rollout.episodes).logprobs
     assert torch.equal(logprobs, rollout.logprobs)
+
+
+def test_an_offset_of_all_logits_changes_nothing_drawn_in_bfloat16(
+    shifted: tuple[GPT2LMHeadModel, GPT2LMHeadModel],
+) -> None:
+    drawn = []
+    for lm in shifted:
+        columns = Columns(Policy(lm, SAMPLING).eval())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            sample_responses(lm, *left_pad(UNEVEN, 0, torch.device("cpu")), SAMPLING, UNIFORMS, columns)
+        drawn.append(columns.measured())
+    plain, lower = drawn
+    torch.testing.assert_close(lower.logprobs, plain.logprobs, atol=2e-5, rtol=0)
+    torch.testing.assert_close(lower.entropy, plain.entropy, atol=1e-4, rtol=0)  # its sum has the offset in it

@@ -7,16 +7,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from rarlhf.distributed import World
+import rarlhf.distributed
+from rarlhf.distributed import Processes, World
 from rarlhf.errors import UserError
 from rarlhf.params import Params
+from rarlhf.policy import Episodes
 from rarlhf.ppo import PPOTrainer
+from rarlhf.rollout import Rollout
 
 CHILD = Path(__file__).with_name("several_processes.py")
 PPO = {
@@ -136,3 +143,82 @@ def test_more_processes_than_episodes_are_refused(make_trainer: Callable[..., PP
     arguments = (trainer.policy, trainer.ref_policy, trainer.tokenizer, trainer.score, trainer.ppo, trainer.kl)
     with pytest.raises(UserError, match="ppo.batch_size = 6: fewer episodes than the 7 processes"):
         PPOTrainer(*arguments, trainer.risk, 1, trainer.machine, trainer.recorder, world)
+
+
+OURS = torch.device("cuda", 1)
+
+
+class Nccl:
+    """Notes which devices the tensors of each collective are on; fake tensors need no GPU."""
+
+    def __init__(self) -> None:
+        self.devices: list[torch.device] = []
+
+    def all_reduce(self, x: Tensor) -> None:
+        self.devices.append(x.device)
+
+    def all_gather_object(self, parts: list[Any], part: Any) -> None:
+        self.devices += [tensor.device for tensor in tensors_of(part)]
+        parts[:] = [part] * len(parts)
+
+
+def tensors_of(rollout: Rollout) -> list[Tensor]:
+    fields = (getattr(rollout, name) for name in ("logprobs", "ref_logprobs", "values", "entropy", "scores"))
+    return [*rollout.episodes, *fields]
+
+
+@pytest.fixture
+def nccl(monkeypatch: pytest.MonkeyPatch) -> Nccl:
+    fake = Nccl()
+    state = SimpleNamespace(process_index=1, num_processes=2, device=OURS)
+    monkeypatch.setattr(accelerate, "PartialState", lambda **_: state)
+    monkeypatch.setattr(rarlhf.distributed, "distributed", fake)
+    return fake
+
+
+def test_what_is_gathered_travels_on_the_cpu_and_arrives_on_the_own_device(nccl: Nccl) -> None:
+    with FakeTensorMode():
+        floats = torch.empty(2, 3, device=OURS)
+        episodes = Episodes(floats.long(), floats.bool(), floats.long(), floats.bool())
+        parts = Processes().gather(Rollout(episodes, floats, floats, floats, floats, torch.empty(2, device=OURS)))
+    assert nccl.devices == [torch.device("cpu")] * 9
+    assert [tensor.device for part in parts for tensor in tensors_of(part)] == [OURS] * 18
+
+
+def test_gradients_are_added_up_on_the_own_device(nccl: Nccl, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[torch.device] = []
+
+    def everywhere(x: Tensor) -> list[float]:
+        counted.append(x.device)
+        return [1.0] * len(x)
+
+    with FakeTensorMode():
+        parameters = [torch.nn.Parameter(torch.empty(2, device=OURS)) for _ in range(3)]
+        monkeypatch.setattr(FakeTensor, "tolist", everywhere)  # a fake tensor has no values
+        Processes().sum_gradients(parameters)
+    assert counted == [OURS]
+    assert nccl.devices == [OURS] * 4  # which process has which gradient, and the three gradients
+    assert [parameter.grad.device for parameter in parameters] == [OURS] * 3
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_processes_that_compute_on_the_cpu_are_joined_there(cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `runtime.device: cpu` beside a GPU, NCCL would be handed tensors of the CPU."""
+    asked: list[bool] = []
+    device = torch.device("cpu")
+
+    def state(cpu: bool, **_: object) -> SimpleNamespace:
+        asked.append(cpu)
+        return SimpleNamespace(process_index=0, num_processes=2, device=device)
+
+    monkeypatch.setattr(accelerate, "PartialState", state)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rarlhf.distributed.world(cpu)
+    assert asked == [cpu]
+
+
+def test_numbers_and_containers_keep_their_form_when_moved() -> None:
+    one = torch.ones(2)
+    part = {"a": [one, 3], "b": (one, None), "c": "text"}
+    assert str(rarlhf.distributed.moved(part, torch.device("cpu"))) == str(part)

@@ -16,6 +16,7 @@ from rarlhf.generate import Generator
 from rarlhf.loading import save_model
 from rarlhf.params import Params
 from rarlhf.policy import Episodes, sampling_of
+from rarlhf.ppo import PPOTrainer
 from rarlhf.prompts import Query
 from rarlhf.queries import TextQuery, continuation
 from rarlhf.runtime import Machine
@@ -161,11 +162,40 @@ def test_a_continuation_is_what_the_response_adds(tokenizer: PreTrainedTokenizer
 def test_a_character_split_between_prompt_and_response_comes_out_whole(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = tokenizer("café !")["input_ids"]
     cut = 4  # c a f, and the first of the two bytes of é
-    prompt = tokenizer.decode(ids[:cut])
-    assert prompt == "caf\N{REPLACEMENT CHARACTER}"
-    given = TextQuery(prompt, ids[:cut])
+    assert tokenizer.decode(ids[:cut]) == "caf\N{REPLACEMENT CHARACTER}"
+    given = TextQuery("caf", ids[:cut])
     assert continuation(given, ids[cut:], tokenizer, False) == "é !"
     assert continuation(given, tokenizer("x")["input_ids"], tokenizer, False) == "\N{REPLACEMENT CHARACTER}x"
+
+
+def test_training_and_evaluation_score_one_text(
+    make: Make,
+    make_trainer: Callable[..., PPOTrainer],
+    lm_folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a prompt that is cut inside a character, which the response goes on with."""
+    ids, end = tokenizer("café !")["input_ids"], tokenizer.eos_token_id
+    drawn: list[Episodes] = []
+    seen: list[str] = []
+
+    def answers(_: object, tokens: Tensor, mask: Tensor, *args: object, **keywords: object) -> Episodes:
+        response = torch.tensor([[*ids[4:], end]]).expand(len(tokens), -1)
+        drawn.append(Episodes(tokens, mask, response, torch.ones_like(response, dtype=torch.bool)))
+        return drawn[-1]
+
+    def score(texts: Sequence[str]) -> Tensor:
+        seen.extend(texts)
+        return length(texts)
+
+    monkeypatch.setattr(rarlhf.generate, "sample_responses", answers)
+    cut = Query(prompt_id=1, prompt="caf", prompt_score=0.0, label=None, input_ids=ids[:4])
+    rows = make(score=score)("sft", lm_folder, [cut], 1)
+    assert seen == ["café !"] * 3 == make_trainer().texts(drawn[0])
+    assert [row["prompt"] + row["continuation"] for row in rows] == seen
+    older = make(score=score)("sft", lm_folder, [cut | {"prompt": "caf\N{REPLACEMENT CHARACTER}"}], 1)
+    assert [row["score"] for row in older] == [row["score"] for row in rows]  # whatever the prompt is shown as
 
 
 def test_a_prompt_that_decodes_otherwise_leaves_the_response_alone(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -30,7 +30,7 @@ from rarlhf.params import ModelParams, Params
 CPU = torch.device("cpu")
 MODES = {
     "none": {},
-    "int8": {"quantization": "int8"},
+    "int8": {"quantization": "int8", "int8_threshold": 6.0},
     "int8-weights": {"quantization": "int8", "int8_threshold": 1e-9},
 }
 TOLERANCE = {"none": 1e-5, "int8": 0.1, "int8-weights": 1e-4}  # nats per token

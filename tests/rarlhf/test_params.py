@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from rarlhf.errors import UserError
 from rarlhf.params import Params, Section, load_params
-from rarlhf.rules import rules
+from rarlhf.rules import cautions, rules
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (REPOSITORY / "presets" / "tiny.yaml").read_text(encoding="utf-8")
@@ -74,7 +74,9 @@ def test_every_preset_loads_and_has_the_keys_of_tiny(preset: str, tmp_path: Path
     path = tmp_path / "params.yaml"
     with path.open("w", encoding="utf-8") as stream:
         YAML(typ="safe", pure=True).dump(values, stream)
-    assert load_params(path).preset == preset
+    params = load_params(path)
+    assert params.preset == preset
+    assert list(cautions(params)) == []
 
 
 def test_values_come_as_they_are_written_and_are_frozen() -> None:
@@ -242,6 +244,18 @@ def test_a_clash_that_does_not_matter_is_none(tmp_path: Path) -> None:
     load_params(write(tmp_path, {"risk.measure": "none", "risk.warmup": 80}))
     load_params(write(tmp_path, {"model.source": "gpt2", "prompts.tokens": 100, "sft.tokens": 100}))
     load_params(write(tmp_path, {"data.train_rows": None}))
+
+
+def test_8_bit_activations_are_cautioned_against() -> None:
+    def said(**model: object) -> list[str]:
+        values = edited(
+            plain(TINY), {"model.adapter": "lora"} | {f"model.{key}": value for key, value in model.items()}
+        )
+        return list(cautions(Params.model_validate(values)))
+
+    assert said(quantization="none", int8_threshold=6.0) == []
+    (line,) = said(quantization="int8", int8_threshold=6.0)
+    assert line.startswith("model.quantization = 'int8', model.int8_threshold = 6: a log-probability depends on")
 
 
 def test_limits_themselves_are_within_the_rules(tmp_path: Path) -> None:

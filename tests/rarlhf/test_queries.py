@@ -62,6 +62,26 @@ def test_a_template_may_refuse_a_message(chatty: PreTrainedTokenizerBase) -> Non
         chat_text(USER, chatty)
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_query_cut_inside_a_character_ends_before_it(
+    chatty: PreTrainedTokenizerBase, params: Params, chat: bool
+) -> None:
+    tokens = 4 + (len(query(chatty, params, "a", 60, chat=True).input_ids) - 1 if chat else 0)
+    cut = query(chatty, params, "café !", tokens, chat)  # c a f, and the first of the two bytes of é
+    assert cut.prompt == "caf"
+    assert len(cut.input_ids) == (tokens - 1 if chat else tokens)  # in a chat the message is written anew
+    whole = query(chatty, params, "caf\N{REPLACEMENT CHARACTER} !", 60, chat)
+    assert whole.prompt == "caf\N{REPLACEMENT CHARACTER} !"  # one that stands in the text
+
+
+def test_nothing_is_lost_or_doubled_where_a_prompt_ends_in_a_replacement_character(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    prompt = "caf\N{REPLACEMENT CHARACTER}"
+    given = TextQuery(prompt, tokenizer(prompt)["input_ids"])
+    assert continuation(given, tokenizer(" film")["input_ids"], tokenizer, chat=False) == " film"
+
+
 def test_what_the_score_sees() -> None:
     assert scored_text("we saw", " it", chat=False) == "we saw it"
     assert scored_text("we saw", "it", chat=True) == "we saw\nit"

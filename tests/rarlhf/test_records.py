@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
 
+from rarlhf.policy import Episodes
 from rarlhf.ppo import PPOTrainer
 from rarlhf.progress import SilentRecorder
-from rarlhf.records import SHOWN_EPISODES, is_shown
+from rarlhf.records import SHOWN_EPISODES, is_shown, show_samples
 
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
 
@@ -40,3 +43,14 @@ def test_a_recorder_is_shown_episodes_from_the_worst_to_the_best(make_trainer: C
     texts = trainer.texts(rollout.episodes)
     assert all(f"{row['prompt']}{row['continuation']}" in texts for row in recorder.rows)
     assert {row["iteration"] for row in recorder.rows} == {1} and all(row["kept"] is True for row in recorder.rows)
+
+
+def test_a_character_split_between_query_and_response_is_shown_whole(
+    make_trainer: Callable[..., PPOTrainer], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    ids = torch.tensor([tokenizer("café !")["input_ids"]])
+    real = torch.ones_like(ids, dtype=torch.bool)
+    rollout = make_trainer().rollout(Episodes(ids[:, :4], real[:, :4], ids[:, 4:], real[:, 4:]), torch.zeros(1))
+    recorder = Samples()
+    show_samples(recorder, 1, 4, rollout, real[:, 0], tokenizer)
+    assert [(row["prompt"], row["continuation"]) for row in recorder.rows] == [("caf", "é !")]

@@ -67,7 +67,7 @@ def test_nothing_is_replaced_without_need(share: float, level: Fraction) -> None
 def test_weights_are_the_ratio_of_the_two_distributions() -> None:
     # alpha .2, lambda .4: q = .6 p above the quantile; below it .6 p + .4 p / .2 = 2.6 p
     weights = HardPrompts(QUERIES, 0.4, seed=1).weights(torch.tensor([1.0, 2.0, 3.0]), 2.0, Fraction("0.2"))
-    torch.testing.assert_close(weights, torch.tensor([1 / 2.6, 1 / 2.6, 1 / 0.6]))
+    assert weights == (Fraction(5, 13), Fraction(5, 13), Fraction(5, 3))
     # their mean under q is 1: the hard fifth is drawn with probability .2 x 2.6 = .52
     assert pytest.approx(1.0) == 0.52 / 2.6 + 0.48 / 0.6
 

@@ -36,7 +36,7 @@ def cached_and_full(start: AdapterModel) -> float:
 
 def test_cached_decoding_agrees_with_the_full_pass(sft: Path, mode: str, small: Params) -> None:
     difference = cached_and_full(AdapterModel(sft, section(small, mode), 1, CPU))
-    assert difference <= {"lora": 1e-5, "int8": 0.05}[mode]
+    assert difference <= 1e-5
 
 
 def test_where_weights_alone_are_8_bit_companions_do_not_matter(

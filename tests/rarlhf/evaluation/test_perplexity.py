@@ -104,3 +104,9 @@ def test_bad_input_is_refused(model: GPT2LMHeadModel) -> None:
         reference_perplexity(model, Digits(), ["1", ""], 1)
     with pytest.raises(UserError, match="neither a BOS nor an EOS"):
         reference_perplexity(model, Digits(bos_token_id=None), ["1"], 1)
+
+
+def test_an_offset_of_all_logits_changes_nothing_in_bfloat16(shifted: tuple[GPT2LMHeadModel, GPT2LMHeadModel]) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, lower = (reference_perplexity(lm, Digits(), TEXTS, 2) for lm in shifted)
+    assert lower == pytest.approx(plain, rel=2e-5)
