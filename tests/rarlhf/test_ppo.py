@@ -210,6 +210,7 @@ def test_the_critic_learns_the_returns_that_the_measure_made(
     utility = torch.tensor([0.0, -0.2, 0.0, -4.2, 0.0, -0.2])
     expected = torch.where(rollout_by_hand(SCORES).episodes.response_mask, utility.unsqueeze(1), 0.0)
     torch.testing.assert_close(caught[0].returns, expected)
+    assert caught[0].advantages[0].any() == (critic == "kept")  # 0 before whitening, which shifts it if it centres
     assert len(alone) == (critic == "all")
     for returns in alone:
         torch.testing.assert_close(returns, expected)
@@ -324,12 +325,12 @@ def test_the_value_warmup_moves_the_value_head_alone(make_trainer: Make, tmp_pat
 def test_the_value_warmup_is_towards_returns_with_the_kl_penalty(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_trainer(**{"kl.coef": 0.5, "ppo.gae_lambda": 1.0})
+    trainer = make_trainer(**{"kl.coef": 0.5, "ppo.gae_lambda": 1.0, "ppo.gamma": 0.5})
     alone = fitted(trainer, monkeypatch)
     trainer.warm_up_value(replace(rollout_by_hand(SCORES, LOG_RATIOS), values=torch.full((6, 3), 7.0)))
     (returns,) = alone
-    # lambda 1, whatever the critic: score less half of the log-ratios still to come, .5 and 1, 2 and 0, 3
-    assert returns[:3].tolist() == [[2.25, 2.5, 0.0], [-2.0, -1.0, 0.0], [0.5, 0.0, 0.0]]
+    # lambda 1, whatever the critic: the rewards -.25 and 3 - .5, -1 and -1 - 0, 2 - 1.5, those to come counted half
+    assert returns[:3].tolist() == [[1.0, 2.5, 0.0], [-1.5, -1.0, 0.0], [0.5, 0.0, 0.0]]
 
 
 def test_the_value_warmup_fits_the_returns(make_trainer: Make) -> None:

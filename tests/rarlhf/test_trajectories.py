@@ -76,7 +76,18 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "hard_prompts": {"risk.measure": "cvar", "risk.hard_share": 0.5, "risk.critic": "all", "risk.ranking": "value"},
     "lora": {"risk.measure": "cvar"},
 }
-KEPT = ("policy/loss", "value/loss", "objective/kl", "objective/kl_coef", "objective/score_mean", "risk/objective")
+NUMBERS = (
+    "objective/kl",
+    "objective/kl_coef",
+    "objective/score_mean",
+    "policy/approx_kl",
+    "policy/clip_fraction",
+    "policy/loss",
+    "policy/ratio_max",
+    "risk/objective",
+    "value/explained_variance",
+    "value/loss",
+)
 MOVED = {"lora": ("lora_A", "lora_B", "value_head"), "whole": ("wte", "attn.c_proj", "mlp.c_fc", "value_head")}
 
 
@@ -146,7 +157,7 @@ class Run:
     def note(self, record: dict[str, float], name: str) -> dict[str, float]:
         """Keeps an iteration's numbers, and how far groups of weights are from where they began."""
         moved = {group: self.moved(group) for group in MOVED.get(name, MOVED["whole"])}
-        numbers = {key: record[key] for key in KEPT} | {f"moved/{group}": size for group, size in moved.items()}
+        numbers = {key: record[key] for key in NUMBERS} | {f"moved/{group}": size for group, size in moved.items()}
         seen = {"texts": self.texts, "kept": record["risk/kept"]}  # those of the warm-up stand with the first
         self.iterations.append({**seen, "numbers": numbers})
         self.texts = []
