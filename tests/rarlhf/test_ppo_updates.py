@@ -76,7 +76,7 @@ def test_the_value_head_alone_takes_a_step_an_epoch(make_trainer: Make) -> None:
     before = trainer.policy.value_head.bias.detach().clone()
     trainer.fit_value_head(rollout, rollout.values + 50.0)
     # far below its target the gradient hardly changes, and Adam's steps are each of the rate's size
-    assert float(trainer.policy.value_head.bias - before) == pytest.approx(0.03, rel=0.01)
+    assert float(trainer.policy.value_head.bias.detach() - before) == pytest.approx(0.03, rel=0.01)
 
 
 def test_padding_teaches_the_value_head_nothing(make_trainer: Make) -> None:
