@@ -54,6 +54,15 @@ def test_min_new_tokens_forbids_the_end(lm: GPT2LMHeadModel, forced: int) -> Non
     assert (episodes.responses[:, :forced] != 0).all()
 
 
+def test_the_end_is_allowed_again_after_min_new_tokens(lm: GPT2LMHeadModel) -> None:
+    with torch.no_grad():
+        lm.transformer.ln_f.bias.mul_(50.0)  # the end is all but certain wherever it may be drawn
+    queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
+    episodes = sample_responses(lm, queries, mask, SAMPLING._replace(min_new_tokens=3), torch.full((4, 6), 0.5))
+    assert episodes.response_mask.tolist() == [[True] * 4] * 4
+    assert (episodes.responses == 0).tolist() == [[False, False, False, True]] * 4
+
+
 def test_batching_does_not_change_the_draws(lm: GPT2LMHeadModel) -> None:
     queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
     uniforms = torch.rand(4, 6, generator=torch.Generator().manual_seed(8))

@@ -35,10 +35,24 @@ def test_the_hard_ones_are_the_lowest_of_as_many_candidates_as_alpha_asks_for() 
     assert threshold == (sorted(seen)[3] + sorted(seen)[4]) / 2
 
 
+@pytest.mark.parametrize(
+    ("share", "level", "hard", "candidates"),
+    [(0.4, "0.3", 4, 14), (0.29, "0.5", 29, 58)],  # 4 / .3 = 13.3, rounded up; .29 of 100, though .29 is less in binary
+)
+def test_shares_are_counted_exactly(share: float, level: str, hard: int, candidates: int) -> None:
+    batch, seen = BATCH * (10 if hard == 29 else 1), []
+    mixed, _ = HardPrompts(QUERIES, share, seed=1).mix(
+        batch, 0, Fraction(level), lambda queries: seen.extend(queries) or by_number(queries)
+    )
+    assert sum(query[0] < 200 for query in mixed) == hard
+    assert len(seen) == candidates
+
+
 def test_another_batch_has_other_candidates_and_the_same_batch_the_same() -> None:
     hard = HardPrompts(QUERIES, 0.4, seed=1)
     one, again, other = (hard.mix(BATCH, index, Fraction("0.2"), by_number)[0] for index in (0, 0, 1))
     assert one == again != other
+    assert HardPrompts(QUERIES, 0.4, seed=2).mix(BATCH, 0, Fraction("0.2"), by_number)[0] != one
 
 
 def test_candidates_are_drawn_apart_from_the_batch() -> None:

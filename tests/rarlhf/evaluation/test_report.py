@@ -69,7 +69,7 @@ def test_equal_input_gives_equal_bytes(page: str, tables, perplexities, params) 
 
 
 def test_page_says_what_was_compared_and_found(page: str) -> None:
-    results = page.split("<h2>Results</h2>")[1].split("</table>")[0]
+    results = page.split("<h2>Results</h2>")[1].split("</table>", maxsplit=1)[0]
     assert re.findall(r"<tr><td[^>]*>([^<]*?)(?: ▲)?</td>", results) == ["Base", "SFT", "RLHF", "RA-RLHF"]
     for text in ("tiny", "1, 2, 3", "4 prompts: lowest 10% by prompt score", "like KL", "0123abcd"):
         assert text in page
