@@ -51,7 +51,7 @@ VALUES: Mapping[str, object] = {
     "ppo.lr": 0.002,
     "ppo.value_lr": 0.02,
     "ppo.value_warmup": 2,
-    "ppo.value_clip": 0.5,
+    "ppo.value_clip": 0.05,
     "ppo.max_new_tokens": 5,
     "ppo.gamma": 0.97,
     "ppo.gae_lambda": 0.9,
