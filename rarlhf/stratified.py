@@ -37,7 +37,9 @@ class HardPrompts:
             index: of the batch, from 0; names the candidates.
             level: alpha' in (0, 1); at 1 every prompt is below the quantile, and nothing is replaced.
             value_of: the critic.
-        Returns: B queries, and v_alpha, the value at or below which a prompt is hard (-inf where none is).
+        Returns: B queries, and v_alpha, the value at or below which a prompt is hard (-inf where none is). It lies
+            halfway to the lowest candidate that is not taken: the prompts' values are computed again with their
+            responses, and rounding must not decide what the last one taken weighs.
         """
         count = int(len(batch) * self.share) if level < 1 else 0
         size = min(ceil(count / level), len(self.queries))
@@ -45,9 +47,9 @@ class HardPrompts:
             return batch, -torch.inf
         candidates = query_batch(self.queries, index, size, self.seed, stream="candidates")
         values = value_of(candidates)
-        order = torch.sort(values, stable=True).indices[:count]
-        hard = [candidates[int(i)] for i in order.sort().values]
-        return [*batch[: len(batch) - count], *hard], float(values[order[-1]])
+        order = torch.sort(values, stable=True).indices
+        hard = [candidates[int(i)] for i in order[:count].sort().values]
+        return [*batch[: len(batch) - count], *hard], float(values[order[count - 1 : count + 1]].mean())
 
     def weights(self, values: Tensor, threshold: float, level: Fraction) -> tuple[Fraction, ...]:
         """B exact numbers, p(x) / q(x) of prompts with the critic's `values` (B,): small at or below `threshold`."""

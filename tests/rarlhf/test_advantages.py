@@ -67,6 +67,10 @@ def test_whiten_by_hand() -> None:
     torch.testing.assert_close(scaled, torch.tensor([[0.5**0.5, 3 * 0.5**0.5, 0.0]]))
 
 
+def test_equal_advantages_are_whitened_to_nothing() -> None:
+    assert whiten(torch.full((2, 3), 5.0), MASK).tolist() == [[0.0] * 3] * 2  # and not 0 / 0
+
+
 def test_whitening_over_kept_episodes_differs_from_whitening_over_all() -> None:
     advantages = torch.tensor([[-3.0, -1.0], [4.0, 6.0]])
     kept = torch.tensor([[True, True], [False, False]])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import rarlhf.checkpoint
-from rarlhf.checkpoint import load_checkpoint, restore_training, save_checkpoint, training_tensors
+from rarlhf.checkpoint import load_checkpoint, refuse_other, restore_training, save_checkpoint, training_tensors
 from rarlhf.errors import UserError
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
@@ -101,6 +101,16 @@ def test_another_file_is_refused(content: bytes | str, tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+def test_a_refusal_names_the_first_four_settings_that_differ() -> None:
+    here = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6}
+    refuse_other(Path("c"), here | {"of another version": 7}, here)
+    with pytest.raises(UserError, match="another training: a = nothing there, 1 here. Give the values"):
+        refuse_other(Path("c"), {name: value for name, value in here.items() if name != "a"}, here)
+    line = "a = 0 there, 1 here; b = 0 there, 2 here; d = 0 there, 4 here; e = 0 there, 5 here; and 1 more. Give"
+    with pytest.raises(UserError, match=line):
+        refuse_other(Path("c"), {"a": 0, "b": 0, "c": 3, "d": 0, "e": 0, "f": 0}, here)
+
+
 def start() -> tuple[torch.nn.Linear, torch.optim.Adam]:
     torch.manual_seed(0)
     layer = torch.nn.Linear(2, 3)
@@ -123,8 +133,10 @@ def test_an_optimiser_goes_on_as_if_never_stopped() -> None:
 
     again, fresh = start()
     restore_training(again, fresh, kept)
+    before = {name: tensor.clone() for name, tensor in kept.items()}
     step(again, fresh, 3.0)
     assert torch.equal(again.weight, whole.weight)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in kept.items())  # they are not trained on
 
     cold, untold = start()
     restore_training(cold, untold, {name: tensor for name, tensor in kept.items() if name.startswith("policy/")})

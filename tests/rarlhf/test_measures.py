@@ -109,6 +109,14 @@ def test_a_share_of_unlike_weights_is_exact() -> None:
     assert weighted_count(values, weights, Fraction("0.1001")) == 4
 
 
+def test_weights_are_counted_from_the_lowest_ranking_on(params: Params) -> None:
+    """Wherever in the batch the lowest stand: half of 7 is 3.5, passed within the fourth of 1, 1, 1, 4."""
+    weighted = batch(weights=[4 * ONE, ONE, ONE, ONE])._replace(ranking=torch.tensor([4.0, 3.0, 2.0, 1.0]))
+    assert measure(params, measure="cvar").treat(weighted, ONE).tail_mask.tolist() == [True, True, True, True]
+    later = weighted._replace(weights=[ONE, ONE, ONE, 4 * ONE])
+    assert measure(params, measure="cvar").treat(later, ONE).tail_mask.tolist() == [False, False, False, True]
+
+
 def test_rockafellar_uryasev_by_hand(params: Params) -> None:
     # eta = R_(2) = -1: shortfalls 2, 0, 0, 0, and beta is paid by the two at or below eta
     torch.testing.assert_close(shortfall_utility(RETURNS, -1.0, BETA), torch.tensor([-2.2, -0.2, 0.0, 0.0]))
@@ -151,7 +159,9 @@ def test_entropic_tends_to_the_mean_and_to_the_minimum() -> None:
 def test_entropic_takes_its_temperature_from_the_schedule(params: Params) -> None:
     entropic = measure(params, measure="entropic")
     assert torch.equal(entropic.treat(batch(), Fraction(0)).rewards, REWARDS)
-    half = entropic.treat(batch(), HALF)  # T / .5 = 4
+    # T / .5 = 4: exp(.75), exp(.25), 1, exp(-.5) = 2.1170, 1.2840, 1, .6065: mean 1.2519
+    assert entropic.value(RETURNS, HALF).item() == pytest.approx(-4.0 * log(1.2519), abs=2e-4)
+    half = entropic.treat(batch(), HALF)
     torch.testing.assert_close(half.rewards, at_the_end(entropic_utility(RETURNS, 4.0, BETA).tolist()))
 
 
@@ -181,6 +191,9 @@ def test_evar_at_the_minimum_pays_only_the_kl_there(params: Params) -> None:
     returns = torch.tensor([-1.0, -1.0, 3.0])
     treated = measure(params, measure="evar").treat(batch(returns), ONE)
     torch.testing.assert_close(treated.rewards[:, 0], torch.tensor([-0.3, -0.3, 0.0]))  # -.2 x 3/2 on two of three
+    bad = torch.tensor([-1.0, -1.0, -0.5, 9.0])  # below the mean, and not at the minimum
+    treated = measure(params, measure="evar").treat(batch(bad), ONE)
+    torch.testing.assert_close(treated.rewards[:, 0], torch.tensor([-0.4, -0.4, 0.0, 0.0]))
 
 
 def test_mean_cvar_by_hand(params: Params) -> None:
@@ -204,6 +217,23 @@ def test_every_measure_begins_risk_neutral_bit_for_bit(name: str, params: Params
     assert torch.equal(treated.rewards, REWARDS)
     assert treated.tail_mask.all()
     assert measure(params, measure=name).value(SAMPLE, Fraction(0)) == SAMPLE.mean()
+
+
+@pytest.mark.parametrize("name", ["cvar", "cvar_ru", "evar", "mean_cvar"])
+def test_half_way_through_the_schedule_so_is_the_level(name: str, params: Params) -> None:
+    # alpha .5: 1 - .5 x .5 = .75
+    half, there = measure(params, measure=name), measure(params, measure=name, alpha=0.75)
+    assert half.level(HALF) == there.level(ONE) == Fraction(3, 4)
+    one, other, end = half.treat(batch(), HALF), there.treat(batch(), ONE), half.treat(batch(), ONE)
+    assert torch.equal(one.rewards, other.rewards)
+    assert torch.equal(one.tail_mask, other.tail_mask)
+    assert half.value(SAMPLE, HALF) == there.value(SAMPLE, ONE) > half.value(SAMPLE, ONE)
+    assert not torch.equal(one.rewards, end.rewards) or not torch.equal(one.tail_mask, end.tail_mask)
+
+
+@pytest.mark.parametrize("name", ["none", "entropic"])
+def test_a_measure_without_a_tail_has_the_level_one_throughout(name: str, params: Params) -> None:
+    assert {measure(params, measure=name).level(progress) for progress in (Fraction(0), HALF, ONE)} == {1}
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if name != "entropic"])

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from shutil import copytree, rmtree
 
+import bitsandbytes
 import pytest
 import torch
 from transformers import (
@@ -24,7 +25,7 @@ from rarlhf.backbone import AdapterModel
 from rarlhf.cli import main
 from rarlhf.errors import UserError
 from rarlhf.loading import load_causal_lm, save_model
-from rarlhf.merge import merge_adapter
+from rarlhf.merge import merge_adapter, whole
 from rarlhf.params import ModelParams, Params
 
 CPU = torch.device("cpu")
@@ -113,6 +114,22 @@ def test_an_8_bit_adapter_is_merged_with_the_weights_it_was_trained_on(workspace
     assert far > 1e-3
 
 
+@pytest.mark.parametrize(("mode", "quantised"), [("none", False), ("int8", True)])
+def test_the_texts_of_the_check_are_sampled_from_what_was_trained(
+    mode: str, quantised: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, asked = rarlhf.merge.sample_responses, []
+
+    def noted(lm: torch.nn.Module, *rest: object) -> object:
+        adapted = any("lora_B" in name for name, _ in lm.named_parameters())
+        asked.append((adapted, any(isinstance(module, bitsandbytes.nn.Linear8bitLt) for module in lm.modules())))
+        return sample(lm, *rest)
+
+    monkeypatch.setattr(rarlhf.merge, "sample_responses", noted)
+    merge_adapter(Path("models", mode), Path("out"))
+    assert asked == [(True, quantised)]
+
+
 def test_the_command_says_what_was_measured(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", "models/int8", "merged"]) == 0
     printed = capsys.readouterr().out
@@ -188,6 +205,17 @@ def test_half_an_output_never_looks_whole(workspace: Path, monkeypatch: pytest.M
     assert not (Path("out") / "rest").exists()
     assert json.loads(Path("out/config.json").read_text())["model_type"] in ("gpt2", "gptj")
     assert sorted(path.name for path in workspace.iterdir()) == ["models", "out"]
+
+
+def test_the_folder_that_was_written_is_itself_put_in_place(tmp_path: Path) -> None:
+    """A copy of it would be there with half its files for a time."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with whole(out) as folder:
+        (folder / "file").write_text("")
+        written = folder.stat().st_ino
+    assert out.stat().st_ino == written
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_command_line_without_a_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

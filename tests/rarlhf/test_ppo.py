@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -11,14 +13,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rarlhf.advantages import gae, token_rewards
+from rarlhf.measures.base import Batch, Treatment
 from rarlhf.policy import Episodes
 from rarlhf.ppo import PPOTrainer
 from rarlhf.records import of_rollout
 from rarlhf.rollout import Rollout, Targets, UpdateStats, chunks, select
+from rarlhf.stratified import HardPrompts
 
 END = 0  # the tokenizer's end of text
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
 STATS = UpdateStats(0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+# Of the six episodes by hand; 9.0 is padding.
+SCORES = [3.0, -1.0, 2.0, -5.0, 0.0, -1.0]
+LOG_RATIOS = [[0.5, 1.0, 9.0], [2.0, 0.0, 9.0], [3.0, 9.0, 9.0], [4.0, 9.0, 9.0], [-1.0, 0.0, 0.0], [1.0, -1.0, 0.0]]
 Make = Callable[..., PPOTrainer]
 
 
@@ -54,6 +61,13 @@ def capture(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Target
     """What the trainer would train on, instead of training on it."""
     caught: list[Targets] = []
     monkeypatch.setattr(trainer, "update", lambda targets, iteration: caught.append(targets) or STATS)
+    return caught
+
+
+def fitted(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The value targets that the value head alone would be fitted to, instead of fitting it."""
+    caught: list[Tensor] = []
+    monkeypatch.setattr(trainer, "fit_value_head", lambda rollout, returns: caught.append(returns))
     return caught
 
 
@@ -158,6 +172,122 @@ def test_whose_kl_moves_the_coefficient(
     assert trainer.kl_coef == pytest.approx(0.5 * (1 + 0.1 * error))
 
 
+def test_a_measure_is_shown_the_iterations_own_coefficient_ranking_weights_and_progress(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"kl.coef": 0.5, "risk.ranking": "value"})
+    capture(trainer, monkeypatch)
+    shown: list[tuple[Batch, Fraction]] = []
+    treat = trainer.measure.treat
+
+    def seen(batch: Batch, progress: Fraction) -> Treatment:
+        shown.append((batch, progress))
+        return treat(batch, progress)
+
+    monkeypatch.setattr(trainer.measure, "treat", seen)
+    trainer.kl_coef = 0.25  # as the controller has moved it
+    values = torch.arange(18.0).view(6, 3)
+    rollout = replace(rollout_by_hand(SCORES, LOG_RATIOS), values=values, weights=(Fraction(1, 2),) * 6)
+    trainer.step(rollout, iteration=3)
+    ((batch, progress),) = shown
+    assert batch.kl_coef == 0.25
+    assert batch.rewards[:2].tolist() == [[-0.125, 3 - 0.25, 0.0], [-0.5, -1.0, 0.0]]
+    assert torch.equal(batch.response_mask, rollout.episodes.response_mask)
+    assert batch.ranking.tolist() == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
+    assert batch.weights is rollout.weights
+    assert progress == Fraction(2, 3)  # n = 1 and J = 4: (3 - 1) / (4 - 1)
+
+
+@pytest.mark.parametrize("critic", ["kept", "all"])
+def test_the_critic_learns_the_returns_that_the_measure_made(
+    critic: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"risk.measure": "cvar_ru", "risk.critic": critic, "ppo.gae_lambda": 1.0})
+    caught, alone = capture(trainer, monkeypatch), fitted(trainer, monkeypatch)
+    trainer.step(rollout_by_hand(SCORES), iteration=4)
+    # critic 0, lambda and gamma 1: each token's target is its episode's utility. Half of the six are -5, -1, -1: eta is
+    # -1, and those at or below it pay the shortfall and beta .2
+    utility = torch.tensor([0.0, -0.2, 0.0, -4.2, 0.0, -0.2])
+    expected = torch.where(rollout_by_hand(SCORES).episodes.response_mask, utility.unsqueeze(1), 0.0)
+    torch.testing.assert_close(caught[0].returns, expected)
+    assert caught[0].advantages[0].any() == (critic == "kept")  # 0 before whitening, which shifts it if it centres
+    assert len(alone) == (critic == "all")
+    for returns in alone:
+        torch.testing.assert_close(returns, expected)
+
+
+def test_each_epoch_takes_the_kept_in_an_order_of_its_own(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def orders(iteration: int, seed: int = 1) -> list[list[float]]:
+        trainer = make_trainer(seed=seed, **{"ppo.epochs": 3, "ppo.mini_batch_size": 4})
+        taken: list[float] = []
+        noted = monkeypatch.setattr
+        noted(trainer, "optimizer_step", lambda batch, _: taken.extend(batch.returns[:, 0].tolist()) or STATS)
+        numbered = torch.arange(6.0).unsqueeze(1).expand(6, 3)
+        trainer.update(targets_of(trainer, rollout_by_hand(SCORES))._replace(returns=numbered), iteration)
+        return [taken[start : start + 6] for start in (0, 6, 12)]
+
+    seen = orders(1) + orders(2) + orders(1, seed=2)
+    assert all(sorted(order) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] for order in seen)
+    assert len({tuple(order) for order in seen}) == 9
+    assert orders(1) == seen[:3]  # a resumed run takes the same
+
+
+def test_policy_and_value_head_move_at_their_own_rates(make_trainer: Make) -> None:
+    trainer = make_trainer(**{"ppo.lr": 0.003, "ppo.value_lr": 0.05})
+    before = weights(trainer)
+    trainer.optimizer_step(targets_of(trainer, trainer.collect_rollout(QUERIES[:6], 1)), 1)
+    # Adam's first step is the rate times the gradient's sign
+    moved = {name: float((value - before[name]).abs().max()) for name, value in weights(trainer).items()}
+    assert moved["value_head.weight"] == pytest.approx(0.05, rel=1e-3)
+    assert moved["value_head.bias"] == pytest.approx(0.05, rel=1e-3)
+    assert moved["lm.transformer.wte.weight"] == pytest.approx(0.003, rel=1e-3)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_value_that_moves_beyond_its_clip_gains_nothing(alone: bool, make_trainer: Make) -> None:
+    """The values at sampling lie 10 below, the targets 5 above: squares of 5, and of 14.9 where the clip stops."""
+    for clip, moves in ((0.1, False), (None, True)):
+        trainer = make_trainer(**{"ppo.value_clip": clip, "ppo.value_lr": 0.05})
+        rollout = trainer.collect_rollout(QUERIES[:6], 1)
+        before, far = weights(trainer), replace(rollout, values=rollout.values - 10.0)
+        if alone:
+            trainer.fit_value_head(far, rollout.values + 5.0)
+        else:
+            targets = targets_of(trainer, far)
+            trainer.optimizer_step(targets._replace(returns=rollout.values + 5.0), 1)
+        after = weights(trainer)
+        assert torch.equal(before["value_head.bias"], after["value_head.bias"]) is not moves
+
+
+WEIGHTS = tuple(map(Fraction, range(6)))
+
+
+def test_hard_prompts_are_drawn_and_weighed_at_the_iterations_level(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"risk.hard_share": 0.5})
+    hard, asked = HardPrompts(QUERIES, 0.5, seed=1), []
+    rollout = replace(rollout_by_hand(SCORES), values=torch.arange(18.0).view(6, 3))
+
+    def mix(batch: object, index: int, level: Fraction, value_of: object) -> tuple[object, float]:
+        asked.append((index, level))
+        return batch, 7.0
+
+    def weigh(values: Tensor, threshold: float, level: Fraction) -> tuple[Fraction, ...]:
+        asked.append((values.tolist(), threshold, level))
+        return WEIGHTS
+
+    monkeypatch.setattr(hard, "mix", mix)
+    monkeypatch.setattr(hard, "weights", weigh)
+    monkeypatch.setattr(trainer, "collect_rollout", lambda batch, iteration: rollout)
+    # alpha .5, n = 1 and J = 4: 1 - .5 (m - 1) / 3
+    for iteration, level in ((1, 1), (2, Fraction(5, 6)), (3, Fraction(2, 3)), (4, Fraction(1, 2))):
+        mixed = trainer.collect_hard_rollout(hard, QUERIES[:6], iteration)
+        assert asked == [(iteration, level), ([0.0, 3.0, 6.0, 9.0, 12.0, 15.0], 7.0, level)]
+        assert mixed.weights == WEIGHTS
+        asked.clear()
+
+
 def test_a_step_whose_mean_ratio_is_too_large_is_left_out(make_trainer: Make) -> None:
     trainer = make_trainer(**{"ppo.max_ratio": 3.0})
     targets = targets_of(trainer, trainer.collect_rollout(QUERIES[:6], 1))
@@ -193,6 +323,17 @@ def test_the_value_warmup_moves_the_value_head_alone(make_trainer: Make, tmp_pat
     records = make_trainer(**{"ppo.value_warmup": 2}).train(QUERIES, tmp_path / "c.safetensors")
     assert [record["iteration"] for record in records] == [1, 2, 3, 4]
     assert records[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_value_warmup_is_towards_returns_with_the_kl_penalty(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"kl.coef": 0.5, "ppo.gae_lambda": 1.0, "ppo.gamma": 0.5})
+    alone = fitted(trainer, monkeypatch)
+    trainer.warm_up_value(replace(rollout_by_hand(SCORES, LOG_RATIOS), values=torch.full((6, 3), 7.0)))
+    (returns,) = alone
+    # lambda 1, whatever the critic: the rewards -.25 and 3 - .5, -1 and -1 - 0, 2 - 1.5, those to come counted half
+    assert returns[:3].tolist() == [[1.0, 2.5, 0.0], [-1.5, -1.0, 0.0], [0.5, 0.0, 0.0]]
 
 
 def test_the_value_warmup_fits_the_returns(make_trainer: Make) -> None:

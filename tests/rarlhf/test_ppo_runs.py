@@ -1,4 +1,7 @@
-"""Whole runs of PPOTrainer: exact reductions, determinism, and what stops one; resuming is in test_resume.py."""
+"""Whole runs of PPOTrainer: exact reductions, determinism, and what stops one.
+
+Resuming is in test_resume.py, alpha = 1 of every measure in test_trajectories.py.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,16 +38,6 @@ def test_the_reference_starts_equal_and_stays_while_the_policy_moves(make_traine
     assert not same(reference, trainer.policy.lm.state_dict())
     assert records[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
     assert abs(records[-1]["objective/kl"]) > 1e-3
-
-
-def test_alpha_one_is_the_measure_none_bit_for_bit(make_trainer: Make, tmp_path: Path) -> None:
-    none = make_trainer(**{"risk.measure": "none", "risk.alpha": 1.0})
-    neutral = make_trainer(**{"risk.measure": "cvar", "risk.alpha": 1.0})
-    averse = make_trainer(**{"risk.measure": "cvar", "risk.alpha": 0.5})
-    records = [t.train(QUERIES, tmp_path / f"{i}.safetensors") for i, t in enumerate((none, neutral, averse))]
-    assert records[0] == records[1]
-    assert same(weights(none), weights(neutral))
-    assert not same(weights(none), weights(averse))  # negative control
 
 
 def test_the_level_of_an_unused_measure_decides_nothing(make_trainer: Make, tmp_path: Path) -> None:

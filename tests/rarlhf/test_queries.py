@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from rarlhf.errors import UserError
@@ -31,6 +32,18 @@ def test_a_bare_query_is_the_first_tokens(tokenizer: PreTrainedTokenizerBase, pa
     cut = query(tokenizer, params, "we saw the film", 3, chat=False)
     assert cut.input_ids == tokenizer("we saw the film")["input_ids"][:3]
     assert "we saw the film".startswith(cut.prompt)
+
+
+def test_a_query_does_not_end_where_its_tokenizer_ends_every_text(
+    tokenizer: PreTrainedTokenizerBase, params: Params
+) -> None:
+    ending, end = deepcopy(tokenizer), (tokenizer.eos_token, tokenizer.eos_token_id)
+    words = tokenizer("we saw")["input_ids"]
+    ending.backend_tokenizer.post_processor = TemplateProcessing(f"{end[0]} $A {end[0]}", special_tokens=[end])
+    assert ending("we saw")["input_ids"] == [end[1], *words, end[1]]
+    assert query(ending, params, "we saw", 60, chat=False) == TextQuery("we saw", [end[1], *words])
+    ending.backend_tokenizer.post_processor = TemplateProcessing(f"$A {end[0]}", special_tokens=[end])
+    assert query(ending, params, "", 60, chat=False).input_ids == [end[1]]  # a query is never empty
 
 
 def test_in_a_chat_the_message_is_cut_and_the_template_whole(chatty: PreTrainedTokenizerBase, params: Params) -> None:

@@ -35,16 +35,14 @@ def test_left_pad() -> None:
 def test_responses_end_at_the_end_of_text(lm: GPT2LMHeadModel) -> None:
     queries, mask = left_pad(QUERIES * 25, 0, torch.device("cpu"))
     uniforms = torch.rand(100, 6, generator=torch.Generator().manual_seed(7))
-    favouring_end = Sampling(2.0, 0, 6, end_id=0)
-    with torch.no_grad():
-        lm.transformer.wte.weight[0] *= 0.0
-    episodes = sample_responses(lm, queries, mask, favouring_end, uniforms)
+    episodes = sample_responses(lm, queries, mask, SAMPLING, uniforms)
+    assert set(episodes.response_mask.sum(dim=1).tolist()) == {1, 2, 3, 4, 5, 6}
     for response, real in zip(episodes.responses.tolist(), episodes.response_mask.tolist(), strict=True):
         length = sum(real)
-        assert real == [True] * length + [False] * (len(real) - length)
+        assert real == [True] * length + [False] * (6 - length)
         assert 0 not in response[: length - 1]
         assert length == 6 or response[length - 1] == 0
-        assert set(response[length:]) <= {0}
+        assert response[length:] == [0] * (6 - length)
 
 
 @pytest.mark.parametrize("forced", [3, 6])
@@ -52,6 +50,15 @@ def test_min_new_tokens_forbids_the_end(lm: GPT2LMHeadModel, forced: int) -> Non
     queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
     episodes = sample_responses(lm, queries, mask, SAMPLING._replace(min_new_tokens=forced), torch.zeros(4, 6))
     assert (episodes.responses[:, :forced] != 0).all()
+
+
+def test_the_end_is_allowed_again_after_min_new_tokens(lm: GPT2LMHeadModel) -> None:
+    with torch.no_grad():
+        lm.transformer.ln_f.bias.mul_(50.0)  # the end is all but certain wherever it may be drawn
+    queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
+    episodes = sample_responses(lm, queries, mask, SAMPLING._replace(min_new_tokens=3), torch.full((4, 6), 0.5))
+    assert episodes.response_mask.tolist() == [[True] * 4] * 4
+    assert (episodes.responses == 0).tolist() == [[False, False, False, True]] * 4
 
 
 def test_batching_does_not_change_the_draws(lm: GPT2LMHeadModel) -> None:

@@ -7,19 +7,24 @@ import pytest
 from rarlhf.schedule import kept_episodes, schedule_end, schedule_progress
 
 
-def risk_level(iteration: int, iterations: int, alpha: Fraction, warmup: int, rho: Fraction) -> Fraction:
-    """The level alpha' as the paper writes it."""
-    slope = (1 - alpha) / (schedule_end(iterations, rho) - warmup)
-    expected = Fraction(1) if iteration <= warmup else max(alpha, 1 - slope * (iteration - warmup))
-    level = 1 - (1 - alpha) * schedule_progress(iteration, iterations, warmup, rho)
-    assert level == expected
-    return level
+def progress(iterations: int, warmup: int, rho: str) -> list[Fraction]:
+    """Of each iteration from 1 to the last."""
+    return [schedule_progress(m, iterations, warmup, Fraction(rho)) for m in range(1, iterations + 1)]
 
 
-def test_kept_episodes_of_a_small_run() -> None:
-    # B 10, n 2, M 12, alpha .4, rho .95: J = ceil(11.4) = 12, K = .6 / 10 = .06 an iteration.
-    kept = [kept_episodes(10, risk_level(m, 12, Fraction("0.4"), 2, Fraction("0.95"))) for m in range(1, 13)]
-    assert kept == [10, 10, 10, 9, 9, 8, 7, 7, 6, 6, 5, 4]
+def test_progress_of_a_small_run() -> None:
+    # M 12, n 2, rho .95: J = ceil(11.4) = 12, a tenth an iteration from the second on
+    tenths = [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert progress(12, 2, "0.95") == [Fraction(k, 10) for k in tenths]
+    # rho .5: J = 6, a quarter an iteration, and the final level from the sixth on
+    quarters = [0, 0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4]
+    assert progress(12, 2, "0.5") == [Fraction(k, 4) for k in quarters]
+
+
+def test_kept_episodes_are_those_of_the_level_rounded_up() -> None:
+    # B 10 and alpha .4, .06 less at each tenth: 1, .94, .88, .82, .76, .7, .64, .58, .52, .46, .4
+    levels = [Fraction(100 - 6 * k, 100) for k in range(11)]
+    assert [kept_episodes(10, level) for level in levels] == [10, 10, 9, 9, 8, 7, 7, 6, 6, 5, 4]
 
 
 def test_counts_are_exact_where_floats_are_not() -> None:
@@ -27,15 +32,14 @@ def test_counts_are_exact_where_floats_are_not() -> None:
     assert schedule_end(25, Fraction("0.28")) == 7
 
 
-def test_schedule_never_rises_and_ends_at_alpha() -> None:
-    levels = [risk_level(m, 194, Fraction("0.4"), 30, Fraction("0.95")) for m in range(1, 195)]
-    assert levels == sorted(levels, reverse=True)
-    assert levels[29] == 1  # m = n still keeps all
-    assert levels[schedule_end(194, Fraction("0.95")) - 1] == Fraction("0.4")
-
-
-def test_alpha_one_keeps_everything() -> None:
-    assert {risk_level(m, 20, Fraction(1), 3, Fraction("0.8")) for m in range(1, 21)} == {1}
+def test_the_papers_schedule() -> None:
+    # M 194, n 30, rho .95: J = ceil(184.3) = 185, so 1 / 155 an iteration
+    steps = progress(194, 30, "0.95")
+    assert steps == sorted(steps)
+    assert steps[:30] == [0] * 30  # m = n is still risk-neutral
+    assert steps[30] == Fraction(1, 155)
+    assert steps[183] == Fraction(154, 155)
+    assert steps[184:] == [1] * 10  # from m = J on
 
 
 def test_counting_from_zero_is_one_iteration_late() -> None:

@@ -22,6 +22,11 @@ def texts(figure) -> str:
     return " ".join(t.get_text() for axis in figure.axes for t in [*axis.texts, axis.title, axis._left_title])
 
 
+def labels(axis) -> list[str]:
+    """The texts written into a panel, sorted."""
+    return sorted(text.get_text() for text in axis.texts)
+
+
 def run(iterations: int, kept: float) -> dict[str, np.ndarray]:
     steps = np.arange(1.0, iterations + 1)
     return {
@@ -41,10 +46,10 @@ def test_every_method_has_one_colour() -> None:
 
 def test_lines_are_labelled_at_their_ends(tables) -> None:
     for figure in (reward_quantiles(quantile_curves(tables)), outcome_cvar(cvar_curves(tables))):
-        assert "Base SFT RLHF RA-RLHF" in texts(figure)
-        axis = figure.axes[0]
-        assert axis.get_xlabel()
-        assert "(score units)" in axis.get_ylabel()
+        (axis,) = figure.axes
+        assert labels(axis) == ["Base", "RA-RLHF", "RLHF", "SFT"]
+        assert "%" in axis.get_xlabel()
+        assert axis.get_ylabel().endswith("(score units)")
 
 
 def test_distribution_puts_the_base_behind_every_other_method(tables) -> None:
@@ -64,8 +69,17 @@ def test_the_tails_label_lies_within_its_panel(scores: np.ndarray, side: str) ->
     assert label.get_ha() == side  # the side of the text that touches the line
 
 
-def test_equal_rewards_can_be_drawn() -> None:
-    assert png(reward_distribution({"sft": np.ones(5)}))
+def test_equal_rewards_are_drawn_as_one_bar_in_the_middle() -> None:
+    """A range of no width would give bars of no width, or none."""
+    figure = reward_distribution({"sft": np.ones(5)})
+    (axis,) = figure.axes
+    outline = axis.patches[0].get_xy()  # (corners, 2): reward and density
+    filled = outline[outline[:, 1] > 0, 0]
+    low, high = axis.get_xlim()
+    assert low < filled.min() <= 1.0 <= filled.max() < high
+    assert (filled.max() - filled.min()) * outline[:, 1].max() == pytest.approx(1.0)  # the whole mass
+    assert labels(axis) == ["CVaR 10% = 1.00"]
+    assert png(figure).startswith(b"\x89PNG")
 
 
 def test_training_curves_need_a_run_and_show_the_target() -> None:
@@ -79,7 +93,8 @@ def test_training_curves_need_a_run_and_show_the_target() -> None:
 
 
 def test_trade_off_shows_every_method(tables, perplexities, params) -> None:
-    assert texts(trade_off(evaluate(tables, perplexities, params))).count("RLHF") == 4  # two panels, two methods
+    for axis in trade_off(evaluate(tables, perplexities, params)).axes:
+        assert labels(axis) == ["Base", "RA-RLHF", "RLHF", "SFT"]
 
 
 def test_equal_data_give_equal_bytes_whatever_the_callers_style(tables) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -132,9 +134,20 @@ def test_measure_by_hand(make_table) -> None:
     assert "reward_prompt_cvar_10" not in values
 
 
+def test_measures_of_the_tails_by_hand(make_table) -> None:
+    # ten prompts, two samples: 19 18, 17 16, ... 1 0; the worst 5, 10 and 20 % are one, two and four of twenty
+    table = make_table([[19.0 - 2 * i, 18.0 - 2 * i] for i in range(10)])
+    values = measure(replace(table, kl=np.arange(20.0).reshape(10, 2)), np.arange(10) == 3, max_new_tokens=9)
+    expected = {"05": (0.0, 0.0), "10": (1.0, 0.5), "20": (3.0, 1.5)}
+    assert {name: (values[f"reward_var_{name}"], values[f"reward_cvar_{name}"]) for name in expected} == expected
+    assert values["reward_cvar_of_means_10"] == 0.5  # the lowest of .5, 2.5, ...
+    assert values["kl_sft"] == 9.5  # of all prompts, not of the tail
+    assert values["reward_prompt_tail"] == 12.5  # 13 and 12
+
+
 def test_prompt_cvar_needs_ten_samples(make_table) -> None:
     ten = make_table([list(range(10)), list(range(5, 15))])
-    # one sample of ten each: (0 + 5) / 2
+    # one sample of ten each: (0 + 5) / 2, where a fifth would be (.5 + 5.5) / 2
     assert measure(ten, np.array([True, False]), 9)["reward_prompt_cvar_10"] == 2.5
     nine = make_table([list(range(9)), list(range(9))])
     assert "reward_prompt_cvar_10" not in measure(nine, np.array([True, False]), 9)

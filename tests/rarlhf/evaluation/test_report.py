@@ -72,7 +72,9 @@ def test_equal_input_gives_equal_bytes(page: str, tables, perplexities, params) 
 
 
 def test_page_says_what_was_compared_and_found(page: str) -> None:
-    for text in ("RA-RLHF", "tiny", "1, 2, 3", "4 prompts: lowest 10% by prompt score", "like KL", "0123abcd"):
+    results = page.split("<h2>Results</h2>")[1].split("</table>", maxsplit=1)[0]
+    assert re.findall(r"<tr><td[^>]*>([^<]*?)(?: ▲)?</td>", results) == ["Base", "SFT", "RLHF", "RA-RLHF"]
+    for text in ("tiny", "1, 2, 3", "4 prompts: lowest 10% by prompt score", "like KL", "0123abcd"):
         assert text in page
     assert "<td>train.too short</td><td><bdi>12</bdi></td>" in page
     assert "<td>risk.alpha</td><td><bdi>0.3</bdi></td>" in page

@@ -41,6 +41,9 @@ def test_paired_difference_by_hand() -> None:
     assert difference["mean"] == 2.0
     assert difference["seed_error"] == pytest.approx(3**-0.5)
     assert difference["interval"] == pytest.approx([-0.6704, 4.6704], abs=1e-4)
+    # at 90 %: 2.9200 / sqrt(3) = 1.6859 and 1.6449 x .5 = .8224; together 1.8758
+    narrower = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0], prompt_error=0.5, confidence=0.9)
+    assert narrower["interval"] == pytest.approx([0.1242, 3.8758], abs=1e-4)
 
 
 def test_pairing_removes_what_seeds_share() -> None:
@@ -82,6 +85,12 @@ def test_bootstrap_draws_prompts_together() -> None:
     assert (draws["other"] - draws["b"]).std() > 0.05  # control: without shared prompts it does not
 
 
+def test_bootstrap_takes_the_mean_over_all_seeds() -> None:
+    one = np.random.default_rng(8).normal(size=(1, 9, 2))
+    draws = bootstrap({"a": np.concatenate([one, -one])}, lambda x: float(x.mean()), seed=1)["a"]
+    assert draws == pytest.approx(0.0, abs=1e-12)
+
+
 def test_bootstrap_is_seeded() -> None:
     values = {"a": np.random.default_rng(6).normal(size=(1, 9, 2))}
     first, same, other = (bootstrap(values, lambda x: float(x.mean()), seed)["a"] for seed in (1, 1, 2))
@@ -105,7 +114,8 @@ def test_interval_covers_the_truth_only_with_the_prompts_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "expected"), [([0.1, 0.2], True), ([-2.0, -1.0], True), ([-0.1, 0.2], False), ([0.0, 1.0], False)]
+    ("interval", "expected"),
+    [([0.1, 0.2], True), ([-2.0, -1.0], True), ([-0.1, 0.2], False), ([0.0, 1.0], False), ([-1.0, 0.0], False)],
 )
 def test_distinguishable(interval: list[float], expected: bool) -> None:
     assert distinguishable(interval) is expected
