@@ -215,6 +215,7 @@ class SFTParams(Section):
     """Supervised fine-tuning on the wanted class."""
 
     tokens: Annotated[int, Field(ge=2, le=4096)]
+    end_of_text: bool
     epochs: NonNegative
     batch_size: Count
     micro_batch_size: Count
