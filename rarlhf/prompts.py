@@ -96,9 +96,9 @@ def warn_of_ends(
     if short < SHORT_SHARE * len(texts):
         return None
     return (
-        f"warning: {short:,} of {len(texts):,} SFT texts are no longer than a query (prompts.tokens = {prompts.tokens}) "
-        "and sft.end_of_text is true, so the model learns to stop where its answer should begin; set sft.end_of_text to "
-        "false, or give longer texts"
+        f"warning: {short:,} of {len(texts):,} SFT texts are no longer than a query (prompts.tokens = {prompts.tokens})"
+        " and sft.end_of_text is true, so the model learns to stop where its answer should begin; set sft.end_of_text "
+        "to false, or give longer texts"
     )
 
 

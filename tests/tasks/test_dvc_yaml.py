@@ -92,7 +92,7 @@ def test_no_dependency_is_listed_twice(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_command_is_the_functions_signature(stage: str) -> None:
     words = shlex.split(re.sub(r"\$\{[^}]*\}", "1", STAGES[stage]["cmd"]))
-    assert words[:3] == ["python", "-m", f"tasks.{stage}"]
+    assert words[:3] == ["python3", "-m", f"tasks.{stage}"]
     given = [word for word in words[3:] if word.startswith("--")]
     function = inspect.unwrap(getattr(import_module(f"tasks.{stage}"), stage))
     names = list(inspect.signature(function).parameters)
