@@ -1,5 +1,7 @@
 """params.yaml: presets, every refusal, and that no key is without use."""
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from io import StringIO
@@ -132,6 +134,13 @@ CLASHES = [
         {"data.train_rows": 50, "data.second_scorer_rows": 50},
         "data.train_rows = 50, data.second_scorer_rows = 50: no training rows are left",
     ),
+    ({"data.test_rows": None}, "data.source = 'generator', data.train_rows = 14000, data.test_rows = None: source"),
+    (
+        {"prompts.train": 11801},  # 14,000 rows less 2,000 leave 12,000, of which 200 are for validation
+        "prompts.train = 11801, prompts.validation = 200, data.train_rows = 14000, data.second_scorer_rows = 2000: "
+        "12,001 queries are asked for, more than training rows are left",
+    ),
+    ({"prompts.test": 2001}, "prompts.test = 2001, data.test_rows = 2000: more test queries than test rows"),
     (
         {"model.quantization": "int8"},
         "model.quantization = 'int8', model.adapter = 'none': weights that are all trained are float32",
@@ -241,12 +250,14 @@ def test_every_rule_has_its_clash() -> None:
 def test_a_clash_that_does_not_matter_is_none(tmp_path: Path) -> None:
     load_params(write(tmp_path, {"risk.measure": "none", "risk.warmup": 80}))
     load_params(write(tmp_path, {"model.source": "gpt2", "prompts.tokens": 100, "sft.tokens": 100}))
-    load_params(write(tmp_path, {"data.train_rows": None}))
+    files = {"data.source": "file", "data.path": "x", "prompts.train": 999_999_999, "prompts.test": 999_999_999}
+    load_params(write(tmp_path, files | {"data.train_rows": None, "data.test_rows": None}))
 
 
 def test_limits_themselves_are_within_the_rules(tmp_path: Path) -> None:
     limits = {"prompts.tokens": 40, "ppo.max_new_tokens": 24, "sft.tokens": 64, "model.scratch.context": 64}
     load_params(write(tmp_path, limits | {"prompts.train": 128, "ppo.batch_size": 128}))
+    load_params(write(tmp_path, {"prompts.train": 11800, "prompts.test": 2000, "seeds": list(range(100))}))
 
 
 def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
@@ -270,7 +281,7 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         "seeds.1": "seeds.1 = -2: should be greater than or equal to 0",
         "runtime.threads": "runtime.threads = 2.0: should be a valid integer",
         "model.scratch.packing": "model.scratch.packing = 1: should be a valid boolean",
-        "data.splits": "data.splits = 3: should be a valid dictionary or instance of SplitParams",
+        "data.splits": "data.splits = 3: should be a section, with keys of its own below it",
         "colour": "colour: unknown key",
     }
 
@@ -296,8 +307,15 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         ("evaluate.tail_threshold", float("nan"), "evaluate.tail_threshold = nan: should be a finite number"),
         ("ppo.value_clip", float("inf"), "ppo.value_clip = inf: should be a finite number"),
         ("sft.epochs", "inf", "sft.epochs = inf: should be a finite number"),
-        ("seeds", [], "seeds = []: List should have at least 1 item after validation, not 0"),
-        ("preset", "../x", "preset = '../x': String should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
+        ("ppo.iterations", 10**12, "ppo.iterations = 1000000000000: should be less than or equal to 1000000"),
+        ("prompts.train", 10**15, "prompts.train = 1000000000000000: should be less than or equal to 1000000000"),
+        ("seeds", list(range(1000)), "seeds = [0, 1, 2, 3, 4, 5, ...]: should have at most 100 items"),
+        ("seeds", [2**63], "seeds.0 = 9223372036854775808: should be less than or equal to 9223372036854775807"),
+        ("seeds", 1, "seeds = 1: should be a list, as in [1, 2, 3]"),
+        ("kl", None, "kl = None: should be a section, with keys of its own below it"),
+        ("runtime.device", "x" * 999, f"runtime.device = '{'x' * 47}...{'x' * 48}': should be 'cpu', 'cuda' or 'auto'"),
+        ("seeds", [], "seeds = []: should have at least 1 item"),
+        ("preset", "../x", "preset = '../x': should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
     ],
 )
 def test_values_out_of_range_are_refused_with_the_rule(key: str, value: object, line: str, tmp_path: Path) -> None:
@@ -312,6 +330,15 @@ def test_values_out_of_range_are_refused_with_the_rule(key: str, value: object, 
         ("ppo: {lr: 1\n", "is not readable as YAML: .*line 2"),
         ("seeds: [1]\nseeds: [2]\n", "is not readable as YAML: .*duplicate key"),
         ("\tppo: 1\n", "is not readable as YAML"),
+        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "line 2 is a mark of a merge conflict .*HEAD"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nest too deep"),
+        ("a: " + "{a: " * 5000 + "}" * 5000, "nest too deep"),
+        ("a: " + "9" * 5000, "is not readable as YAML: Exceeds the limit"),
+        ("a: 2024-13-45\n", "is not readable as YAML: month must be in"),
+        ('a: !!int ""\n', "is not readable as YAML: "),
+        ("a: !!python/object/apply:os.getcwd []\n", "is not readable as YAML: line 1, column 4: could not determine"),
+        ("a: \0\n", "is not readable as YAML: .*special characters"),
+        ("# " + "x" * 1_000_000, "more than 1,000,000 bytes"),
     ],
 )
 def test_a_file_that_is_no_params_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -327,8 +354,46 @@ def test_a_missing_file_and_one_that_is_no_text_are_refused(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"is missing: copy a preset over it \(cp presets/tiny.yaml"):
         load_params(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not readable as YAML"):
+    with pytest.raises(UserError, match=r"is not readable as YAML: line 1 is not UTF-8 .*save it as UTF-8"):
         load_params(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="is a folder, where a file should be"):
+        load_params(path)
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="is no plain file"):
+        load_params(path)
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:  # for root every file is readable
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = write(tmp_path, {})
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"params.yaml cannot be read \(Permission denied\): check its permissions"):
+        load_params(path)
+
+
+@pytest.mark.parametrize("text", [f"\ufeff{TINY}", TINY.replace("\n", "\r\n")], ids=["byte order mark", "CRLF"])
+def test_how_other_editors_save_does_not_matter(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text.encode())
+    assert load_params(path) == load_params(REPOSITORY / "presets" / "tiny.yaml")
+
+
+def test_a_refusal_stays_short(tmp_path: Path) -> None:
+    folds = [f"f{n}: &f{n} [{', '.join([f'*f{n - 1}'] * 9)}]" for n in range(1, 12)]  # 9^11 values, if one wrote them
+    path = tmp_path / "params.yaml"
+    text = "\n".join(["f0: &f0 x", *folds, TINY.replace("[1, 2, 3]", "*f11")])
+    path.write_text(text + "".join(f"key{n}: 1\n" for n in range(100)) + '"\\e[31mred": 1\n')
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    first, *lines = str(caught.value).splitlines()
+    assert first.endswith(": 122 problems:")  # 9 items that are no seeds, 12 + 100 + 1 keys
+    assert len(lines) == 31 and lines[-1] == "  and 92 more"
+    assert max(map(len, lines)) < 200 and "\033" not in str(caught.value)
 
 
 def modules() -> str:
