@@ -46,7 +46,10 @@ def read_yaml(path: Path) -> Any:
 
 def shown(value: object) -> str:
     """A value in a message: long, deep and circular ones are cut short."""
-    text = _SHORT.repr(value)
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"a {type(value).__name__} of too many digits"
     return text if len(text) <= MAX_SHOWN else f"{text[:50]}...{text[-50:]}"
 
 
