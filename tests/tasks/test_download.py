@@ -44,7 +44,7 @@ def test_download_writes_the_rows_and_what_was_dropped(params, workspace):
         ),
         ({"test": 2001}, "prompts.test = 2001: only 2,000 of 2,000 test rows"),
         (
-            {"test": 2000, "min_chars": 120},
+            {"train": 9, "validation": 1, "test": 2000, "min_chars": 120},
             r"prompts.test = 2000: only [\d,]+ of 2,000 test rows have prompts.min_chars = 120",
         ),
     ],
