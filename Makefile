@@ -62,9 +62,10 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peer-constraints.txt
 	@touch $@
 
-# What the pipeline and the set-up made. Records (MLflow, Prefect) and cached results go too; params.yaml and dvc.lock stay.
+# What the pipeline and the set-up made. Records (MLflow, Prefect) and cached results go too; params.yaml, dvc.lock and
+# metrics/, which are in git, stay.
 clean:
-	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations metrics plots curves reports
+	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations plots curves reports
 	rm -rf data/inputs data/code data/raw data/prompts
 	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -30,7 +30,6 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from flows.cells import PAPER, Cell, grid_values, make_cells, shared_stages, varying
 from flows.devices import accelerators, shares
@@ -298,7 +297,7 @@ def _seeds(text: str) -> list[int]:
 def _yaml(text: str) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except Exception as error:  # of odd numbers and dates the reader raises more than its own errors
         raise argparse.ArgumentTypeError(f"{text}: not a value ({' '.join(str(error).split())})") from None
 
 

@@ -71,7 +71,8 @@ def make_cells(points: Sequence[Values], common: Values) -> list[Cell]:
         raise UserError("an ablation needs cells: --grid risk.alpha=0.2,0.4, or --cell, or --paper table3")
     for key in (key for point in points for key in point if key in NO_GRID):
         raise UserError(f"{key} cannot differ between cells; {NO_GRID[key]}")
-    text = _with(PARAMS.read_text(encoding="utf-8") if PARAMS.is_file() else "", common)
+    load_params(PARAMS)
+    text = _with(PARAMS.read_text(encoding="utf-8"), common)
     names = _names(points)
     cells = [
         Cell(name, dict(point), _valid(_with(text, point), name)) for name, point in zip(names, points, strict=True)

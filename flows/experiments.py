@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rarlhf.evaluation.evaluate import Evaluation
 
 METRICS = "metrics/evaluate.json"
-RESULTS = ("params.yaml", "dvc.lock")  # what differs between experiments on the same code
+RESULTS = ("params.yaml", "dvc.lock", "metrics")  # what differs between experiments on the same code
 STARTED = "Reproducing experiment"  # DVC's line after which the main workspace is as it was
 RAN = re.compile(r"^Running stage '(.+)':")
 REUSED = re.compile(r"^Stage '(.+)' (?:is cached - skipping run|didn't change, skipping)")

@@ -111,7 +111,10 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text}: expected key=value")
-    return key, YAML(typ="safe").load(value)
+    try:
+        return key, YAML(typ="safe", pure=True).load(value)
+    except Exception as error:  # of odd numbers and dates the reader raises more than its own errors
+        raise argparse.ArgumentTypeError(f"{text[:100]}: the value is not readable as YAML") from error
 
 
 def _run(options: argparse.Namespace) -> State[Any]:

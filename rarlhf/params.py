@@ -5,17 +5,16 @@ names all of them at once, each with its key, its value and the rule. Units, ran
 the keys in presets/*.yaml; there are no defaults here, so that params.yaml stays the one home of every value.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from rarlhf.errors import UserError
 from rarlhf.python_scorer import is_function
+from rarlhf.refusals import describe, listed, read_yaml
 from rarlhf.rules import clashes
 
 METHODS = ("base", "sft", "rlhf", "ra_rlhf")
@@ -36,8 +35,13 @@ Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(gt=0, le=1)]
 Open01 = Annotated[Number, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+# Ceilings stand far above what anybody runs: a slip of the finger is refused, and no sum or allocation goes astray.
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]  # rows, texts, tokens
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000)]  # what is done one after the other
+Batch = Annotated[int, Field(ge=1, le=1_000_000)]  # what is done at once
+Epochs = Annotated[Number, Field(gt=0, le=10_000)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class Section(BaseModel):
@@ -93,12 +97,12 @@ class DataParams(Section):
     positive_label: int | str | bool
     no_label: list[int | str | None]
     label_above: Number | None
-    min_chars: Annotated[int, Field(ge=0)]
+    min_chars: CountOrZero
     test_share: Open01 | None
     wanted_share: WantedShareParams
     train_rows: Count | None
     test_rows: Count | None
-    second_scorer_rows: Annotated[int, Field(ge=0)]
+    second_scorer_rows: CountOrZero
     seed: Seed
 
 
@@ -109,11 +113,11 @@ class ScratchModelParams(Section):
     context: Annotated[int, Field(ge=16, le=4096)]
     layers: Annotated[int, Field(ge=1, le=48)]
     width: Annotated[int, Field(ge=8, le=8192)]
-    heads: Count
+    heads: Annotated[int, Field(ge=1, le=8192)]
     init_std: Open01
     packing: bool
-    epochs: Positive
-    batch_size: Count
+    epochs: Epochs
+    batch_size: Batch
     lr: Open01
     warmup: Annotated[Number, Field(ge=0, lt=1)]
     seed: Seed
@@ -148,12 +152,12 @@ class ScratchRewardParams(Section):
     vocab_size: Annotated[int, Field(ge=40, le=65536)]
     layers: Annotated[int, Field(ge=1, le=24)]
     width: Annotated[int, Field(ge=8, le=8192)]
-    heads: Count
+    heads: Annotated[int, Field(ge=1, le=8192)]
     init_std: Open01
     dropout: Annotated[Number, Field(ge=0, lt=1)]
     cut_share: Annotated[Number, Field(ge=0, lt=1)]
-    epochs: Positive
-    batch_size: Count
+    epochs: Epochs
+    batch_size: Batch
     lr: Open01
     weight_decay: NonNegative
     seed: Seed
@@ -186,7 +190,7 @@ class RewardParams(Section):
     others: list[OtherScorerParams]
     watch: list[Literal["code"]]
     max_length: Annotated[int, Field(ge=8, le=4096)]
-    batch_size: Count
+    batch_size: Batch
     scratch: ScratchRewardParams
 
     @property
@@ -201,10 +205,10 @@ class PromptParams(Section):
 
     tokens: Annotated[int, Field(ge=1, le=1024)]
     chat_template: bool
-    min_chars: Annotated[int, Field(ge=0)]
+    min_chars: CountOrZero
     train: Count
     validation: Count
-    test: Annotated[int, Field(ge=20)]
+    test: Annotated[int, Field(ge=20, le=1_000_000_000)]
     perplexity: Count
     perplexity_chars: Count
     wanted_quantile: Annotated[Number, Field(ge=0, lt=1)]
@@ -215,9 +219,10 @@ class SFTParams(Section):
     """Supervised fine-tuning on the wanted class."""
 
     tokens: Annotated[int, Field(ge=2, le=4096)]
-    epochs: NonNegative
-    batch_size: Count
-    micro_batch_size: Count
+    end_of_text: bool
+    epochs: Annotated[Number, Field(ge=0, le=10_000)]
+    batch_size: Batch
+    micro_batch_size: Batch
     lr: Open01
     seed: Seed
 
@@ -225,18 +230,18 @@ class SFTParams(Section):
 class PPOParams(Section):
     """PPO as both `rlhf` and `ra_rlhf` run it."""
 
-    iterations: Annotated[int, Field(ge=2)]
-    batch_size: Annotated[int, Field(ge=2)]
-    mini_batch_size: Count
-    micro_batch_size: Count | Literal["auto"]
-    decode_batch_size: Count
+    iterations: Annotated[int, Field(ge=2, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)]
+    mini_batch_size: Batch
+    micro_batch_size: Batch | Literal["auto"]
+    decode_batch_size: Batch
     rollout_logprobs: Literal["recompute", "decode"]
-    epochs: Count
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
     lr: Open01
     value_lr: Open01
-    value_warmup: Annotated[int, Field(ge=0)]
-    max_new_tokens: Count
-    min_new_tokens: Annotated[int, Field(ge=0)]
+    value_warmup: Annotated[int, Field(ge=0, le=1_000_000)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    min_new_tokens: CountOrZero
     min_counts_query: bool
     temperature: Annotated[Number, Field(gt=0, le=10)]
     gamma: Share
@@ -246,7 +251,7 @@ class PPOParams(Section):
     value_coef: NonNegative
     max_ratio: Annotated[Number, Field(gt=1)]
     max_grad_norm: Positive | None
-    checkpoint_every: Count
+    checkpoint_every: Steps
 
     @property
     def micro_batch(self) -> int:
@@ -268,7 +273,7 @@ class RiskParams(Section):
 
     measure: Literal["none", "cvar", "cvar_ru", "entropic", "evar", "mean_cvar"]
     alpha: Share
-    warmup: Annotated[int, Field(ge=0)]
+    warmup: CountOrZero
     rho: Share
     count_from: Literal[0, 1]
     ranking: Literal["episode_return", "lambda_return", "value"]
@@ -287,8 +292,8 @@ class RiskParams(Section):
 class GenerateParams(Section):
     """Sampling for the evaluation."""
 
-    samples: Count
-    batch_size: Count
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    batch_size: Batch
     seed: Seed
 
 
@@ -299,7 +304,7 @@ class EvaluateParams(Section):
     tail_threshold: Number | None
     add_start_token: bool
     confidence: Open01
-    table_rows: Annotated[int, Field(ge=0)]
+    table_rows: Annotated[int, Field(ge=0, le=10_000)]
     seed: Seed
 
 
@@ -307,7 +312,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     preset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100)]
     methods: Annotated[list[Literal["base", "sft", "rlhf", "ra_rlhf"]], Field(min_length=1)]
     runtime: RuntimeParams
     data: DataParams
@@ -327,47 +332,18 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
     Raises: UserError naming every unknown, missing, ill-typed, out-of-range or clashing key with its value and rule.
     """
-    raw = _read_yaml(Path(path))
+    raw = read_yaml(Path(path))
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no sections; copy a preset over it (cp presets/tiny.yaml {path})")
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        problems = [_describe(detail) for detail in error.errors()]
+        problems = [describe(detail, _known_keys(Params)) for detail in error.errors()]
     else:
         problems = list(clashes(params))
         if not problems:
             return params
-    raise UserError(f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n" + "\n".join(problems))
-
-
-def _read_yaml(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing: copy a preset over it (cp presets/tiny.yaml {path}), or run from its folder"
-        )
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        first = " ".join(str(error).split())
-        raise UserError(f"{path} is not readable as YAML: {first}") from error
-
-
-def _describe(detail: Mapping[str, Any]) -> str:
-    """One line for one pydantic error: key, value, rule."""
-    key = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "constrained-")))
-    if detail["type"] == "extra_forbidden":
-        return f"  {key}: unknown key{_nearest(key)}"
-    if detail["type"] == "missing":
-        return f"  {key}: missing; presets/tiny.yaml shows it with its unit and range"
-    return f"  {key} = {detail['input']!r}: {detail['msg'].replace('Input should', 'should')}"
-
-
-def _nearest(key: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(key, list(_known_keys(Params)), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    raise UserError(listed(Path(path), problems))
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rarlhf.data.rows import Row
 from rarlhf.errors import UserError
-from rarlhf.params import PromptParams
+from rarlhf.params import PromptParams, SFTParams
 from rarlhf.progress import Recorder
 from rarlhf.queries import answer_to, text_query
 from rarlhf.reward_model import Score
@@ -29,6 +29,7 @@ class Query(TypedDict):
     input_ids: list[int]
 
 
+SHORT_SHARE = 0.1  # of the SFT texts; where as many are no longer than a query, the end of text is learned in its place
 SFTRecord = dict[str, Any]  # {"text": ...} or, in a chat, {"messages": [user's, assistant's]}: what trl reads
 
 
@@ -74,6 +75,31 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
     perplexity = _perplexity_texts(wanted_rows(test, score, params), params)
     counts = {"train": train_counts, "test": test_counts, "sft": len(sft), "perplexity": len(perplexity)}
     return PromptSets(queries[: params.train], queries[params.train :], test_queries, sft, perplexity, counts)
+
+
+def warn_of_ends(
+    sft: Sequence[SFTRecord], tokenizer: PreTrainedTokenizerBase, prompts: PromptParams, params: SFTParams
+) -> str | None:
+    """What to say where SFT would teach the model to stop where a query ends; None where it does not.
+
+    Args:
+        sft: the texts to learn; the answers of a chat end where the template says so, and are not looked at.
+        tokenizer: the base model's.
+        prompts: section `prompts`.
+        params: section `sft`.
+    """
+    texts = [record["text"] for record in sft if "text" in record]
+    if not texts or not params.end_of_text or params.epochs == 0:
+        return None
+    encoded: Any = tokenizer(texts, truncation=True, max_length=prompts.tokens + 1)
+    short = sum(len(ids) <= prompts.tokens or ids[-1] == tokenizer.eos_token_id for ids in encoded["input_ids"])
+    if short < SHORT_SHARE * len(texts):
+        return None
+    return (
+        f"warning: {short:,} of {len(texts):,} SFT texts are no longer than a query (prompts.tokens = {prompts.tokens})"
+        " and sft.end_of_text is true, so the model learns to stop where its answer should begin; set sft.end_of_text "
+        "to false, or give longer texts"
+    )
 
 
 def _cut(

@@ -45,6 +45,7 @@ def rules(p: "Params") -> Iterable[Rule]:
     """All rules, held or not, always in the same number and order."""
     yield from _general_rules(p)
     yield from _data_rules(p)
+    yield from _row_rules(p)
     yield from _column_rules(p)
     yield from _scorer_rules(p)
     yield from _model_rules(p)
@@ -89,6 +90,29 @@ def _data_rules(p: "Params") -> Iterable[Rule]:
     yield one_test, ("data.splits.test", "data.test_share"), "give one of the two, the other null"
     room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
     yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
+
+
+def _row_rules(p: "Params") -> Iterable[Rule]:
+    """As far as the rows' numbers are known from the params; stage `download` counts the rows that there are."""
+    data, prompts = p.data, p.prompts
+    generated = data.source != "generator" or None not in (data.train_rows, data.test_rows)
+    yield (
+        generated,
+        ("data.source", "data.train_rows", "data.test_rows"),
+        "source generator needs a number of rows for each split",
+    )
+    queries, rows = prompts.train + prompts.validation, data.train_rows
+    enough = rows is None or queries <= max(rows - data.second_scorer_rows, 0)
+    yield (
+        enough,
+        ("prompts.train", "prompts.validation", "data.train_rows", "data.second_scorer_rows"),
+        f"{queries:,} queries are asked for, more than training rows are left besides the second scorer's",
+    )
+    yield (
+        data.test_rows is None or prompts.test <= data.test_rows,
+        ("prompts.test", "data.test_rows"),
+        "more test queries than test rows",
+    )
 
 
 def _column_rules(p: "Params") -> Iterable[Rule]:

@@ -9,14 +9,11 @@ from tasks.stage import Run, stage
 def check(run: Run, out: Path, code: Path) -> None:
     """Estimate time, memory and disk, and refuse a machine that clearly does not suffice."""
     from rarlhf.context import refuse_too_long
-    from rarlhf.python_scorer import load_function
+    from rarlhf.preflight import refuse_missing, warnings
     from rarlhf.resources import accelerator_memory, available_memory, estimate, refuse_if_short
     from rarlhf.rules import cautions
 
-    for line in cautions(run.params):
-        run.log(f"caution: {line}")
-    for source in run.params.reward.functions:
-        load_function(source)
+    refuse_missing(run.params, Path("data/raw"), Path("models/base"), Path("models/reward"))
     refuse_too_long(Path(run.params.model.source), run.params)
     needs = estimate(run.params)
     if needs is None:
@@ -24,6 +21,8 @@ def check(run: Run, out: Path, code: Path) -> None:
     else:
         run.log(needs.text())
         refuse_if_short(needs, Path.cwd(), available_memory(), accelerator_memory(run.params))
+    for warning in (*cautions(run.params), *warnings(run.params)):
+        run.log(f"warning: {warning}")
     for path in (out, code):
         with run.output(path) as file:  # constant, so that only bad parameters stop what comes after
             file.write_text("params.yaml is valid\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rarlhf.data.enough import refuse_too_few
 from rarlhf.data.files import write_json, write_jsonl
 from rarlhf.data.sources import load_raw_rows
 from tasks.stage import Run, stage
@@ -16,6 +17,8 @@ def download(run: Run, inputs: Path, out: Path) -> None:
     counts = {split: count.record() for split, count in rows.counts.items()}
     for split, count in counts.items():
         run.log(counts_line(split, count))
+    # No params of this stage: another number of queries fetches nothing anew, and stage `prompts` looks again.
+    refuse_too_few(rows.train, rows.test, run.params.prompts)
     with run.output(out) as folder:
         for name in ("train", "test", "second_scorer"):
             write_jsonl(folder / f"{name}.jsonl", (row.record() for row in getattr(rows, name)))

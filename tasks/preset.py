@@ -15,6 +15,7 @@ from ruamel.yaml.nodes import MappingNode, Node
 
 from rarlhf.errors import UserError
 from rarlhf.params import load_params
+from rarlhf.refusals import shown
 from tasks.files import Outputs
 
 PARAMS = Path("params.yaml")
@@ -34,8 +35,10 @@ def apply_preset(name: str, data: str | None = None, force: bool = False) -> str
         params.yaml without `force`.
     """
     text = _preset_text(name, data)
-    old = PARAMS.read_text(encoding="utf-8") if PARAMS.is_file() else None
-    if old == text:
+    if PARAMS.exists() and not PARAMS.is_file():
+        raise UserError(f"{PARAMS} is no plain file: move it away first")
+    old = PARAMS.read_bytes() if PARAMS.is_file() else None
+    if old == text.encode():
         return f"{PARAMS} is already preset {name}"
     if old is not None and not force and not _is_preset(old):
         raise UserError(
@@ -60,10 +63,14 @@ def override(values: Mapping[str, object]) -> None:
 def set_value(text: str, key: str, value: object) -> str:
     """The YAML text with the value at a dotted key replaced.
 
-    Raises: UserError if the key is not there.
+    Raises: UserError if the key is not there, or the value is none that the file could hold.
     """
     node = _node(text, key)
-    return text[: node.start_mark.index] + json.dumps(value, ensure_ascii=False) + text[node.end_mark.index :]
+    try:
+        written = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{key} = {shown(value)}: no value for {PARAMS} ({error})") from error
+    return text[: node.start_mark.index] + written + text[node.end_mark.index :]
 
 
 def _node(text: str, key: str) -> Node:
@@ -93,13 +100,14 @@ def _preset_text(name: str, data: str | None) -> str:
     return set_value(text, "data.path", data)
 
 
-def _is_preset(text: str) -> bool:
+def _is_preset(content: bytes) -> bool:
     """Whether a params.yaml is one of the presets, whatever its data.path."""
     presets = [path.read_text(encoding="utf-8") for path in PRESETS.glob("*.yaml")]
     try:
-        return set_value(text, "data.path", None) in [set_value(preset, "data.path", None) for preset in presets]
-    except (UserError, YAMLError):
+        text = set_value(content.decode().replace("\r\n", "\n"), "data.path", None)
+    except (UserError, YAMLError, ValueError, RecursionError):  # no text, no YAML, or without the key
         return False
+    return text in [set_value(preset, "data.path", None) for preset in presets]
 
 
 def _write(text: str, check: bool = False) -> None:

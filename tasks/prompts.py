@@ -11,14 +11,15 @@ def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
     from rarlhf.context import refuse_too_long
     from rarlhf.data.files import read_rows, write_json, write_jsonl
     from rarlhf.loading import load_tokenizer
-    from rarlhf.prompts import make_prompts
+    from rarlhf.prompts import make_prompts, warn_of_ends
     from rarlhf.reward_model import load_reward_model
     from rarlhf.runtime import prepare
 
     refuse_too_long(base, run.params)  # of a model from the hub this is where its length is first known
     score = load_reward_model(reward, run.params.reward, prepare(run.params.runtime))
     train, test = read_rows(raw / "train.jsonl"), read_rows(raw / "test.jsonl")
-    sets = make_prompts(train, test, load_tokenizer(str(base)), score, run.params.prompts, run.recorder)
+    tokenizer = load_tokenizer(str(base))
+    sets = make_prompts(train, test, tokenizer, score, run.params.prompts, run.recorder)
     with run.output(out) as folder:
         write_jsonl(folder / "train.jsonl", sets.train)
         write_jsonl(folder / "validation.jsonl", sets.validation)
@@ -28,6 +29,8 @@ def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
         write_json(folder / "counts.json", sets.counts)
     for name, counts in sets.counts.items():
         run.log(f"{name}: {counts}")
+    if warning := warn_of_ends(sets.sft, tokenizer, run.params.prompts, run.params.sft):
+        run.log(warning)
 
 
 if __name__ == "__main__":

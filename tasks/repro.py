@@ -20,7 +20,15 @@ STOPPED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGINT
 
 
 def main() -> int:
-    """Runs `dvc repro` with the arguments given; returns its exit status."""
+    """Runs `dvc repro` with the arguments given; returns its exit status.
+
+    What is wrong with params.yaml is told before: DVC makes stages of its lists, and speaks of them alone.
+    """
+    try:
+        params = load_params()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     stopped = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -32,8 +40,7 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches DVC and its stage too, which end by themselves
             signal.signal(number, stop)
         process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])
-        with suppress(UserError):
-            pipeline.open(load_params())
+        pipeline.open(params)
         status = process.wait()
         _tell_stages(pipeline, done=status == 0)
         killed = bool(stopped) or status in STOPPED

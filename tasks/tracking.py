@@ -32,6 +32,7 @@ PARENT_FILE = "run"  # in that folder: id of the parent run, there as soon as ML
 STAGES_FILE = "stages.jsonl"  # in that folder: a line for the start and one for the end of each stage that ran
 PARENT_SECONDS = 20.0  # a stage's run waits for its parent's id, in the background
 DATA_FOLDERS = ("data/raw", "data/prompts", "generations")  # inputs that are logged as data sets
+REWRITTEN = ("dvc.lock", "metrics")  # in git, and written by every run
 FLUSH_SECONDS = 5.0
 FLUSH_METRICS = 500  # MLflow takes up to 1000 in a batch
 BATCH_PARAMS = 100
@@ -334,11 +335,11 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]
 
 
 def _git_tags() -> dict[str, str]:
-    """The commit, and whether tracked files differ from it except dvc.lock, which runs rewrite; empty without git."""
+    """The commit, and whether tracked files differ from it except what runs rewrite; empty without git."""
     commit = _git("rev-parse", "HEAD")
     if not commit:
         return {}
-    dirty = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
+    dirty = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in REWRITTEN)))
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
 
 

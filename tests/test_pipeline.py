@@ -65,6 +65,7 @@ STAGES = [
     *(f"generate@{method}" for method in METHODS),
     "evaluate",
 ]
+KEPT = ("metrics/evaluate.json", "metrics/reward.json", "metrics/summary.json")
 METRICS = [
     "reward_mean",
     "reward_prompt_tail",
@@ -86,6 +87,7 @@ class Copy:
     environment: dict[str, str]
     params: str
     lock: str
+    metrics: dict[str, str]  # content of the files that git keeps and `dvc checkout` does not put back
 
     def dvc(self, *arguments: str, status: int = 0) -> str:
         """Runs dvc and returns what it printed.
@@ -144,10 +146,11 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, str]:
             shutil.copy(REPOSITORY / name, folder / name)
     environment = clean_environment(home)
     subprocess.run(["git", "init", "--quiet"], cwd=folder, env=environment, check=True)
-    blank = Copy(folder, environment, "", "")
+    blank = Copy(folder, environment, "", "", {})
     blank.change({})
     printed = blank.dvc("repro")
-    return Copy(folder, environment, blank.read("params.yaml"), blank.read("dvc.lock")), printed
+    metrics = {name: blank.read(name) for name in KEPT}
+    return Copy(folder, environment, blank.read("params.yaml"), blank.read("dvc.lock"), metrics), printed
 
 
 @pytest.fixture
@@ -158,6 +161,8 @@ def copy(first: tuple[Copy, str]) -> Iterator[Copy]:
     if copy.read("params.yaml") != copy.params or copy.read("dvc.lock") != copy.lock:
         (copy.folder / "params.yaml").write_text(copy.params, encoding="utf-8")
         (copy.folder / "dvc.lock").write_text(copy.lock, encoding="utf-8")
+        for name, text in copy.metrics.items():
+            (copy.folder / name).write_text(text, encoding="utf-8")
         copy.dvc("checkout", "--force")
 
 

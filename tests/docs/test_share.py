@@ -12,9 +12,10 @@ from tests.docs.pages import agrees, commands
 DVC_YAML = """\
 stages:
   train:
-    cmd: cp params.yaml model.txt && echo once >> ../ran
+    cmd: cp params.yaml model.txt && mkdir -p metrics && cp params.yaml metrics/summary.yaml && echo once >> ../ran
     deps: [params.yaml]
     outs: [model.txt]
+    metrics: [metrics/summary.yaml: {cache: false}]
 """
 WHO = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
 
@@ -57,5 +58,5 @@ def test_a_second_clone_computes_nothing(tmp_path: Path, environment: dict[str, 
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         assert not shown or agrees(shown, done.stdout), done.stdout
     assert folder == tmp_path / "second"
-    assert (folder / "model.txt").read_text() == "a: 1\n"
+    assert (folder / "model.txt").read_text() == (folder / "metrics/summary.yaml").read_text() == "a: 1\n"
     assert (tmp_path / "ran").read_text() == "once\n"  # in the first place alone

@@ -24,7 +24,7 @@ stages:
     cmd: python measure.py
     deps: [data/a.txt, measure.py]
     params: [seeds, risk]
-    outs: [metrics/evaluate.json]
+    outs: [metrics/evaluate.json: {cache: false}]
 """
 MEASURE = """\
 import json, os, sys
@@ -57,7 +57,9 @@ def cells(toy: Path) -> Path:
     (toy / "dvc.yaml").write_text(DVC_YAML)
     (toy / "measure.py").write_text(MEASURE)
     with (toy / ".gitignore").open("a") as stream:
-        stream.write("/data/\n/metrics/\n")
+        stream.write("/data/\n")
+    (toy / "metrics").mkdir()  # in git, as in the repository itself, and written anew by every cell
+    (toy / "metrics" / "evaluate.json").write_text("{}\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org"]
     subprocess.run([*git, "add", "-A"], check=True)
     subprocess.run([*git, "commit", "-qm", "toy"], check=True)
@@ -131,7 +133,12 @@ def test_values_on_the_command_line() -> None:
     assert _values("risk.alpha=0.2,1e-5") == ("risk.alpha", [0.2, 1e-5])
     assert _setting("risk.measure=none") == ("risk.measure", "none")
     assert _seeds("1,2") == [1, 2]
-    for reader, wrong in ((_values, "risk.alpha"), (_setting, "risk.alpha"), (_values, "risk.alpha=[0.2")):
+    for reader, wrong in (
+        (_values, "risk.alpha"),
+        (_setting, "risk.alpha"),
+        (_values, "risk.alpha=[0.2"),
+        (_setting, "a=2024-13-45"),
+    ):
         with pytest.raises(ArgumentTypeError):
             reader(wrong)
     options = _parser().parse_args(["--cell", "risk.alpha=1", "--cell", "risk.alpha=0.5", "risk.rho=1.0"])

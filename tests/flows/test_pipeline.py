@@ -31,6 +31,13 @@ def test_settings_on_the_command_line() -> None:
         _setting("risk.alpha")
 
 
+@pytest.mark.parametrize("value", ["[0.2", "2024-13-45", "9" * 5000, "[" * 5000, "!!int ''"], ids=str.__len__)
+def test_settings_that_are_no_values(value: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="the value is not readable as YAML") as caught:
+        _setting(f"risk.alpha={value}")
+    assert len(str(caught.value)) < 200
+
+
 def test_bad_wishes_fail_the_flow_in_one_line(toy: Path) -> None:
     state = rarlhf.fn(targets=["nosuch"])
     assert state.is_failed() and "no stage nosuch" in str(state.message)

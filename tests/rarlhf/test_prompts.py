@@ -11,7 +11,7 @@ from rarlhf.data.rows import Row
 from rarlhf.errors import UserError
 from rarlhf.params import Params, PromptParams
 from rarlhf.progress import SilentRecorder
-from rarlhf.prompts import PromptSets, make_prompts
+from rarlhf.prompts import PromptSets, make_prompts, warn_of_ends
 
 TRAIN = [Row(f"we saw the {'old ' * i}film .", label=i % 2) for i in range(10)]
 TEST = [Row(f"we liked the {'weak ' * i}music .", label=i % 2) for i in range(6)]
@@ -112,3 +112,22 @@ def test_too_few_rows_are_refused_with_the_key(make: Make) -> None:
 def test_without_a_wanted_test_row_there_is_no_perplexity(make: Make) -> None:
     with pytest.raises(UserError, match="no test row is of the wanted class"):
         make(test=[Row(row.text, 0) for row in TEST])
+
+
+def test_it_is_said_where_sft_would_teach_to_stop_at_once(tokenizer: PreTrainedTokenizerBase, params: Params) -> None:
+    def warning(records: list[dict[str, object]], **sft: object) -> str | None:
+        query = params.prompts.model_copy(update={"tokens": 5})
+        return warn_of_ends(records, tokenizer, query, params.sft.model_copy(update={"end_of_text": True} | sft))
+
+    short, long = (
+        {"text": tokenizer.decode(tokenizer("we saw the old film .")["input_ids"][:5])},
+        {"text": "we saw " * 9},
+    )
+    said = warning([short] + 9 * [long])
+    assert said is not None
+    assert "1 of 10 SFT texts are no longer than a query (prompts.tokens = 5)" in said
+    assert "set sft.end_of_text to false" in said
+    assert warning([short] + 10 * [long]) is None  # less than a tenth
+    assert warning([short], end_of_text=False) is None
+    assert warning([short], epochs=0) is None
+    assert warning([{"messages": []}]) is None

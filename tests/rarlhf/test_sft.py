@@ -95,9 +95,55 @@ def test_the_end_of_text_is_learned_and_padding_is_not(
 ) -> None:
     texts = ["we", "we liked the film ."]
     (batch,) = batches(texts, section, lm_folder, machine, monkeypatch)
-    labels = sorted([[x for x in row if x != -100] for row in batch["labels"].tolist()], key=len)
+    labels = learned(batch)
     assert labels == [[*tokenizer(text)["input_ids"], END] for text in texts]
     assert (batch["labels"] == -100).sum() == len(labels[1]) - len(labels[0])
+
+
+def learned(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+    """Labels of each row without what is left out of the loss, the shortest row first."""
+    return sorted([[x for x in row if x != -100] for row in batch["labels"].tolist()], key=len)
+
+
+def test_without_end_of_text_no_end_reaches_the_model(
+    section: SFTParams,
+    lm_folder: Path,
+    machine: Machine,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = ["we saw", "we liked the film ."]
+    bare = section.model_copy(update={"end_of_text": False})
+    (batch,) = batches(texts, bare, lm_folder, machine, monkeypatch)
+    assert learned(batch) == [tokenizer(text)["input_ids"] for text in texts]
+    real = batch["attention_mask"].bool()
+    assert END not in batch["input_ids"][real]
+    assert (batch["labels"][~real] == -100).all() and (batch["input_ids"][~real] == END).all()
+
+
+@pytest.mark.parametrize("end_of_text", [True, False])
+def test_an_end_that_the_tokenizer_or_the_text_has_already(
+    end_of_text: bool,
+    section: SFTParams,
+    lm_folder: Path,
+    machine: Machine,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = section.model_copy(update={"end_of_text": end_of_text})
+    (batch,) = batches([f"we saw it{tokenizer.eos_token}"], params, lm_folder, machine, monkeypatch)
+    assert learned(batch) == [tokenizer("we saw it")["input_ids"] + [END] * end_of_text]
+
+
+def test_texts_of_one_token_are_left_out_where_no_end_follows(
+    section: SFTParams, lm_folder: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bare = section.model_copy(update={"end_of_text": False})
+    (batch,) = batches(["q", "we saw it"], bare, lm_folder, machine, monkeypatch)
+    assert len(learned(batch)) == 1
+    assert len(learned(batches(["q", "we saw it"], section, lm_folder, machine, monkeypatch)[0])) == 2
+    with pytest.raises(UserError, match="no text of the wanted class has two tokens"):
+        train_sft([{"text": "q"}], lm_folder, tmp_path / "sft", WHOLE, bare, machine, SilentRecorder())
 
 
 def test_what_is_too_long_is_cut_without_an_end(

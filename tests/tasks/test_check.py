@@ -35,5 +35,5 @@ def test_cautions_are_said_and_stop_nothing(tmp_path: Path, monkeypatch: pytest.
     for section, cautioned in ((params.model, False), (model, True)):
         run = Speaking(params.model_copy(update={"model": section}))
         check.__wrapped__(run, tmp_path / "params.txt", tmp_path / "code.txt")
-        assert any(line.startswith("caution: model.quantization = 'int8'") for line in run.lines) is cautioned
+        assert any(line.startswith("warning: model.quantization = 'int8'") for line in run.lines) is cautioned
         assert (tmp_path / "params.txt").read_text() == "params.yaml is valid\n"

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from rarlhf.data.files import read_rows
+from rarlhf.errors import UserError
 from tasks.download import counts_line, download
 from tasks.source import source
 
@@ -30,6 +33,28 @@ def test_download_writes_the_rows_and_what_was_dropped(params, workspace):
     assert len(rows["test"]) == counts["test"]["used"] == params.data.test_rows
     assert len(rows["second_scorer"]) == params.data.second_scorer_rows
     assert len(run.lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"train": 12_001, "validation": 1},
+            r"prompts.train = 12001, prompts.validation = 1: only [\d,]+ of [\d,]+ train",
+        ),
+        ({"test": 2001}, "prompts.test = 2001: only 2,000 of 2,000 test rows"),
+        (
+            {"train": 9, "validation": 1, "test": 2000, "min_chars": 120},
+            r"prompts.test = 2000: only [\d,]+ of 2,000 test rows have prompts.min_chars = 120",
+        ),
+    ],
+)
+def test_rows_that_are_too_few_are_refused_before_anything_is_trained(values, message, params, workspace):
+    prompts = params.prompts.model_copy(update={"min_chars": 0} | values)
+    run = noting_run(params.model_copy(update={"prompts": prompts}))
+    with pytest.raises(UserError, match=message):
+        download.__wrapped__(run, workspace, workspace / "raw")
+    assert not (workspace / "raw").exists()
 
 
 def test_counts_in_words():

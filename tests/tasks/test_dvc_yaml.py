@@ -27,7 +27,10 @@ CARD = {"rarlhf/card.md.j2"}
 DATA_FILES = {"base": CARD, "sft": CARD, "rlhf": CARD, "ra_rlhf": CARD}
 DATA_FILES["evaluate"] = CARD | {"rarlhf/evaluation/report.html.j2"}
 # Sections that a stage's modules name and the stage does not hang on.
-UNUSED = {"rlhf": {"risk"}}  # plain RLHF replaces the measure by `none`, and then the section decides nothing
+UNUSED = {
+    "rlhf": {"risk"},  # plain RLHF replaces the measure by `none`, and then the section decides nothing
+    "download": {"prompts"},  # it refuses rows that are too few for the queries, and writes what it would anyway
+}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -92,7 +95,7 @@ def test_no_dependency_is_listed_twice(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_command_is_the_functions_signature(stage: str) -> None:
     words = shlex.split(re.sub(r"\$\{[^}]*\}", "1", STAGES[stage]["cmd"]))
-    assert words[:3] == ["python", "-m", f"tasks.{stage}"]
+    assert words[:3] == ["python3", "-m", f"tasks.{stage}"]
     given = [word for word in words[3:] if word.startswith("--")]
     function = inspect.unwrap(getattr(import_module(f"tasks.{stage}"), stage))
     names = list(inspect.signature(function).parameters)
@@ -165,3 +168,12 @@ def test_a_plot_has_its_template_and_its_data(title: str, plot: dict[str, Any]) 
         assert columns in TRAINING_COLUMNS.values()
     else:
         assert columns == "${methods}"
+
+
+def test_metrics_are_in_git_so_that_a_fresh_clone_can_compare() -> None:
+    entries = [(stage, item) for stage in STAGES for key in ("outs", "metrics") for item in STAGES[stage].get(key, [])]
+    kept = {path for _, item in entries if isinstance(item, dict) for path, how in item.items() if not how["cache"]}
+    assert kept == {"metrics/reward.json", "metrics/evaluate.json", "metrics/summary.json"}
+    assert not [item for _, item in entries if isinstance(item, str) and item.startswith("metrics/")]
+    ignored = (REPOSITORY / ".gitignore").read_text("utf-8").splitlines()
+    assert "/plots/" in ignored and "/metrics/" not in ignored

@@ -1,4 +1,5 @@
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,14 @@ import pytest
 from rarlhf.errors import UserError
 from rarlhf.params import load_params
 from tasks.preset import apply_preset, main, override, set_value
+
+
+def deep() -> list[object]:
+    """A list in a list in a list, and so on."""
+    value: list[object] = []
+    for _ in range(9999):
+        value = [value]
+    return value
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +69,45 @@ def test_an_edited_file_is_kept_unless_forced(edited: str) -> None:
     assert Path("params.yaml").read_text() == text
     apply_preset("files", force=True)
     assert Path("params.yaml").read_text() == Path("presets/files.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"a: " + b"[" * 9999, b"? [1]\n: 2\n"], ids=["binary", "deep", "list key"]
+)
+def test_a_file_that_is_none_of_ours_is_kept_unless_forced(content: bytes) -> None:
+    Path("params.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"params\.yaml was edited"):
+        apply_preset("files")
+    assert Path("params.yaml").read_bytes() == content
+    apply_preset("files", force=True)
+    assert load_params("presets/tiny.yaml").preset == "tiny" and "files" in Path("params.yaml").read_text()
+
+
+def test_a_folder_in_its_place_is_kept() -> None:
+    Path("params.yaml").unlink()
+    Path("params.yaml").mkdir()
+    Path("params.yaml/mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no plain file: move it away first"):
+        apply_preset("files", force=True)
+    assert Path("params.yaml/mine.txt").read_text() == "mine"
+
+
+def test_a_preset_saved_with_other_line_ends_is_no_edited_one() -> None:
+    Path("params.yaml").write_bytes(Path("presets/tiny.yaml").read_bytes().replace(b"\n", b"\r\n"))
+    assert "is now preset files" in apply_preset("files")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [date(2024, 1, 1), 10**5000, {1, 2}, deep(), float("nan"), float("inf"), "x" * 9999],
+    ids=["date", "digits", "set", "depth", "nan", "inf", "length"],
+)
+def test_values_that_no_file_holds_are_refused_in_short(value: object) -> None:
+    before = Path("params.yaml").read_text()
+    with pytest.raises(UserError, match=r"ppo\.lr = ") as caught:
+        override({"ppo.lr": value})
+    assert max(map(len, str(caught.value).splitlines())) < 300
+    assert Path("params.yaml").read_text() == before
 
 
 @pytest.mark.parametrize(

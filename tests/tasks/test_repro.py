@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+import tasks.repro
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
@@ -145,6 +147,18 @@ def test_a_killed_stage_and_a_terminated_pipeline(toy: Path) -> None:
     Path("in2.txt").write_text("b")
     assert repro()[0] == 0
     assert {run.info.status for run in runs(toy)} <= {"FINISHED", "FAILED", "KILLED"}
+
+
+@pytest.mark.parametrize(("old", "new"), [("seeds: [1, 2]", "seeds: 1"), ("kl:", "<<<<<<< HEAD\nkl:")])
+def test_bad_params_are_told_before_dvc_starts(
+    old: str, new: str, toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path("params.yaml").read_text()
+    assert old in text
+    Path("params.yaml").write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(subprocess, "Popen", None)  # nothing is started
+    assert tasks.repro.main() == 1
+    assert capsys.readouterr().err.startswith("error: params.yaml")
 
 
 def test_a_bad_pipeline_is_dvcs_to_tell(toy: Path) -> None:

@@ -155,10 +155,14 @@ def test_commit_and_dirty_state_are_recorded(workspace: Path, record: Record) ->
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     git("init", "-q")
-    Path("dvc.lock").write_text("a")
-    git("add", "in.txt", "dvc.lock")
+    written = (Path("dvc.lock"), Path("metrics/summary.json"))  # by runs
+    written[1].parent.mkdir()
+    for path in written:
+        path.write_text("a")
+    git("add", "in.txt", *map(str, written))
     git("commit", "-qm", "x")
-    Path("dvc.lock").write_text("b")
+    for path in written:
+        path.write_text("b")
     clean = Tracker(record, workspace)
     clean.wait(60)
     Path("in.txt").write_text("changed")

@@ -1,0 +1,23 @@
+"""Whether the rows suffice for the queries asked for, known before any model is trained on them."""
+
+from collections.abc import Sequence
+
+from rarlhf.data.rows import Row
+from rarlhf.errors import UserError
+from rarlhf.params import PromptParams
+
+
+def refuse_too_few(train: Sequence[Row], test: Sequence[Row], prompts: PromptParams) -> None:
+    """Refuses rows of which there are fewer than queries; stage `prompts` may need more still.
+
+    Raises: UserError naming the keys with their values, and the number of rows that can be used.
+    """
+    asked = {"train": ("train", "validation"), "test": ("test",)}
+    for split, rows in (("train", train), ("test", test)):
+        usable = sum(len(row.text) >= prompts.min_chars for row in rows)
+        if usable < sum(getattr(prompts, key) for key in asked[split]):
+            values = ", ".join(f"prompts.{key} = {getattr(prompts, key)}" for key in asked[split])
+            raise UserError(
+                f"{values}: only {usable:,} of {len(rows):,} {split} rows have prompts.min_chars = {prompts.min_chars} "
+                f"characters; lower prompts.{split} or prompts.min_chars, or give more rows"
+            )
