@@ -155,8 +155,12 @@ def logits_of(lm: PreTrainedModel, states: Tensor) -> Tensor:
     to -110 in GPT-2, which the log-softmax takes out again. bfloat16 has steps of 0.25 to 0.5 there.
     """
     head = lm.get_output_embeddings()
-    reduced = torch.is_autocast_enabled(states.device.type) or min(states.itemsize, head.weight.itemsize) < 4
-    return _FullHead.apply(states, head.weight, getattr(head, "bias", None)) if reduced else head(states)
+    if not torch.is_autocast_enabled(states.device.type) and min(states.itemsize, head.weight.itemsize) >= 4:
+        return head(states)
+    if type(head) is nn.Linear:
+        return _FullHead.apply(states, head.weight, head.bias)
+    with torch.autocast(states.device.type, enabled=False):  # an adapter's layer, which is more than its weight
+        return head(states.to(head.weight.dtype)).float()
 
 
 class _FullHead(torch.autograd.Function):

@@ -113,6 +113,21 @@ def test_a_head_with_a_bias_is_widened_in_pieces(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(logits_of(lm, states), expected, atol=1e-6, rtol=1e-6)
 
 
+class Doubling(torch.nn.Linear):
+    """A head that is more than its weight, as one with an adapter on it is."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return 2 * super().forward(states)
+
+
+def test_a_head_that_is_more_than_its_weight_is_asked_itself(lm: GPT2LMHeadModel) -> None:
+    lm.lm_head = Doubling(16, 280)
+    states = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(1))
+    expected = lm.lm_head(states)
+    with BFLOAT16:
+        assert torch.equal(logits_of(lm, states), expected)
+
+
 def test_gradients_in_bfloat16_are_those_of_float32(shifted: Pair) -> None:
     """To the rounding of the backbone; the offset has no part in them."""
     weights = torch.tensor([[1.0, -0.5, 0.3], [0.7, -1.0, 0.0]])
