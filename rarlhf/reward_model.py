@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.errors import UserError
@@ -29,6 +29,7 @@ class RewardModel:
         self.output = output_index(model, params.label)
         self.value = output_values(model, params)
         _refuse_too_long(model, params.max_length)
+        _keep_outputs_exact(model)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -66,6 +67,24 @@ def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
         raise UserError(
             f"reward.max_length = {max_length}: the reward model has {positions} positions; lower it to {positions}"
         )
+
+
+def _keep_outputs_exact(model: PreTrainedModel) -> None:
+    """Lets the layer that gives a classifier's outputs compute in float32 in a pass of reduced precision too.
+
+    A bfloat16 logit of 5 is rounded to steps of 0.03, which makes ties of unlike scores.
+    """
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear))
+    heads = [layer for layer in layers if layer.out_features == model.config.num_labels]
+    if not heads:
+        return
+    forward = heads[-1].forward
+
+    def exact(states: Tensor) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return forward(states.float())
+
+    heads[-1].forward = exact
 
 
 def _finite(scores: Tensor, texts: Sequence[str], scorer: str) -> Tensor:

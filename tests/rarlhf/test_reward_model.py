@@ -65,6 +65,17 @@ def test_an_output_is_named_by_name_or_index(model: BertForSequenceClassificatio
         assert f"reward.label = {unknown!r}" in str(caught.value)
 
 
+def test_outputs_are_not_rounded_where_the_rest_is(
+    model: BertForSequenceClassification, word_pieces: PreTrainedTokenizerBase, reward: RewardParams, machine: Machine
+) -> None:
+    with torch.no_grad():
+        model.classifier.bias += 64.0  # where bfloat16 has steps of half a logit
+    exact = RewardModel(model, word_pieces, reward, machine)(TEXTS)
+    rounded = RewardModel(model, word_pieces, reward, Machine(machine.device, torch.bfloat16))(TEXTS)
+    torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0)  # to the rounding of the layers below
+    assert not torch.equal(rounded, rounded.bfloat16().float())
+
+
 def test_a_score_is_the_raw_logit_of_its_output_times_the_sign(
     model: BertForSequenceClassification, word_pieces: PreTrainedTokenizerBase, reward: RewardParams, machine: Machine
 ) -> None:
