@@ -80,11 +80,11 @@ def _keep_outputs_exact(model: PreTrainedModel) -> None:
         return
     forward = heads[-1].forward
 
-    def exact(states: Tensor) -> Tensor:
-        with torch.autocast(states.device.type, enabled=False):
-            return forward(states.float())
+    def exact(input: Tensor) -> Tensor:  # as the layer calls it
+        with torch.autocast(input.device.type, enabled=False):
+            return forward(input.float())
 
-    heads[-1].forward = exact
+    heads[-1].forward = exact  # type: ignore[method-assign]
 
 
 def _finite(scores: Tensor, texts: Sequence[str], scorer: str) -> Tensor:

@@ -28,9 +28,7 @@ class Rollout:
     values: Tensor  # (B, T) float32, critic at sampling time, score units
     entropy: Tensor  # (B, T) float32, nats
     scores: Tensor  # (B,) float32, reward model's value of query and response
-    weights: Sequence[Fraction] | None = (
-        None  # B numbers, p(x) / q(x) if hard prompts were drawn more often; None: all 1
-    )
+    weights: Sequence[Fraction] | None = None  # B numbers, p(x) / q(x) where hard prompts are drawn more; None: all 1
 
     @property
     def log_ratio(self) -> Tensor:
