@@ -172,6 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C, 141 whoever read the output went away.
     """
+    if sys.stdout is None:  # as under `>&-`
+        print("error: standard output is closed, and results are written there", file=sys.stderr)
+        return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
     try:

@@ -68,6 +68,8 @@ def safe(text: str) -> str:
 
 def _read(file: Path | None, name: str, fields: Fields) -> Iterator[tuple[str, Given]]:
     if file is None:
+        if sys.stdin is None:  # as under `<&-`
+            raise UserError(f"{STDIN} is closed: give a {name} as an argument, by --file or by a pipe")
         lines = list(_decoded(sys.stdin.buffer, STDIN))
         json_lines = bool(lines) and _is_object(lines[0][1])
     else:

@@ -188,3 +188,15 @@ def test_a_folder_without_permission_is_one_line(
     assert refusal(capsys, "generate lm a") == "lm cannot be read: permission denied; ask its owner, or copy it"
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert refusal(capsys, "convert lm out") == "out cannot be made: you may not write there; name another place"
+
+
+def test_closed_streams_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under `<&-` and `>&-`, where Python has no stream at all."""
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdin", None)
+        assert refusal(capsys, "generate lm").startswith("standard input is closed: give a prompt as an argument")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["generate", "lm", "a"]) == 1
+    assert capsys.readouterr().err == "error: standard output is closed, and results are written there\n"
