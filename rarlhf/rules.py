@@ -28,7 +28,7 @@ def cautions(p: "Params") -> Iterator[str]:
         yield (
             f"model.quantization = 'int8', model.int8_threshold = {p.model.int8_threshold:g}: a log-probability "
             "depends on the rest of its batch, so that PPO's first ratios are not 1; set int8_threshold to 1e-9, which "
-            "costs time alone (docs/lora.md)"
+            "costs time and memory (docs/lora.md)"
         )
 
 
