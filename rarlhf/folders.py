@@ -143,8 +143,8 @@ def whole(out: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{out} could not be written ({reason}), and nothing of it is left; make room there, or name a folder "
-            "where you may write"
+            f"{out} could not be written ({reason}); what was written of it is deleted. Free some space there, or name "
+            "a folder where you may write"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

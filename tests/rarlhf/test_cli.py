@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         said = refusal(capsys, command)
         assert said.startswith("out could not be written (")
         assert "No space" in said
-        assert said.endswith("nothing of it is left; make room there, or name a folder where you may write")
+        assert said.endswith("deleted. Free some space there, or name a folder where you may write")
         assert sorted(Path().iterdir()) == there
 
 
