@@ -35,7 +35,7 @@ test: $(INSTALLED)
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-kill: $(INSTALLED)
-	$(BIN)/pytest -m kill -s tests/rarlhf/test_kill.py
+	$(BIN)/pytest -m kill -s tests/rarlhf/rl/test_kill.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -44,13 +44,13 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 
 ui: $(INSTALLED)
-	@$(BIN)/python -m flows.ui
+	@$(BIN)/python -m flows.serving.ui
 
 deploy: $(INSTALLED)
-	@$(BIN)/python -m flows.deploy up
+	@$(BIN)/python -m flows.serving.deploy up
 
 stop:
-	@$(BIN)/python -m flows.deploy down
+	@$(BIN)/python -m flows.serving.deploy down
 
 # Takes about 25 minutes and wants an idle machine; the peer has an environment of its own.
 bench: $(INSTALLED) $(PEER)/.installed
@@ -66,7 +66,7 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 # metrics/, which are in git, stay.
 clean:
 	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations plots curves reports
-	rm -rf data/inputs data/code data/raw data/prompts
+	rm -rf data/inputs data/code data/modules data/raw data/prompts
 	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

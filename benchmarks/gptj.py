@@ -25,10 +25,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rarlhf.backbone import Trainable
-    from rarlhf.params import Params
-    from rarlhf.ppo import PPOTrainer
-    from rarlhf.runtime import Machine
+    from rarlhf.config.params import Params
+    from rarlhf.models.backbone import Trainable
+    from rarlhf.rl.ppo import PPOTrainer
+    from rarlhf.system.machine import Machine
 
 RESULTS = Path("benchmarks/results/gptj.json")
 PRESET = Path(__file__).parents[1] / "presets" / "tiny.yaml"  # what a case does not say
@@ -71,8 +71,8 @@ def case_params(
     name: str, small: bool, micro_batch: int | None, iterations: int, decode: str
 ) -> "tuple[Params, dict[str, int]]":
     """Parameters of a case, those it does not name from a preset, and its sizes."""
-    from rarlhf.params import load_params
-    from rarlhf.rlhf import risk_neutral
+    from rarlhf.config.load import load_params
+    from rarlhf.training.rlhf import risk_neutral
 
     _, _, model_keys, micro = CASES[name]
     work, micro = (SMALL_WORK, 4) if small else (IMDB, micro)
@@ -114,8 +114,8 @@ def measure(name: str, small: bool, micro_batch: int | None, iterations: int, de
     """Trains one case for some iterations after one that is not counted; returns its numbers."""
     import torch
 
-    from rarlhf.backbone import load_trainable
-    from rarlhf.runtime import prepare, quieten_libraries
+    from rarlhf.models.backbone import load_trainable
+    from rarlhf.system.machine import prepare, quieten_libraries
 
     quieten_libraries()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -157,11 +157,11 @@ def _trainer(
 ) -> "PPOTrainer":
     import torch
 
-    from rarlhf.distributed import World
-    from rarlhf.memory import with_micro_batch
-    from rarlhf.policy import Policy, sampling_of
-    from rarlhf.ppo import PPOTrainer
-    from rarlhf.recompute import recompute_blocks
+    from rarlhf.models.policy import Policy, sampling_of
+    from rarlhf.models.recompute import recompute_blocks
+    from rarlhf.rl.memory import with_micro_batch
+    from rarlhf.rl.ppo import PPOTrainer
+    from rarlhf.system.distributed import World
 
     def letters(texts: Sequence[str]) -> torch.Tensor:
         return torch.tensor([float(text.count("1")) for text in texts])

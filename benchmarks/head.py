@@ -10,15 +10,15 @@ from unittest.mock import patch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import rarlhf.policy
-import rarlhf.sampling
+import rarlhf.decoding.sampling
+import rarlhf.models.policy
 from benchmarks.models import make_models, queries
 from benchmarks.ours import trainer
 from benchmarks.race import Report, summary
 from benchmarks.setting import Setting, Work
 from benchmarks.worker import Reporter
-from rarlhf.params import RuntimeParams
-from rarlhf.runtime import prepare
+from rarlhf.config.params import RuntimeParams
+from rarlhf.system.machine import prepare
 
 Head = Callable[[PreTrainedModel, Tensor], Tensor]
 
@@ -28,7 +28,7 @@ def rounded(lm: PreTrainedModel, states: Tensor) -> Tensor:
     return lm.get_output_embeddings()(states)
 
 
-HEADS: dict[str, Head] = {"float32": rarlhf.policy.logits_of, "bfloat16": rounded}
+HEADS: dict[str, Head] = {"float32": rarlhf.models.policy.logits_of, "bfloat16": rounded}
 
 
 def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: int) -> dict[str, Any]:
@@ -46,7 +46,10 @@ def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: 
     reports: dict[str, list[Report]] = {name: [] for name in HEADS}
     for index in range(rounds + 1):
         for name, head in HEADS.items():
-            with patch.object(rarlhf.policy, "logits_of", head), patch.object(rarlhf.sampling, "logits_of", head):
+            with (
+                patch.object(rarlhf.models.policy, "logits_of", head),
+                patch.object(rarlhf.decoding.sampling, "logits_of", head),
+            ):
                 start, cpu_start = time.perf_counter(), time.process_time()
                 engine.step(engine.collect_rollout(batch, index + 1), index + 1)
                 times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}

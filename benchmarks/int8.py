@@ -21,10 +21,11 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from benchmarks.worker import reset_peak, resident
-from rarlhf.loading import Storage, load_backbone
-from rarlhf.policy import Sampling, response_logprobs
-from rarlhf.runtime import generator, quieten_libraries
-from rarlhf.sampling import left_pad, sample_responses
+from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.models.loading import Storage, load_backbone
+from rarlhf.models.policy import Sampling, response_logprobs
+from rarlhf.system.machine import quieten_libraries
+from rarlhf.system.streams import generator
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 300, "n_positions": 64, "n_embd": 128, "n_layer": 6, "n_head": 2}

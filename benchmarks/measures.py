@@ -13,18 +13,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from rarlhf.data.files import read_jsonl, write_json, write_jsonl
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
+from rarlhf.data.prompts import Query
+from rarlhf.decoding.generate import Generator
 from rarlhf.evaluation.evaluate import Evaluation, evaluate
 from rarlhf.evaluation.perplexity import reference_perplexity
 from rarlhf.evaluation.rows import read_tables
-from rarlhf.generate import Generator
-from rarlhf.loading import load_causal_lm
-from rarlhf.params import Params, load_params
-from rarlhf.progress import SilentRecorder
-from rarlhf.prompts import Query
-from rarlhf.reward_model import load_reward_model
-from rarlhf.rlhf import train_policy
-from rarlhf.runtime import Machine, prepare
+from rarlhf.messages.progress import SilentRecorder
+from rarlhf.models.loading import load_causal_lm
+from rarlhf.rewards.scorers import load_reward_model
+from rarlhf.system.files import read_jsonl, write_json, write_jsonl
+from rarlhf.system.machine import Machine, prepare
+from rarlhf.training.rlhf import train_policy
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"measure": "none"},

@@ -10,14 +10,15 @@ from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHea
 
 from benchmarks.setting import Setting
 from benchmarks.worker import Reporter
-from rarlhf.fused import fuse_activations
-from rarlhf.params import KLParams, PPOParams, RewardParams, RiskParams, RuntimeParams, load_params
-from rarlhf.policy import Policy, Sampling
-from rarlhf.ppo import PPOTrainer
-from rarlhf.progress import SilentRecorder
-from rarlhf.reference import frozen
-from rarlhf.reward_model import RewardModel
-from rarlhf.runtime import Machine, prepare
+from rarlhf.config.load import load_params
+from rarlhf.config.params import KLParams, PPOParams, RewardParams, RiskParams, RuntimeParams
+from rarlhf.messages.progress import SilentRecorder
+from rarlhf.models.fused import fuse_activations
+from rarlhf.models.policy import Policy, Sampling
+from rarlhf.models.reference import frozen
+from rarlhf.rewards.scorers import RewardModel
+from rarlhf.rl.ppo import PPOTrainer
+from rarlhf.system.machine import Machine, prepare
 
 PRESET = load_params(Path(__file__).parents[1] / "presets" / "tiny.yaml")  # of what no setting changes
 PHASES = ("decode", "score", "policy", "reference", "update")

@@ -141,7 +141,7 @@ def head_table(heads: Json) -> str:
         for name, run in heads["runs"].items()
     ]
     low, high = min(heads["ratios"]), max(heads["ratios"])
-    note = f"""In passes of bfloat16 the output head's product is float32 (`rarlhf.policy.logits_of`).
+    note = f"""In passes of bfloat16 the output head's product is float32 (`rarlhf.models.policy.logits_of`).
 One iteration was run with that product and one with a product that is rounded to bfloat16, in turn in one process,
 {rounds(heads)}: float32 takes {heads["ratio"]:.2f} times the processor time (median of the
 rounds' ratios, {low:.2f} to {high:.2f}). Seconds depend on what else the machine does, as its load tells.

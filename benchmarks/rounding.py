@@ -10,8 +10,8 @@ from benchmarks.models import make_models
 from benchmarks.ours import trainer
 from benchmarks.setting import Setting, Work
 from benchmarks.worker import Reporter
-from rarlhf.params import RuntimeParams
-from rarlhf.runtime import prepare
+from rarlhf.config.params import RuntimeParams
+from rarlhf.system.machine import prepare
 
 INIT_STD = 0.1  # distributions far from uniform, as a trained model's are
 

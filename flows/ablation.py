@@ -31,17 +31,17 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 from ruamel.yaml import YAML
 
-from flows.cells import PAPER, Cell, grid_values, make_cells, shared_stages, varying
-from flows.devices import accelerators, shares
-from flows.experiments import ExperimentError, Experiments, Outcome
-from flows.runs import hold_workspace
-from flows.server import local_settings
-from flows.stages import Processes
-from rarlhf.errors import UserError
+from flows.ablations.cells import PAPER, Cell, grid_values, make_cells, shared_stages, varying
+from flows.ablations.experiments import ExperimentError, Experiments, Outcome
+from flows.running.devices import accelerators, shares
+from flows.running.stages import Processes
+from flows.serving.runs import hold_workspace
+from flows.serving.server import local_settings
+from rarlhf.config.errors import UserError
 from rarlhf.evaluation.ablation import Table, compare_cells, csv_rows, markdown, terminal
-from rarlhf.markdown import table as markdown_table
-from tasks.files import Outputs
-from tasks.tracking import PARENT_FILE, PIPELINE, Record, Tracker
+from rarlhf.messages.markdown import table as markdown_table
+from tasks.running.outputs import Outputs
+from tasks.tracking.run import PARENT_FILE, PIPELINE, Record, Tracker
 
 REPORTS = Path("reports/ablation")
 Shares = SimpleQueue[Mapping[str, str]]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from rarlhf.markdown import escaped, table
-from tasks.passwords import without_passwords
+from rarlhf.messages.markdown import escaped, table
+from tasks.tracking.passwords import without_passwords
 
 RESULTS = Path("metrics/evaluate.json")
 FIGURES = Path("plots")

@@ -17,16 +17,16 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from flows.artifacts import publish_mlflow_link, publish_results
-from flows.devices import accelerators, shares
-from flows.graph import up_to_date
-from flows.remote import fetch_run_cache, push
-from flows.runs import hold_workspace
-from flows.server import local_settings
-from flows.stages import Processes, Repro, Stages
-from flows.wishes import prepare
-from rarlhf.errors import UserError
-from tasks.passwords import without_passwords
-from tasks.tracking_pipeline import Pipeline, pipeline_run
+from flows.running.devices import accelerators, shares
+from flows.running.graph import up_to_date
+from flows.running.remote import fetch_run_cache, push
+from flows.running.request import prepare
+from flows.running.stages import Processes, Repro, Stages
+from flows.serving.runs import hold_workspace
+from flows.serving.server import local_settings
+from rarlhf.config.errors import UserError
+from tasks.tracking.passwords import without_passwords
+from tasks.tracking.pipeline import Pipeline, pipeline_run
 
 EVALUATE = "evaluate"
 MLFLOW_SECONDS = 5.0  # to wait for its answer before the way to its page is shown

@@ -1,5 +1,5 @@
 """The stages: one small file each, which reads inputs, calls `rarlhf`, and writes outputs."""
 
-from tasks.interpreter import use_own
+from tasks.running.interpreter import use_own
 
 use_own()

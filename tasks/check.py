@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from tasks.stage import Run, stage
+from tasks.running.stage import Run, stage
 
 
 @stage
 def check(run: Run, out: Path, code: Path) -> None:
     """Estimate time, memory and disk, and refuse a machine that clearly does not suffice."""
-    from rarlhf.context import refuse_too_long
-    from rarlhf.preflight import refuse_missing, warnings
-    from rarlhf.resources import accelerator_memory, available_memory, estimate, refuse_if_short
-    from rarlhf.rules import cautions
+    from rarlhf.config.rules import cautions
+    from rarlhf.models.context import refuse_too_long
+    from rarlhf.training.estimate import accelerator_memory, available_memory, estimate, refuse_if_short
+    from rarlhf.training.preflight import refuse_missing, warnings
 
     refuse_missing(run.params, Path("data/raw"), Path("models/base"), Path("models/reward"))
     refuse_too_long(Path(run.params.model.source), run.params)

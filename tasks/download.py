@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rarlhf.data.enough import refuse_too_few
-from rarlhf.data.files import write_json, write_jsonl
 from rarlhf.data.sources import load_raw_rows
-from tasks.stage import Run, stage
+from rarlhf.system.files import write_json, write_jsonl
+from tasks.running.stage import Run, stage
 
 
 @stage

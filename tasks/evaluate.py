@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from rarlhf.params import Params
-from tasks.stage import Run, stage
+from rarlhf.config.params import Params
+from tasks.running.stage import Run, stage
 
 if TYPE_CHECKING:
     from rarlhf.evaluation.evaluate import Evaluation
@@ -31,13 +31,13 @@ def evaluate(  # noqa: PLR0913, PLR0917
     cards: Path,
 ) -> None:
     """Measure the generations, compare the methods, and write the numbers, the figures and the report."""
-    from rarlhf.data.files import write_json
     from rarlhf.evaluation.curves import cvar_curves, quantile_curves, read_training, write_plot_data
     from rarlhf.evaluation.evaluate import evaluate as evaluate_tables
     from rarlhf.evaluation.evaluate import summary as summary_of
     from rarlhf.evaluation.report import draw_pictures
     from rarlhf.evaluation.rows import read_tables
     from rarlhf.evaluation.tables import terminal_table
+    from rarlhf.system.files import write_json
 
     params = run.params
     tables = read_tables(generations, params.methods, params.seeds)
@@ -57,18 +57,18 @@ def evaluate(  # noqa: PLR0913, PLR0917
     with run.output(report) as path:
         path.write_text(html, encoding="utf-8")
     with run.output(cards) as folder:
-        _write_cards(folder, models, evaluation, params)
+        _write_cards(folder, evaluation, params)
     _track(run, evaluation, html)
     run.log(terminal_table(evaluation))
 
 
 def _perplexities(run: Run, models: Path, prompts: Path) -> dict[str, dict[int, float]]:
     """Perplexity of the reference texts under the model of every method and seed; one model is measured once."""
-    from rarlhf.backbone import ModelFolders
-    from rarlhf.data.files import read_jsonl
     from rarlhf.evaluation.perplexity import reference_perplexity
-    from rarlhf.loading import load_tokenizer
-    from rarlhf.runtime import prepare
+    from rarlhf.models.backbone import ModelFolders
+    from rarlhf.models.loading import load_tokenizer
+    from rarlhf.system.files import read_jsonl
+    from rarlhf.system.machine import prepare
 
     machine = prepare(run.params.runtime)
     texts = [row["text"] for row in read_jsonl(prompts / "perplexity.jsonl")]
@@ -105,12 +105,12 @@ def _report(run: Run, prompts: Path, tables: "Tables", evaluation: "Evaluation",
     return render_report(evaluation, pictures, samples, counts, params, provenance, offensive=real_text)
 
 
-def _write_cards(folder: Path, models: Path, evaluation: "Evaluation", params: Params) -> None:
+def _write_cards(folder: Path, evaluation: "Evaluation", params: Params) -> None:
     """A card with results for every trained method."""
-    from rarlhf.card import base_of_folder
+    from rarlhf.evaluation.card import base_of_params
     from rarlhf.evaluation.cards import card_with_results
 
-    base = base_of_folder(models / "base")
+    base = base_of_params(params.model, params.data)
     for method in params.methods:
         if method != "base":
             text = card_with_results(method, base, evaluation, params).text()

@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tasks.figures import track_samples
-from tasks.stage import Run, stage
+from tasks.running.figures import track_samples
+from tasks.running.stage import Run, stage
 
 if TYPE_CHECKING:
-    from rarlhf.prompts import Query
+    from rarlhf.data.prompts import Query
 
 
 @stage
 def generate(run: Run, method: str, model: Path, sft: Path, reward: Path, prompts: Path, out: Path) -> None:  # noqa: PLR0913
     """Sample continuations of the test prompts, score them and measure their KL to the SFT model."""
-    from rarlhf.data.files import read_jsonl, write_jsonl
-    from rarlhf.generate import Generator
-    from rarlhf.reward_model import load_reward_model
-    from rarlhf.runtime import prepare
+    from rarlhf.decoding.generate import Generator
+    from rarlhf.rewards.scorers import load_reward_model
+    from rarlhf.system.files import read_jsonl, write_jsonl
+    from rarlhf.system.machine import prepare
 
     machine = prepare(run.params.runtime)
     score = load_reward_model(reward, run.params.reward, machine)

@@ -12,8 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from rarlhf.errors import UserError
-from rarlhf.params import Params
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import Params
 
 TEMPLATE = re.compile(r"\$\{([^}]+)\}")
 

@@ -13,10 +13,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node
 
-from rarlhf.errors import UserError
-from rarlhf.params import load_params
-from rarlhf.refusals import shown
-from tasks.files import Outputs
+from rarlhf.config.errors import UserError
+from rarlhf.config.load import load_params
+from rarlhf.config.refusals import shown
+from tasks.running.outputs import Outputs
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets")

@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from tasks.stage import Run, stage
+from tasks.running.stage import Run, stage
 
 
 @stage
 def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
     """Choose rows, cut them to queries, score the bare prompts."""
-    from rarlhf.context import refuse_too_long
-    from rarlhf.data.files import read_rows, write_json, write_jsonl
-    from rarlhf.loading import load_tokenizer
-    from rarlhf.prompts import make_prompts, warn_of_ends
-    from rarlhf.reward_model import load_reward_model
-    from rarlhf.runtime import prepare
+    from rarlhf.data.prompts import make_prompts, warn_of_ends
+    from rarlhf.data.rows import read_rows
+    from rarlhf.models.context import refuse_too_long
+    from rarlhf.models.loading import load_tokenizer
+    from rarlhf.rewards.scorers import load_reward_model
+    from rarlhf.system.files import write_json, write_jsonl
+    from rarlhf.system.machine import prepare
 
     refuse_too_long(base, run.params)  # of a model from the hub this is where its length is first known
     score = load_reward_model(reward, run.params.reward, prepare(run.params.runtime))

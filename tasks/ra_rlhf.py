@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.stage import Run, stage
+from tasks.running.stage import Run, stage
 from tasks.training import train
 
 

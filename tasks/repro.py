@@ -11,10 +11,10 @@ from types import FrameType
 
 import psutil
 
-from rarlhf.errors import UserError
-from rarlhf.params import load_params
+from rarlhf.config.errors import UserError
+from rarlhf.config.load import load_params
 from tasks.inputs import run_names
-from tasks.tracking_pipeline import CACHED, UNKNOWN, Pipeline, pipeline_run
+from tasks.tracking.pipeline import CACHED, UNKNOWN, Pipeline, pipeline_run
 
 STOPPED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.stage import Run, stage
+from tasks.running.stage import Run, stage
 
 
 @stage
@@ -11,10 +11,11 @@ def reward(run: Run, raw: Path, code: Path, out: Path, curve: Path, metrics: Pat
 
     DVC reruns this when `code` changes.
     """
-    from rarlhf.classifier import make_reward_model, score_quality, world_quality
-    from rarlhf.data.files import read_rows, write_curve, write_json
-    from rarlhf.reward_model import load_reward_model
-    from rarlhf.runtime import prepare
+    from rarlhf.data.rows import read_rows
+    from rarlhf.rewards.scorers import load_reward_model
+    from rarlhf.system.files import write_curve, write_json
+    from rarlhf.system.machine import prepare
+    from rarlhf.training.reward import make_reward_model, score_quality, world_quality
 
     machine, params = prepare(run.params.runtime), run.params.reward
     with run.output(out) as folder, run.output(curve) as csv, run.output(metrics) as file:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rarlhf.data.files import write_json
-from rarlhf.python_scorer import code_fingerprint
-from tasks.stage import Run, stage
+from rarlhf.rewards.functions import code_fingerprint
+from rarlhf.system.files import write_json
+from tasks.running.stage import Run, stage
 
 
 @stage

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rarlhf.data.files import write_json
 from rarlhf.data.sources import fingerprint
-from tasks.stage import Run, stage
+from rarlhf.system.files import write_json
+from tasks.running.stage import Run, stage
 
 
 @stage

@@ -2,20 +2,19 @@
 
 from pathlib import Path
 
-from rarlhf.params import Params
-from tasks.figures import track_training
-from tasks.stage import Run
-from tasks.tracking import all_params
+from rarlhf.config.params import Params
+from tasks.running.figures import track_training
+from tasks.running.stage import Run
+from tasks.tracking.run import all_params
 
 
 def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913
     """Train the SFT model by PPO with one seed, going on from a checkpoint where a killed run left one."""
-    from rarlhf.card import Card, base_of_folder
-    from rarlhf.data.files import read_jsonl, write_curve
-    from rarlhf.distributed import world
-    from rarlhf.reward_model import load_reward_model
-    from rarlhf.rlhf import train_policy
-    from rarlhf.runtime import prepare
+    from rarlhf.rewards.scorers import load_reward_model
+    from rarlhf.system.distributed import world
+    from rarlhf.system.files import read_jsonl, write_curve
+    from rarlhf.system.machine import prepare
+    from rarlhf.training.rlhf import train_policy
 
     run.tracker.params(all_params(params))  # all, as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
@@ -29,6 +28,4 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
         records = train_policy(queries, sft, folder, run.checkpoints / "checkpoint.safetensors", *arguments)
         write_curve(records, csv)
         method = run.name.partition("@")[0]
-        sections = {"ppo": params.ppo, "kl": params.kl, "risk": params.risk, "reward": params.reward}
-        Card(method, seed, base_of_folder(sft), params.data, params.model, sections).write(folder)
         track_training(run, method, seed, csv)

@@ -24,16 +24,16 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # The files that take longest go first, so that no worker is left with one of them at the end.
 LONG = (
     "test_pipeline.py",
-    "flows/test_deploy.py",
+    "flows/serving/test_deploy.py",
     "tasks/test_repro.py",
     "flows/test_pipeline.py",
     "flows/test_ablation.py",
-    "rarlhf/test_kill.py",
+    "rarlhf/rl/test_kill.py",
     "benchmarks/test_run.py",
-    "tasks/test_tracking.py",
+    "tasks/tracking/test_run.py",
     "tasks/test_paper_presets.py",
-    "rarlhf/test_distributed.py",
-    "rarlhf/test_compiled.py",
+    "rarlhf/system/test_distributed.py",
+    "rarlhf/decoding/test_compiled.py",
 )
 
 
@@ -73,7 +73,7 @@ def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new MLflow store with its tables and nothing in them, which takes MLflow some seconds to make."""
-    from tasks.tracking_store import import_mlflow
+    from tasks.tracking.store import import_mlflow
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     import_mlflow(f"sqlite:///{path}")
@@ -86,12 +86,12 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _tables_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """New stores of this process are filled from `mlflow_store`; those of processes that a test starts are not."""
-    import tasks.tracking_store
+    import tasks.tracking.store
 
-    opened = tasks.tracking_store._opened
+    opened = tasks.tracking.store._opened
 
     def filled(uri: str, root: Path) -> Any:
-        path = Path(uri.removeprefix(tasks.tracking_store.SQLITE))
+        path = Path(uri.removeprefix(tasks.tracking.store.SQLITE))
         if path.is_file():
             with sqlite3.connect(path) as store:
                 if not store.execute("SELECT name FROM sqlite_master").fetchone():
@@ -99,4 +99,4 @@ def _tables_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
                         store.executescript(";".join(tables.iterdump()))
         return opened(uri, root)
 
-    monkeypatch.setattr(tasks.tracking_store, "_opened", filled)
+    monkeypatch.setattr(tasks.tracking.store, "_opened", filled)

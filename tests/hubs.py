@@ -21,8 +21,8 @@ from transformers import (
     GPTJForCausalLM,
 )
 
-from rarlhf.classifier import train_tokenizer
-from rarlhf.params import RewardParams
+from rarlhf.config.params import RewardParams
+from rarlhf.training.reward import train_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 END = 50256  # of GPT-2's 50,257 tokens the last: 256 bytes, 50,000 merges, and this

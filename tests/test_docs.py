@@ -11,17 +11,17 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
-from rarlhf.base_model import new_model, train_tokenizer
-from rarlhf.data.files import read_jsonl
-from rarlhf.loading import save_model
-from rarlhf.params import load_params
+from rarlhf.config.load import load_params
+from rarlhf.models.loading import save_model
+from rarlhf.system.files import read_jsonl
+from rarlhf.training.base import new_model, train_tokenizer
 from tasks.base import base
 from tasks.download import download
 from tasks.inputs import Inputs
 from tasks.preset import override
 from tasks.prompts import prompts
 from tasks.reward import reward
-from tasks.stage import Run
+from tasks.running.stage import Run
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = ["the film was good .", "the old plot , we liked the good end .", "we liked it ."]

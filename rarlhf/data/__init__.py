@@ -1,1 +1,1 @@
-"""Rows of labelled text: where they come from, how they are read, and the generator's world with its oracle."""
+"""From rows of any source to queries; nothing here runs a language model."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import PromptParams
 from rarlhf.data.rows import Row
-from rarlhf.errors import UserError
-from rarlhf.params import PromptParams
 
 
 def refuse_too_few(train: Sequence[Row], test: Sequence[Row], prompts: PromptParams) -> None:

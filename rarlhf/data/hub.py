@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import DataParams
 from rarlhf.data.readers import Located, Record, lacking_columns
-from rarlhf.errors import UserError
-from rarlhf.hub import fetch_data_set
-from rarlhf.params import DataParams
+from rarlhf.models.hub import fetch_data_set
 
 
 def hub_records(data: DataParams, split: str, columns: Sequence[str]) -> Iterator[Located]:

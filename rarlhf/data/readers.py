@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 
 Record = Mapping[str, Any]
 Located = tuple[str, Record]  # where the record stands, as in "train.csv line 3", and its columns by name

@@ -1,6 +1,9 @@
 """The row: one text with its label where there is one, the same from every source."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from rarlhf.system.files import read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +24,8 @@ class Row:
             "toxicity": self.toxicity,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file in data/raw."""
+    return [Row(**record) for record in read_jsonl(path)]

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import ColumnParams, DataParams
 from rarlhf.data.choice import choose, choose_with_share, part_of_each_class
 from rarlhf.data.hub import hub_origin, hub_records
 from rarlhf.data.readers import MISSING, READERS, Located, Record, field_of, read_records
 from rarlhf.data.rows import Row
 from rarlhf.data.world import generate_rows
-from rarlhf.errors import UserError
-from rarlhf.params import ColumnParams, DataParams
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")

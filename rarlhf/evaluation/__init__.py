@@ -1,1 +1,1 @@
-"""Measures of what the models write: rewards, tails, drift, diversity, perplexity, their intervals, and the report."""
+"""From generations to numbers, comparisons, figures, the report and model cards; nothing here trains."""

@@ -11,8 +11,8 @@ from rarlhf.evaluation.evaluate import COMPARED, Evaluation, in_order
 from rarlhf.evaluation.findings import LABELS, REWARDS, UNLIKE_KL
 from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference, percent
 from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, with_half_width
-from rarlhf.markdown import escaped
-from rarlhf.markdown import table as markdown_table
+from rarlhf.messages.markdown import escaped
+from rarlhf.messages.markdown import table as markdown_table
 
 REFERENCE = "rlhf"
 

@@ -1,12 +1,12 @@
 """Model cards with results: what stage `evaluate` knows of a method, in the words of its report."""
 
-from rarlhf.card import Base, Card
+from rarlhf.config.params import Params, Section
+from rarlhf.evaluation.card import Base, Card
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation
 from rarlhf.evaluation.findings import LABELS, UNLIKE_KL, pair_label
 from rarlhf.evaluation.statistics import percent
 from rarlhf.evaluation.tables import COLUMNS, difference_text, result_rows
-from rarlhf.markdown import table
-from rarlhf.params import Params, Section
+from rarlhf.messages.markdown import table
 
 
 def card_with_results(method: str, base: Base, evaluation: Evaluation, params: Params) -> Card:

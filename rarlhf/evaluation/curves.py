@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 from rarlhf.evaluation.metrics import cvar_curve, quantile_curve
 from rarlhf.evaluation.rows import FloatArray, Tables
 

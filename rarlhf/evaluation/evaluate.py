@@ -10,19 +10,11 @@ from typing import TypedDict
 
 import numpy as np
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import METHODS, Params
 from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
 from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
-from rarlhf.evaluation.statistics import (
-    Difference,
-    Spread,
-    bootstrap,
-    like_kl,
-    over_seeds,
-    paired_difference,
-    percent,
-)
-from rarlhf.params import METHODS, Params
+from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference, percent
 
 DEFINITIONS = 2  # version of the definitions in docs/evaluation.md; raised when one changes
 COMPARED = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")

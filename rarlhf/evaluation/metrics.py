@@ -10,7 +10,7 @@ from math import ceil, floor
 
 import numpy as np
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations
 
 TAIL_LEVELS: Mapping[str, float] = {"05": 0.05, "10": 0.10, "20": 0.20}  # part of the metrics' names

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rarlhf.errors import UserError
-from rarlhf.policy import logits_of
+from rarlhf.config.errors import UserError
+from rarlhf.models.policy import logits_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,6 +9,7 @@ from unicodedata import category
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from rarlhf.config.params import Params
 from rarlhf.evaluation import figures
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation, any_table
@@ -16,7 +17,6 @@ from rarlhf.evaluation.findings import LABELS, SIGN, UNLIKE_KL, best_methods, fi
 from rarlhf.evaluation.rows import BoolArray, Tables, stacked
 from rarlhf.evaluation.statistics import distinguishable, percent
 from rarlhf.evaluation.tables import COLUMNS, difference_text, number, result_rows, with_half_width
-from rarlhf.params import Params
 
 KEPT = "\n\t\u200c\u200d\u200e\u200f"  # line feed, tab, zero-width joiners, direction marks
 CAPTIONS: Mapping[str, tuple[str, str]] = {

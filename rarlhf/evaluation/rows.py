@@ -11,8 +11,8 @@ from typing import TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rarlhf.data.files import read_jsonl
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
+from rarlhf.system.files import read_jsonl
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

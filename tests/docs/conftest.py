@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rarlhf.params import Params, load_params
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
 from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.ra_rlhf import ra_rlhf

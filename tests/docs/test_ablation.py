@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.ablation import _common, _parser, _points
-from flows.cells import make_cells
+from flows.ablations.cells import make_cells
 from tests.docs.pages import REPOSITORY, blocks
 
 ABLATION = "python -m flows.ablation "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rarlhf.cli import main
+from rarlhf.commands.main import main
 from tests.docs.conftest import small, train, train_sft
 from tests.docs.pages import agrees, blocks, commands, run_alone, words
 from tests.tasks.test_lora_stages import write_inputs

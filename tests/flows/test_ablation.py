@@ -9,9 +9,9 @@ import pytest
 
 import flows.ablation
 from flows.ablation import _parser, _plan, _points, _seeds, _setting, _values, main
-from flows.experiments import Experiments
-from flows.stages import Processes
-from rarlhf.errors import UserError
+from flows.ablations.experiments import Experiments
+from flows.running.stages import Processes
+from rarlhf.config.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 DVC_YAML = """\

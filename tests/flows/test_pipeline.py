@@ -12,14 +12,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 import flows.pipeline
-import flows.runs
+import flows.serving.runs
 from flows.pipeline import _setting, rarlhf
 
 
 @pytest.fixture(autouse=True)
 def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's run logger exists within runs only."""
-    for module in (flows.pipeline, flows.runs):
+    for module in (flows.pipeline, flows.serving.runs):
         monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("flow"))
 
 

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from rarlhf.base_model import new_model, train_tokenizer
-from rarlhf.loading import save_model
-from rarlhf.params import Params, load_params
-from rarlhf.policy import Policy, Sampling, reset_value_head
-from rarlhf.ppo import PPOTrainer
-from rarlhf.progress import SilentRecorder
-from rarlhf.reference import frozen
-from rarlhf.runtime import Machine, generator
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
+from rarlhf.messages.progress import SilentRecorder
+from rarlhf.models.loading import save_model
+from rarlhf.models.policy import Policy, Sampling, reset_value_head
+from rarlhf.models.reference import frozen
+from rarlhf.rl.ppo import PPOTrainer
+from rarlhf.system.machine import Machine
+from rarlhf.system.streams import generator
+from rarlhf.training.base import new_model, train_tokenizer
 
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
 PRESET = load_params(Path(__file__).parents[2] / "presets" / "tiny.yaml")

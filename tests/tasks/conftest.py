@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rarlhf.params import Params, load_params
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
 
 REPOSITORY = Path(__file__).parents[2]
 DVC_YAML = """\

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import rarlhf.resources
-from rarlhf.params import Params, load_params
+import rarlhf.training.estimate
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
 from tasks.check import check
 
 TINY = Path(__file__).parents[2] / "presets" / "tiny.yaml"
@@ -29,7 +30,7 @@ class Speaking:
 
 
 def test_cautions_are_said_and_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rarlhf.resources, "estimate", lambda params: None)
+    monkeypatch.setattr(rarlhf.training.estimate, "estimate", lambda params: None)
     params = load_params(TINY)
     model = params.model.model_copy(update={"adapter": "lora", "quantization": "int8", "int8_threshold": 6.0})
     for section, cautioned in ((params.model, False), (model, True)):

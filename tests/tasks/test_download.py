@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rarlhf.data.files import read_rows
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
+from rarlhf.data.rows import read_rows
 from tasks.download import counts_line, download
 from tasks.source import source
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from rarlhf.base_model import new_model, train_tokenizer
-from rarlhf.data.files import write_json, write_jsonl
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
 from rarlhf.evaluation.perplexity import reference_perplexity
-from rarlhf.loading import load_causal_lm
-from rarlhf.params import Params, load_params
+from rarlhf.models.loading import load_causal_lm
+from rarlhf.system.files import write_json, write_jsonl
+from rarlhf.training.base import new_model, train_tokenizer
 from tasks.evaluate import evaluate
 from tasks.inputs import Inputs
-from tasks.stage import Run
+from tasks.running.stage import Run
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["we liked the film .", "we saw the music ."]

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from rarlhf.errors import UserError
-from rarlhf.params import Params
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import Params
 from tasks.inputs import digest, label, read_inputs
 
 

@@ -18,18 +18,19 @@ from transformers import (
     GPTJForCausalLM,
 )
 
-from rarlhf.base_model import train_tokenizer
-from rarlhf.classifier import train_tokenizer as train_word_pieces
-from rarlhf.data.files import read_jsonl, write_json, write_jsonl
-from rarlhf.loading import save_model
-from rarlhf.params import Params, load_params
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
+from rarlhf.models.loading import save_model
+from rarlhf.system.files import read_jsonl, write_json, write_jsonl
+from rarlhf.training.base import train_tokenizer
+from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.inputs import Inputs
 from tasks.ra_rlhf import ra_rlhf
 from tasks.rlhf import rlhf
+from tasks.running.stage import Run
 from tasks.sft import sft
-from tasks.stage import Run
 from tests.tasks.silent import Silent
 
 ROOT = Path(__file__).parents[2]

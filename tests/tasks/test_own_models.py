@@ -22,10 +22,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from rarlhf.base_model import train_tokenizer
-from rarlhf.data.files import read_jsonl, write_jsonl
-from rarlhf.loading import load_causal_lm, save_model
-from rarlhf.params import Params, load_params
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
+from rarlhf.models.loading import load_causal_lm, save_model
+from rarlhf.system.files import read_jsonl, write_jsonl
+from rarlhf.training.base import train_tokenizer
 from tasks.base import base
 from tasks.evaluate import evaluate
 from tasks.generate import generate
@@ -34,8 +35,8 @@ from tasks.prompts import prompts
 from tasks.ra_rlhf import ra_rlhf
 from tasks.reward import reward
 from tasks.rlhf import rlhf
+from tasks.running.stage import Run
 from tasks.sft import sft
-from tasks.stage import Run
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("base", "sft", "rlhf", "ra_rlhf")

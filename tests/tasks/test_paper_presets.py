@@ -17,12 +17,13 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from flows.graph import read_graph
-from rarlhf.data.files import read_jsonl
-from rarlhf.params import Params, load_params
+from flows.running.graph import read_graph
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
+from rarlhf.system.files import read_jsonl
 from tasks.inputs import Inputs
 from tasks.preset import set_value
-from tasks.stage import Run, _parse
+from tasks.running.stage import Run, _parse
 from tests.hubs import (
     Cache,
     gpt2_tokenizer,

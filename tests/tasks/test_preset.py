@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rarlhf.errors import UserError
-from rarlhf.params import load_params
+from rarlhf.config.errors import UserError
+from rarlhf.config.load import load_params
 from tasks.preset import apply_preset, main, override, set_value
 
 

@@ -24,7 +24,7 @@ TOY = """\
 import os, time
 from pathlib import Path
 from rarlhf.errors import UserError
-from tasks.stage import Run, stage
+from tasks.running.stage import Run, stage
 
 @stage
 def toy(run: Run, seed: int, out: Path) -> None:

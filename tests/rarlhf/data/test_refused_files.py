@@ -6,8 +6,8 @@ import io
 
 import pytest
 
+from rarlhf.config.errors import UserError
 from rarlhf.data.sources import load_raw_rows, load_rows
-from rarlhf.errors import UserError
 from tests.rarlhf.data.written import FORMS, RECORDS, as_parquet, data_params, jsonl, write
 
 pytestmark = pytest.mark.usefixtures("folder")

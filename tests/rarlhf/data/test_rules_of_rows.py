@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from rarlhf.config.errors import UserError
 from rarlhf.data.rows import Row
 from rarlhf.data.sources import NO_LABEL, OTHER_SHARE, OVERLAP, TO_TEST, fingerprint, load_raw_rows, load_rows
-from rarlhf.errors import UserError
 from tests.rarlhf.data.written import FORMS, RECORDS, as_csv, data_params, rows_of, write
 
 pytestmark = pytest.mark.usefixtures("folder")

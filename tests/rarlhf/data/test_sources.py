@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from rarlhf.config.errors import UserError
 from rarlhf.data.rows import Row
 from rarlhf.data.sources import EMPTY, EMPTY_PROMPT, NOT_CHOSEN, OVERLAP, fingerprint, load_raw_rows, load_rows
 from rarlhf.data.world import generate_rows
-from rarlhf.errors import UserError
 from tests.rarlhf.data.written import FORMS, RECORDS, TEST_RECORDS, as_csv, data_params, jsonl, rows_of, write
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -249,7 +249,7 @@ def test_real_rows(task, train, test, prompted):
 
 def test_heavy_libraries_are_not_imported():
     code = (
-        "import sys, rarlhf.data.sources, rarlhf.data.files, rarlhf.data.world\n"
+        "import sys, rarlhf.data.sources, rarlhf.system.files, rarlhf.data.world\n"
         "heavy = {'torch', 'pandas', 'pyarrow', 'datasets', 'transformers', 'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

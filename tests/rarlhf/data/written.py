@@ -6,8 +6,8 @@ import io
 import json
 from pathlib import Path
 
+from rarlhf.config.load import load_params
 from rarlhf.data.rows import Row
-from rarlhf.params import load_params
 
 TINY = Path(__file__).parents[3] / "presets" / "tiny.yaml"
 RECORDS = [{"text": f'row {index}, "said"\nagain', "label": index % 2} for index in range(10)]

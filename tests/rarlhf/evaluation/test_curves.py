@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 from rarlhf.evaluation.curves import cvar_curves, quantile_curves, read_training, write_plot_data
 
 HEADER = "iteration,objective/score_mean,risk/score_cvar,objective/kl,objective/kl_coef,risk/kept,other"

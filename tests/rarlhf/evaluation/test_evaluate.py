@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import Params
 from rarlhf.evaluation.evaluate import Evaluation, evaluate, summary
-from rarlhf.params import Params
 
 REQUIRED = {
     "reward_mean", "reward_prompt_tail", "reward_var_05", "reward_var_10", "reward_var_20", "reward_cvar_05",

@@ -2,6 +2,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from rarlhf.config.params import METHODS
 from rarlhf.evaluation.curves import cvar_curves, quantile_curves
 from rarlhf.evaluation.evaluate import evaluate
 from rarlhf.evaluation.figures import (
@@ -15,7 +16,6 @@ from rarlhf.evaluation.figures import (
     training_curves,
 )
 from rarlhf.evaluation.rows import stacked
-from rarlhf.params import METHODS
 
 
 def texts(figure) -> str:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rarlhf import risk
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 from rarlhf.evaluation.metrics import (
     cvar,
     cvar_curve,
@@ -17,6 +16,7 @@ from rarlhf.evaluation.metrics import (
     tail_size,
     value_at_risk,
 )
+from rarlhf.risk import tail as risk
 
 RETURNS = np.array([0.0, -3.0, 2.0, -1.0])  # sorted: -3, -1, 0, 2
 MIXED = np.random.default_rng(3).normal(size=(7, 5))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 from rarlhf.evaluation.perplexity import reference_perplexity
 
 CONTEXT = 8

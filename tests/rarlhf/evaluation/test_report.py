@@ -8,7 +8,7 @@ import pytest
 
 from rarlhf.evaluation.evaluate import evaluate, tail_of
 from rarlhf.evaluation.report import CAPTIONS, Answer, TailSample, draw_pictures, render_report, tail_samples, visible
-from rarlhf.records import RECORDED_TAIL
+from rarlhf.rl.metrics import RECORDED_TAIL
 
 RUN = {name: np.arange(1.0, 6.0) for name in ("iteration", "score_mean", "score_cvar", "kl", "kl_coef", "kept")}
 TRAINING = {method: {seed: RUN for seed in (1, 2, 3)} for method in ("rlhf", "ra_rlhf")}

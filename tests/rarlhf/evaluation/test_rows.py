@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 from rarlhf.evaluation.rows import check_comparable, read_generations, read_tables, stacked, to_generations
 
 

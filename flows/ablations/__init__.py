@@ -1,0 +1,1 @@
+"""Ablations: cells of params, and each as a DVC experiment."""

@@ -1,0 +1,154 @@
+"""The cells of an ablation: which params each has, what it is called, and which stages all of them share."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
+from tasks.inputs import lookup
+from tasks.preset import PARAMS, set_value
+
+if TYPE_CHECKING:
+    from dvc.stage import Stage
+
+Values = Mapping[str, Any]  # dotted key of params.yaml -> value
+PAPER: Mapping[str, list[dict[str, Any]]] = {
+    # Table 3 of the paper, in its order: n, alpha, rho on IMDB.
+    "table3": [
+        {"risk.warmup": n, "risk.alpha": alpha, "risk.rho": 0.95}
+        for n, alpha in ((1, 0.4), (30, 0.4), (30, 0.3), (30, 0.2))
+    ]
+}
+NO_GRID = {  # dvc.yaml makes stages from these, so that cells would not be comparable
+    "seeds": "every cell has the same seeds: --seeds 1,2",
+    "methods": "every cell has the same methods: set them in params.yaml",
+    "data.watch": "set it in params.yaml",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of an ablation.
+
+    Attributes:
+        name: of the DVC experiment, unless that is taken.
+        values: its own params.
+        params: all its params, valid.
+    """
+
+    name: str
+    values: Values
+    params: Params
+
+
+def grid_values(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of a grid's values, the last key changing fastest.
+
+    Raises: UserError for a key without values or with one of them twice.
+    """
+    for key, values in grid.items():
+        if not values or any(value in values[:index] for index, value in enumerate(values)):
+            raise UserError(f"{key} = {list(values)!r}: give values, each once")
+    return [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
+
+
+def make_cells(points: Sequence[Values], common: Values) -> list[Cell]:
+    """The cells with their names and params.
+
+    Args:
+        points: each cell's own values over params.yaml.
+        common: what all have over params.yaml.
+
+    Raises: UserError if there is none, two are the same, or one is not valid, saying which and why.
+    """
+    if not points or not all(points):
+        raise UserError("an ablation needs cells: --grid risk.alpha=0.2,0.4, or --cell, or --paper table3")
+    for key in (key for point in points for key in point if key in NO_GRID):
+        raise UserError(f"{key} cannot differ between cells; {NO_GRID[key]}")
+    load_params(PARAMS)
+    text = _with(PARAMS.read_text(encoding="utf-8"), common)
+    names = _names(points)
+    cells = [
+        Cell(name, dict(point), _valid(_with(text, point), name)) for name, point in zip(names, points, strict=True)
+    ]
+    for index, cell in enumerate(cells):
+        same = [other.name for other in cells[:index] if other.params == cell.params]
+        if same:
+            raise UserError(f"the cells {same[0]} and {cell.name} have the same params")
+    return cells
+
+
+def varying(cells: Sequence[Cell]) -> list[str]:
+    """The keys whose values are not the same in every cell."""
+    dumps = [cell.params.model_dump(mode="json") for cell in cells]
+    keys = dict.fromkeys(key for cell in cells for key in cell.values)
+    return [key for key in keys if any(lookup(dump, key) != lookup(dumps[0], key) for dump in dumps)]
+
+
+def shared_stages(params: Values, keys: Iterable[str]) -> list[str]:
+    """The last ones of those stages of dvc.yaml whose outputs no key changes; reproducing them makes all the others.
+
+    Args:
+        params: of one cell, over params.yaml; it decides which stages there are.
+        keys: that differ between cells.
+    """
+    from dvc.repo import Repo
+
+    with TemporaryDirectory() as folder:
+        Path(folder, ".dvc").mkdir()
+        Path(folder, ".dvc/config").write_text("[core]\n    no_scm = True\n", encoding="utf-8")
+        Path(folder, "dvc.yaml").write_text(Path("dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        Path(folder, "params.yaml").write_text(_with(PARAMS.read_text(encoding="utf-8"), params), encoding="utf-8")
+        with Repo(folder) as repo:
+            graph = repo.index.graph
+            changed = {stage for stage in graph if _reads(stage, keys)}
+            while more := {stage for stage in graph if changed & set(graph.successors(stage))} - changed:
+                changed |= more
+            shared = set(graph) - changed
+            return sorted(s.name for s in shared if not shared & set(graph.predecessors(s)))
+
+
+def _reads(stage: "Stage", keys: Iterable[str]) -> bool:
+    """Whether a stage's `params:` name a key, what holds it, or what it holds.
+
+    That `check` reads the whole file does not count, because its output is constant.
+    """
+    listed = [name for dependency in stage.params for name in dependency.params]
+    return any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for key in keys for name in listed)
+
+
+def _with(text: str, values: Values) -> str:
+    for key, value in values.items():
+        text = set_value(text, key, value)
+    return text
+
+
+def _valid(text: str, name: str) -> Params:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, PARAMS)
+        path.write_text(text, encoding="utf-8")
+        try:
+            return load_params(path)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), f"{PARAMS} with cell {name}")) from None
+
+
+def _names(points: Sequence[Values]) -> list[str]:
+    """A name for each cell: the last parts of its keys with their values, whole keys where two end alike."""
+    keys = dict.fromkeys(key for point in points for key in point)
+    ends = [key.rpartition(".")[2] for key in keys]
+    short = {key: end if ends.count(end) == 1 else key.replace(".", "-") for key, end in zip(keys, ends, strict=True)}
+    return ["-".join(f"{short[key]}-{_plain(value)}" for key, value in point.items()) for point in points]
+
+
+def _plain(value: object) -> str:
+    """A value as part of the name of a git reference."""
+    text = re.sub(r"^-", "minus-", json.dumps(value))
+    return re.sub(r"(?:[^A-Za-z0-9_.]|\.\.+)+", "-", text).strip("-.") or "empty"

@@ -1,0 +1,167 @@
+"""The deployment `full`, its server and its worker on this machine: `python -m flows.serving.deploy up`, and `down`.
+
+What was started is kept in .prefect/processes.json, so that just that is ended, however long after.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from flows.serving.runs import cancel_runs, close_lost_runs, end_orphan, worker_is_online
+from flows.serving.server import HOME, STARTUP_SECONDS, environment, own_server_answers, page, server_command
+from rarlhf.config.errors import UserError
+from tasks.tracking.passwords import without_passwords
+
+POOL = "local"
+RECORD = Path(HOME, "processes.json")
+RUN_SECONDS = 40.0  # for runs to end: 20 s for their stages, some for what Prefect does
+STOP_SECONDS = 15.0
+
+
+def up() -> None:
+    """Starts what does not run yet, and puts the deployment of prefect.yaml there.
+
+    Raises: UserError if the address is taken by something else, or if something does not start.
+    """
+    Path(HOME).mkdir(exist_ok=True)
+    alive = running()
+    if own_server_answers():
+        whose = _named(alive["server"]) if "server" in alive else "started by something else, which ends it too"
+        print(f"server: runs already, {page()} ({whose})", flush=True)
+    else:
+        print(
+            f"server: started, {page()} ({_named(_start('server', server_command(), own_server_answers))})", flush=True
+        )
+    for name in [] if "worker" in alive else close_lost_runs():
+        print(f"run {name}: its process is gone; it counts as crashed now", flush=True)
+    _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _prefect("--no-prompt", "deploy", "--all")
+    if "worker" in alive:
+        print(f"worker: runs already ({_named(alive['worker'])})", flush=True)
+    else:
+        print(f"worker: started ({_named(_start_worker())})", flush=True)
+    print("deployment: rarlhf/full\n\n  .venv/bin/prefect deployment run rarlhf/full --watch\n\n`make stop` ends both.")
+
+
+def down() -> None:
+    """Ends what `up` started and still runs: the flow's run first, then the worker, then the server."""
+    alive = running()
+    if not alive:
+        print("nothing that `make deploy` started is running")
+    if "worker" in alive and _answers():
+        for name in cancel_runs(RUN_SECONDS):
+            print(f"run {name}: cancelled", flush=True)
+    if alive and end_orphan(RUN_SECONDS):
+        print("a run without a worker: ended", flush=True)
+    for role in ("worker", "server"):  # a worker whose server is gone would wait for it
+        if role in alive:
+            print(f"{role}: {_end(alive[role])} ({_named(alive[role])})", flush=True)
+    RECORD.unlink(missing_ok=True)
+
+
+def running() -> dict[str, psutil.Process]:
+    """What the record names and still runs: role to process; a later process under the same number does not count."""
+    found = {}
+    for role, (pid, start) in _read().items():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if abs(process.create_time() - start) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+                found[role] = process
+    return found
+
+
+def _start_worker() -> psutil.Process:
+    now = datetime.now(UTC)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    return _start("worker", command, lambda: worker_is_online(POOL, now))
+
+
+def _start(role: str, command: list[str], ready: Callable[[], bool]) -> psutil.Process:
+    """Starts a process that outlives this one, notes it, and waits until it is ready."""
+    log = Path(HOME, f"{role}.log")
+    with log.open("w") as stream:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            start_new_session=True,
+        )
+    process = psutil.Process(child.pid)
+    _write(_read() | {role: (child.pid, process.create_time())})
+    end = time.monotonic() + STARTUP_SECONDS
+    while not ready():
+        if child.poll() is not None or time.monotonic() > end:
+            told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            raise UserError(without_passwords(f"the {role} did not start; {log} tells why: {' '.join(told)}"))
+        time.sleep(0.5)
+    return process
+
+
+def _prefect(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *words], env=environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(without_passwords(f"`prefect {' '.join(words)}` failed: {(done.stdout + done.stderr).strip()}"))
+
+
+def _answers() -> bool:
+    try:
+        return own_server_answers()
+    except UserError:
+        return False
+
+
+def _end(process: psutil.Process) -> str:
+    """Ends a process and says how."""
+    for number, told in ((signal.SIGTERM, "ended"), (signal.SIGKILL, "killed")):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+        if not psutil.wait_procs([process], STOP_SECONDS)[1]:
+            return told
+    return "does not end"
+
+
+def _named(process: psutil.Process) -> str:
+    return f"process {process.pid}"
+
+
+def _read() -> dict[str, tuple[int, float]]:
+    try:
+        return dict(json.loads(RECORD.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(record: dict[str, tuple[int, float]]) -> None:
+    partial = RECORD.with_suffix(".partial")
+    partial.write_text(json.dumps(record), encoding="utf-8")
+    partial.replace(RECORD)
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    words = {"up": up, "down": down}
+    if len(sys.argv) != 2 or sys.argv[1] not in words:
+        print("usage: python -m flows.serving.deploy {up|down}", file=sys.stderr)
+        return 2
+    try:
+        words[sys.argv[1]]()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Runs of the flow: one at a time holds the workspace, and those whose process is gone are closed."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Cancelling, Crashed
+
+from flows.serving.server import HOME
+
+DEPLOYMENT = "full"
+LOCK = Path(HOME, "run.lock")
+BEGUN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+
+
+@contextmanager
+def hold_workspace() -> Iterator[int]:
+    """Waits until no other run of the flow works in this workspace; yields a file's number that holds it while open."""
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            get_run_logger().info("another run works in this workspace; waiting for its end")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield stream.fileno()
+
+
+def holder() -> int | None:
+    """Id of the process whose run holds the workspace, or did until it was killed; None where the workspace is free."""
+    with suppress(FileNotFoundError), LOCK.open("r+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(stream.read() or 0)
+    return None
+
+
+def close_lost_runs() -> list[str]:
+    """Marks the deployment's begun runs as crashed where no process runs any; they would block those after them.
+
+    Returns: their names.
+    """
+    if holder() is not None:
+        return []
+    with get_client(sync_client=True) as client:
+        lost = _begun_runs(client)
+        for run in lost:
+            client.set_flow_run_state(run.id, Crashed(message="its process is gone, as after a restart"), force=True)
+    return [run.name for run in lost]
+
+
+def cancel_runs(seconds: float) -> list[str]:
+    """Cancels the deployment's begun runs and waits for their end, up to so many seconds; returns their names."""
+    with get_client(sync_client=True) as client:
+        runs = _begun_runs(client)
+        for run in runs:
+            client.set_flow_run_state(run.id, Cancelling(message="`make stop`"))
+        end = time.monotonic() + seconds
+        while _begun_runs(client) and time.monotonic() < end:
+            time.sleep(0.5)
+    return [run.name for run in runs]
+
+
+def end_orphan(seconds: float) -> bool:
+    """Ends a deployment's run that no worker looks after any more, and waits; returns whether there was one."""
+    try:
+        process = psutil.Process(holder() or 0)
+        if "prefect.engine" not in " ".join(process.cmdline()):
+            return False
+        process.terminate()
+        psutil.wait_procs([process], seconds)
+    except psutil.Error:
+        return False
+    return True
+
+
+def worker_is_online(pool: str, since: datetime) -> bool:
+    """Whether a worker of the pool has been heard of since then."""
+    with get_client(sync_client=True) as client:
+        path = {"work_pool_name": pool}
+        workers = client.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=path).json()
+    heard = [datetime.fromisoformat(worker["last_heartbeat_time"]) for worker in workers]
+    return any(time.astimezone(UTC) > since for time in heard)
+
+
+def _begun_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    states = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=BEGUN)))
+    deployment = DeploymentFilter(name=DeploymentFilterName(any_=[DEPLOYMENT]))
+    return client.read_flow_runs(flow_run_filter=states, deployment_filter=deployment)

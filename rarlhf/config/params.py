@@ -1,0 +1,326 @@
+"""params.yaml as one typed, frozen, validated model.
+
+`rarlhf.config.load` reads the file. Units, ranges and sources are comments beside the keys in presets/*.yaml; there are
+no defaults here, so that params.yaml stays the one home of every value.
+"""
+
+from fractions import Fraction
+from math import ceil
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from rarlhf.config.function_names import is_function
+
+METHODS = ("base", "sft", "rlhf", "ra_rlhf")
+
+
+def _number_from_text(value: object) -> object:
+    """Reads `1e-05`, which YAML 1.1 writers leave as text, as the number it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number_from_text)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+Open01 = Annotated[Number, Field(gt=0, lt=1)]
+# Ceilings stand far above what anybody runs: a slip of the finger is refused, and no sum or allocation goes astray.
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]  # rows, texts, tokens
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000)]  # what is done one after the other
+Batch = Annotated[int, Field(ge=1, le=1_000_000)]  # what is done at once
+Epochs = Annotated[Number, Field(gt=0, le=10_000)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RuntimeParams(Section):
+    """Machine settings that the bytes of the results depend on."""
+
+    device: Literal["cpu", "cuda", "auto"]
+    threads: Annotated[int, Field(ge=1, le=256)]
+    precision: Literal["float32", "bfloat16", "auto"]
+    decode: Literal["eager", "compiled"]
+
+
+class ColumnParams(Section):
+    """Column of each field in a file or hub data set, with dots where fields hold fields; None where there is none."""
+
+    text: Annotated[str, Field(min_length=1)] | None
+    label: Annotated[str, Field(min_length=1)] | None
+    prompt: str | None
+    toxicity: str | None
+    id: str | None
+
+
+class SplitParams(Section):
+    """Names of a hub data set's splits."""
+
+    train: str
+    test: str | None
+
+
+class WantedShareParams(Section):
+    """Share of the wanted class in each split; None: as it comes."""
+
+    train: Open01 | None
+    test: Open01 | None
+
+
+class DataParams(Section):
+    """Where the rows come from."""
+
+    source: Literal["generator", "file", "hub"]
+    path: str | None
+    watch: list[Literal["path"]]
+    name: str | None
+    config: str | None
+    revision: str | None
+    splits: SplitParams
+    columns: ColumnParams
+    positive_label: int | str | bool
+    no_label: list[int | str | None]
+    label_above: Number | None
+    min_chars: CountOrZero
+    test_share: Open01 | None
+    wanted_share: WantedShareParams
+    train_rows: Count | None
+    test_rows: Count | None
+    second_scorer_rows: CountOrZero
+    seed: Seed
+
+
+class ScratchModelParams(Section):
+    """Shape and training of a GPT-2-shaped model made from nothing."""
+
+    vocab_size: Annotated[int, Field(ge=258, le=65536)]
+    context: Annotated[int, Field(ge=16, le=4096)]
+    layers: Annotated[int, Field(ge=1, le=48)]
+    width: Annotated[int, Field(ge=8, le=8192)]
+    heads: Annotated[int, Field(ge=1, le=8192)]
+    init_std: Open01
+    packing: bool
+    epochs: Epochs
+    batch_size: Batch
+    lr: Open01
+    warmup: Annotated[Number, Field(ge=0, lt=1)]
+    seed: Seed
+
+
+class LoRAParams(Section):
+    """Shape of an adapter."""
+
+    r: Annotated[int, Field(ge=1, le=1024)]
+    alpha: Positive
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
+    target_modules: Annotated[list[str], Field(min_length=1)] | None
+
+
+class ModelParams(Section):
+    """The base model, and what of it is trained."""
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    dtype: Literal["float32", "bfloat16"]
+    adapter: Literal["none", "lora"]
+    quantization: Literal["none", "int8"]
+    int8_threshold: Positive
+    gradient_checkpointing: bool
+    lora: LoRAParams
+    scratch: ScratchModelParams
+
+
+class ScratchRewardParams(Section):
+    """Shape and training of a DistilBERT-shaped classifier made from nothing."""
+
+    vocab_size: Annotated[int, Field(ge=40, le=65536)]
+    layers: Annotated[int, Field(ge=1, le=24)]
+    width: Annotated[int, Field(ge=8, le=8192)]
+    heads: Annotated[int, Field(ge=1, le=8192)]
+    init_std: Open01
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
+    cut_share: Annotated[Number, Field(ge=0, lt=1)]
+    epochs: Epochs
+    batch_size: Batch
+    lr: Open01
+    weight_decay: NonNegative
+    seed: Seed
+
+
+class OtherScorerParams(Section):
+    """A further scorer, whose weighted output is added to the score; what is left out is null."""
+
+    source: Annotated[str, Field(min_length=1)]
+    weight: Number
+    revision: str | None = None
+    label: str | int | None = None
+    output: Literal["logit", "probability"] | None = None
+    max_length: Annotated[int, Field(ge=8, le=4096)] | None = None
+
+    @property
+    def classifier_keys(self) -> tuple[object, ...]:
+        """What a classifier needs and a function does not take."""
+        return self.label, self.output, self.max_length
+
+
+class RewardParams(Section):
+    """The reward model: a sequence classifier over text or a Python function, and others added to it."""
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    label: str | int
+    output: Literal["logit", "probability"]
+    sign: Literal[1, -1]
+    others: list[OtherScorerParams]
+    watch: list[Literal["code"]]
+    max_length: Annotated[int, Field(ge=8, le=4096)]
+    batch_size: Batch
+    scratch: ScratchRewardParams
+
+    @property
+    def functions(self) -> list[str]:
+        """The sources that are Python functions."""
+        sources = (self.source, *(other.source for other in self.others))
+        return [source for source in sources if is_function(source)]
+
+
+class PromptParams(Section):
+    """How rows become queries."""
+
+    tokens: Annotated[int, Field(ge=1, le=1024)]
+    chat_template: bool
+    min_chars: CountOrZero
+    train: Count
+    validation: Count
+    test: Annotated[int, Field(ge=20, le=1_000_000_000)]
+    perplexity: Count
+    perplexity_chars: Count
+    wanted_quantile: Annotated[Number, Field(ge=0, lt=1)]
+    seed: Seed
+
+
+class SFTParams(Section):
+    """Supervised fine-tuning on the wanted class."""
+
+    tokens: Annotated[int, Field(ge=2, le=4096)]
+    end_of_text: bool
+    epochs: Annotated[Number, Field(ge=0, le=10_000)]
+    batch_size: Batch
+    micro_batch_size: Batch
+    lr: Open01
+    seed: Seed
+
+
+class PPOParams(Section):
+    """PPO as both `rlhf` and `ra_rlhf` run it."""
+
+    iterations: Annotated[int, Field(ge=2, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)]
+    mini_batch_size: Batch
+    micro_batch_size: Batch | Literal["auto"]
+    decode_batch_size: Batch
+    rollout_logprobs: Literal["recompute", "decode"]
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    lr: Open01
+    value_lr: Open01
+    value_warmup: Annotated[int, Field(ge=0, le=1_000_000)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    min_new_tokens: CountOrZero
+    min_counts_query: bool
+    temperature: Annotated[Number, Field(gt=0, le=10)]
+    gamma: Share
+    gae_lambda: Annotated[Number, Field(ge=0, le=1)]
+    clip: Open01
+    value_clip: Positive | None
+    value_coef: NonNegative
+    max_ratio: Annotated[Number, Field(gt=1)]
+    max_grad_norm: Positive | None
+    checkpoint_every: Steps
+
+    @property
+    def micro_batch(self) -> int:
+        """Episodes of a forward and backward pass; the whole mini-batch where nobody has looked at the memory yet."""
+        return self.mini_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
+
+
+class KLParams(Section):
+    """The KL penalty and its controller."""
+
+    coef: NonNegative
+    target: Positive
+    rate: NonNegative
+    average: Literal["all", "kept", "kept_over_batch"]
+
+
+class RiskParams(Section):
+    """The risk measure and its schedule."""
+
+    measure: Literal["none", "cvar", "cvar_ru", "entropic", "evar", "mean_cvar"]
+    alpha: Share
+    warmup: CountOrZero
+    rho: Share
+    count_from: Literal[0, 1]
+    ranking: Literal["episode_return", "lambda_return", "value"]
+    critic: Literal["kept", "all"]
+    hard_share: Annotated[Number, Field(ge=0, lt=1)]
+    temperature: Positive
+    mix: Annotated[Number, Field(ge=0, le=1)]
+    eta_rate: Positive | None
+
+    @property
+    def level(self) -> Fraction:
+        """`alpha` as the exact rational it is written as."""
+        return Fraction(str(self.alpha))
+
+    def schedule_end(self, iterations: int) -> int:
+        """J = ceil(rho M): the first of M iterations at which the final level holds, counted in exact rationals."""
+        return ceil(Fraction(str(self.rho)) * iterations)
+
+
+class GenerateParams(Section):
+    """Sampling for the evaluation."""
+
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    batch_size: Batch
+    seed: Seed
+
+
+class EvaluateParams(Section):
+    """What the evaluation reports."""
+
+    tail_quantile: Open01 | None
+    tail_threshold: Number | None
+    add_start_token: bool
+    confidence: Open01
+    table_rows: Annotated[int, Field(ge=0, le=10_000)]
+    seed: Seed
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    preset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100)]
+    methods: Annotated[list[Literal["base", "sft", "rlhf", "ra_rlhf"]], Field(min_length=1)]
+    runtime: RuntimeParams
+    data: DataParams
+    model: ModelParams
+    reward: RewardParams
+    prompts: PromptParams
+    sft: SFTParams
+    ppo: PPOParams
+    kl: KLParams
+    risk: RiskParams
+    generate: GenerateParams
+    evaluate: EvaluateParams

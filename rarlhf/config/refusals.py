@@ -1,0 +1,124 @@
+"""Reading a YAML file as a person may leave it, and one line for whatever is wrong with it or with one of its keys."""
+
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.escapes import one_line
+
+MAX_BYTES = 1_000_000  # a params file has 14,000
+MAX_PROBLEMS = 30  # lines of a refusal
+MAX_SHOWN = 110  # characters of a value in a message
+CONFLICT = re.compile(r"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?$", re.MULTILINE)  # git's marks
+INNER = ("function-", "constrained-")  # what pydantic adds to the place of a value
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 2, 6, 4, 6
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds: nothing but plain values, lists and mappings.
+
+    Raises: UserError in one line if it is missing, no file, too large, not to be read, or no YAML.
+    """
+    text = _read_text(path)
+    mark = CONFLICT.search(text)
+    if mark:
+        number = text.count("\n", 0, mark.start()) + 1
+        raise UserError(
+            f"{path} is not readable as YAML: line {number} is a mark of a merge conflict ({one_line(mark[0])[:40]}): "
+            "keep one of the two versions and delete the marks"
+        )
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except RecursionError as error:
+        raise UserError(f"{path} is not readable as YAML: its brackets or sections nest too deep") from error
+    except Exception as error:  # of odd numbers, dates and tags the reader raises more than its own errors
+        raise UserError(f"{path} is not readable as YAML: {_reason(error)}") from error
+
+
+def shown(value: object) -> str:
+    """A value in a message: long, deep and circular ones are cut short."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= MAX_SHOWN else f"{text[:50]}...{text[-50:]}"
+
+
+def listed(path: Path, problems: Sequence[str]) -> str:
+    """The message of all problems of a file, one a line under a heading."""
+    lines = list(problems[:MAX_PROBLEMS])
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"  and {len(problems) - MAX_PROBLEMS:,} more")
+    return f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n" + "\n".join(lines)
+
+
+def describe(detail: Mapping[str, Any], known: Iterable[str]) -> str:
+    """One line for one pydantic error: key, value, rule.
+
+    Args:
+        detail: one of `ValidationError.errors()`.
+        known: dotted keys that there are, one of which may have been meant.
+    """
+    key = one_line(".".join(str(part) for part in detail["loc"] if not str(part).startswith(INNER)))[:100]
+    if detail["type"] == "extra_forbidden":
+        return f"  {key}: unknown key{_nearest(key, known)}"
+    if detail["type"] == "missing":
+        return f"  {key}: missing; presets/tiny.yaml shows it with its unit and range"
+    return f"  {key} = {shown(detail['input'])}: {_rule(detail)}"
+
+
+def _rule(detail: Mapping[str, Any]) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "should be a section, with keys of its own below it"
+    if kind == "list_type":
+        return "should be a list, as in [1, 2, 3]"
+    if kind == "too_short":
+        return f"should have at least {context['min_length']} item{'s' if context['min_length'] > 1 else ''}"
+    if kind == "too_long":
+        return f"should have at most {context['max_length']} items"
+    return re.sub(r"^(?:Input|String) should", "should", str(detail["msg"]))
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, where a file should be: move it away, then cp presets/tiny.yaml {path}")
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing: copy a preset over it (cp presets/tiny.yaml {path}), or run from its folder"
+        )
+    if not path.is_file():
+        raise UserError(f"{path} is no plain file: move it away, then cp presets/tiny.yaml {path}")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} has more than {MAX_BYTES:,} bytes, so it is no params file; copy a preset over it")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path} is not readable as YAML: line {line} is not UTF-8 ({error.reason}); save it as UTF-8"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the reader says and where, in one line."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    said = getattr(error, "problem", None) or str(error) or type(error).__name__
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + one_line(" ".join(str(said).split()))[:200]
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    close = get_close_matches(key, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""

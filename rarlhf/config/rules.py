@@ -1,0 +1,213 @@
+"""Rules between values of params.yaml that are each in range and may still not go together."""
+
+from collections.abc import Iterable, Iterator
+
+from rarlhf.config.function_names import function_name, is_function
+from rarlhf.config.params import Params
+
+FULL_PRODUCTS = 1e-6  # a threshold up to this leaves no activation to round that could be seen in a log-probability
+Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, the keys that it is about, what it says
+
+
+def clashes(p: Params) -> Iterator[str]:
+    """A line for every rule that does not hold: the keys with their values, and the rule."""
+    for holds, keys, rule in rules(p):
+        if not holds:
+            values = ", ".join(f"{key} = {_value(p, key)!r}" for key in keys)
+            yield f"  {values}: {rule}"
+
+
+def cautions(p: Params) -> Iterator[str]:
+    """A line for every choice that is allowed and makes results worse: keys with values, why, and a better choice."""
+    if p.model.quantization == "int8" and p.model.int8_threshold > FULL_PRODUCTS:
+        yield (
+            f"model.quantization = 'int8', model.int8_threshold = {p.model.int8_threshold:g}: a log-probability "
+            "depends on the rest of its batch, so that PPO's first ratios are not 1; set int8_threshold to 1e-9, which "
+            "costs time and memory (docs/lora.md)"
+        )
+
+
+def _value(params: Params, key: str) -> object:
+    value: object = params
+    for part in key.split("."):
+        value = getattr(value, part)
+    if isinstance(value, list):
+        return [item.model_dump(exclude_unset=True) if hasattr(item, "model_dump") else item for item in value]
+    return value
+
+
+def rules(p: Params) -> Iterable[Rule]:
+    """All rules, held or not, always in the same number and order."""
+    yield from _general_rules(p)
+    yield from _data_rules(p)
+    yield from _row_rules(p)
+    yield from _column_rules(p)
+    yield from _scorer_rules(p)
+    yield from _model_rules(p)
+    yield from _shape_rules(p)
+    yield (
+        p.sft.batch_size % p.sft.micro_batch_size == 0,
+        ("sft.batch_size", "sft.micro_batch_size"),
+        "micro_batch_size must divide batch_size",
+    )
+    yield from _ppo_rules(p)
+
+
+def _general_rules(p: Params) -> Iterable[Rule]:
+    yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
+    yield len(set(p.methods)) == len(p.methods), ("methods",), "methods must be distinct"
+    one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
+    yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "give one of the two, the other null"
+
+
+def _data_rules(p: Params) -> Iterable[Rule]:
+    source = p.data.source
+    yield (
+        source != "file" or bool(p.data.path),
+        ("data.source", "data.path"),
+        ("source file needs the folder of the data files: set data.path, or make repro PRESET=... DATA=FOLDER"),
+    )
+    hub = bool(p.data.name) and bool(p.data.revision)
+    yield (
+        source != "hub" or hub,
+        ("data.source", "data.name", "data.revision"),
+        "source hub needs a name and a revision",
+    )
+    yield (
+        source == "file" or not p.data.watch,
+        ("data.source", "data.watch"),
+        "only the files of source file can be watched",
+    )
+    yield len(p.data.watch) <= 1, ("data.watch",), "path is named twice"
+    own_test = source != "generator" or p.data.test_share is None
+    yield own_test, ("data.source", "data.test_share"), "source generator makes test rows of its own"
+    one_test = source != "hub" or (p.data.splits.test is None) != (p.data.test_share is None)
+    yield one_test, ("data.splits.test", "data.test_share"), "give one of the two, the other null"
+    room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
+    yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
+
+
+def _row_rules(p: Params) -> Iterable[Rule]:
+    """As far as the rows' numbers are known from the params; stage `download` counts the rows that there are."""
+    data, prompts = p.data, p.prompts
+    generated = data.source != "generator" or None not in (data.train_rows, data.test_rows)
+    yield (
+        generated,
+        ("data.source", "data.train_rows", "data.test_rows"),
+        "source generator needs a number of rows for each split",
+    )
+    queries, rows = prompts.train + prompts.validation, data.train_rows
+    enough = rows is None or queries <= max(rows - data.second_scorer_rows, 0)
+    yield (
+        enough,
+        ("prompts.train", "prompts.validation", "data.train_rows", "data.second_scorer_rows"),
+        f"{queries:,} queries are asked for, more than training rows are left besides the second scorer's",
+    )
+    yield (
+        data.test_rows is None or prompts.test <= data.test_rows,
+        ("prompts.test", "data.test_rows"),
+        "more test queries than test rows",
+    )
+
+
+def _column_rules(p: Params) -> Iterable[Rule]:
+    columns = p.data.columns
+    yield (
+        columns.text is not None or columns.prompt is not None,
+        ("data.columns.text", "data.columns.prompt"),
+        "rows need a text or a prompt: name the column of one of them",
+    )
+    yield (
+        columns.label is not None or p.reward.source != "scratch",
+        ("data.columns.label", "reward.source"),
+        "a classifier is trained on labels: name their column, or set reward.source to a scorer of your own",
+    )
+    bare = columns.text is None and p.data.source != "generator"
+    rule = "prompts alone are no texts to train on"
+    for key, made in (("model.source", p.model.source), ("reward.source", p.reward.source)):
+        yield not bare or made != "scratch", ("data.columns.text", key), f"{rule}: give a folder or a hub name"
+    yield not bare or p.sft.epochs == 0, ("data.columns.text", "sft.epochs"), f"{rule}: set epochs to 0"
+    share = p.data.wanted_share
+    yield (
+        columns.label is not None or (share.train is None and share.test is None),
+        ("data.columns.label", "data.wanted_share.train", "data.wanted_share.test"),
+        "a share of the wanted class needs labels: set both to null",
+    )
+
+
+def _scorer_rules(p: Params) -> Iterable[Rule]:
+    others, functions = p.reward.others, p.reward.functions
+    sources = ("reward.source", "reward.others")
+    yield (
+        all(function_name(source) for source in functions),
+        sources,
+        "a function is written python:package.module:function",
+    )
+    yield (
+        all(None not in x.classifier_keys for x in others if not is_function(x.source)),
+        ("reward.others",),
+        "a classifier needs label, output and max_length besides source and weight",
+    )
+    yield (
+        not any(any(value is not None for value in x.classifier_keys) for x in others if is_function(x.source)),
+        ("reward.others",),
+        "a function takes source and weight alone",
+    )
+    yield "scratch" not in [x.source for x in others], ("reward.others",), "only reward.source can be scratch"
+    watch = "the code of functions is looked at in every repro: set reward.watch to [code]"
+    yield not functions or bool(p.reward.watch), (*sources, "reward.watch"), watch
+    nothing = "there is no function whose code could be watched: set it to []"
+    yield bool(functions) or not p.reward.watch, (*sources, "reward.watch"), nothing
+    yield len(p.reward.watch) <= 1, ("reward.watch",), "code is named twice"
+
+
+def _model_rules(p: Params) -> Iterable[Rule]:
+    lora = p.model.adapter == "lora"
+    rule = "weights that are all trained are float32: set model.adapter: lora, which freezes them"
+    yield lora or p.model.quantization == "none", ("model.quantization", "model.adapter"), rule
+    yield lora or p.model.dtype == "float32", ("model.dtype", "model.adapter"), rule
+
+
+def _shape_rules(p: Params) -> Iterable[Rule]:
+    model, reward = p.model.scratch, p.reward.scratch
+    yield model.width % model.heads == 0, ("model.scratch.width", "model.scratch.heads"), "heads must divide width"
+    yield reward.width % reward.heads == 0, ("reward.scratch.width", "reward.scratch.heads"), "heads must divide width"
+    if p.model.source == "scratch":
+        length = p.prompts.tokens + p.ppo.max_new_tokens
+        yield (
+            length <= model.context,
+            ("prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"),
+            (f"query and response take {length} tokens, more than the context"),
+        )
+        yield p.sft.tokens <= model.context, ("sft.tokens", "model.scratch.context"), "SFT texts exceed the context"
+
+
+def _ppo_rules(p: Params) -> Iterable[Rule]:
+    ppo, risk = p.ppo, p.risk
+    yield (
+        ppo.batch_size % ppo.mini_batch_size == 0,
+        ("ppo.batch_size", "ppo.mini_batch_size"),
+        ("mini_batch_size must divide batch_size"),
+    )
+    yield (
+        ppo.mini_batch_size % ppo.micro_batch == 0,
+        ("ppo.mini_batch_size", "ppo.micro_batch_size"),
+        ("micro_batch_size must divide mini_batch_size"),
+    )
+    longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
+    yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
+    yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    yield (
+        risk.hard_share == 0 or risk.measure == "cvar",
+        ("risk.hard_share", "risk.measure"),
+        "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
+    )
+    end = risk.schedule_end(ppo.iterations)
+    yield (
+        risk.measure == "none" or end > risk.warmup,
+        ("risk.warmup", "risk.rho", "ppo.iterations"),
+        (
+            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
+            "raise rho or lower warmup"
+        ),
+    )

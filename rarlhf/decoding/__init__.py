@@ -1,0 +1,1 @@
+"""How responses are drawn from a model; nothing here updates a weight."""

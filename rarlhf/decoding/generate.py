@@ -1,0 +1,115 @@
+"""Continuations of the test prompts by one model, scored, with their KL to the SFT model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rarlhf.config.params import Params
+from rarlhf.data.prompts import Query
+from rarlhf.data.queries import TextQuery, continuation, episode_texts
+from rarlhf.decoding.compiled import CompiledSteps
+from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.messages.progress import progress
+from rarlhf.models.backbone import ModelFolders
+from rarlhf.models.episodes import Episodes, chunks, real_tokens
+from rarlhf.models.loading import load_tokenizer
+from rarlhf.models.policy import response_logprobs, sampling_of
+from rarlhf.models.reference import RefPolicy
+from rarlhf.rewards.scorers import Score
+from rarlhf.system.machine import Machine
+from rarlhf.system.streams import generator
+
+Job = tuple[Query, int]  # a query and the index of its sample
+
+
+class Generator:
+    """Samples, scores and measures continuations; made once for all seeds of a method."""
+
+    def __init__(self, sft: Path, score: Score, params: Params, machine: Machine) -> None:
+        self.folders = ModelFolders(params.model, machine.device)
+        self.tokenizer = load_tokenizer(str(sft))
+        self.sft = self.folders.open(sft)
+        self.score = score
+        self.params = params
+        self.machine = machine
+        self.sampling = sampling_of(params, self.tokenizer.eos_token_id)
+        self.compiled: CompiledSteps | None = None
+
+    def __call__(self, name: str, model: Path, queries: Sequence[Query], seed: int) -> list[dict[str, Any]]:
+        """Samples `generate.samples` continuations of each query.
+
+        Args:
+            name: what the progress bar calls it.
+            model: folder of the model or adapter that is evaluated; it shares the SFT model's tokenizer.
+            queries: test queries.
+            seed: the run's seed; every method draws the same uniform numbers for it.
+        Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum
+            over the response of log pi - log pi_sft in nats.
+        """
+        policy = self.folders.open(model)
+        jobs = [(query, sample) for query in queries for sample in range(self.params.generate.samples)]
+        draws = generator("generate", self.params.generate.seed, seed)
+        uniforms = torch.rand(len(jobs), self.sampling.max_new_tokens, generator=draws)
+        rows: list[dict[str, Any]] = []
+        texts: list[str] = []
+        with progress(name, len(jobs)) as show:
+            for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
+                some = [jobs[i] for i in index]
+                episodes, kl = self._batch(policy, some, uniforms[index])
+                rows += _rows(some, episodes, kl, self.tokenizer, self.params.prompts.chat_template)
+                texts += self._texts(some, episodes)
+                show(len(rows), "")
+        scores = self.score(texts).tolist()
+        return [row | {"score": value} for row, value in zip(rows, scores, strict=True)]
+
+    @torch.no_grad()
+    def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> tuple[Episodes, Tensor]:
+        """One response to each job, and their KL (B,) to the SFT model in nats."""
+        tokens, mask = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
+        with self.machine.autocast():
+            with policy() as lm:
+                draws = uniforms.to(self.machine.device)
+                episodes = sample_responses(lm, tokens, mask, self.sampling, draws, compiled=self._compiled(lm))
+                logprobs = response_logprobs(lm, episodes, self.sampling)
+            with self.sft() as lm:
+                log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
+        return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)  # both from full passes
+
+    def _texts(self, jobs: Sequence[Job], episodes: Episodes) -> list[str]:
+        """What the score sees: the texts that it would see in training."""
+        chat = self.params.prompts.chat_template
+        prompts = {tuple(query["input_ids"]): query["prompt"] for query, _ in jobs} if chat else None
+        return episode_texts(episodes, self.tokenizer, prompts)
+
+    def _compiled(self, lm: PreTrainedModel) -> CompiledSteps | None:
+        """The compiled passes of `lm`, made once for a model and forgotten with the next."""
+        if self.machine.compiled and (self.compiled is None or self.compiled.lm is not lm):
+            self.compiled = CompiledSteps(lm)
+        return self.compiled
+
+
+def _rows(
+    jobs: Sequence[Job], episodes: Episodes, kl: Tensor, tokenizer: PreTrainedTokenizerBase, chat: bool
+) -> list[dict[str, Any]]:
+    responses, masks = episodes.responses.tolist(), episodes.response_mask.tolist()
+    rows = []
+    for (query, sample), response, mask, nats in zip(jobs, responses, masks, kl.tolist(), strict=True):
+        ids = real_tokens(response, mask)
+        start = TextQuery(query["prompt"], query["input_ids"])
+        rows.append(
+            {
+                "prompt_id": query["prompt_id"],
+                "prompt": query["prompt"],
+                "prompt_score": query["prompt_score"],
+                "label": query["label"],
+                "sample": sample,
+                "continuation": continuation(start, ids, tokenizer, chat),
+                "tokens": len(ids),
+                "kl_sft": nats,
+            }
+        )
+    return rows

@@ -1,0 +1,81 @@
+"""What goes wrong in PPO, named the first time it happens, with its likely cause.
+
+A loss that is not finite is not here: it stops the training where it arises (`PPOTrainer.optimizer_step`).
+"""
+
+from collections.abc import Callable, Mapping
+
+from rarlhf.config.params import PPOParams
+
+Record = Mapping[str, float]
+EMPTY_SHARE = 0.1  # of a batch's responses that hold nothing but the end of text
+NEGATIVE_KL = -0.5  # nats per response; the k1 estimate of a small KL scatters around 0 by a few tenths
+HIGH_RATIO = 10.0  # of one token; PPO's clip allows 1.2, and more only in single steps
+
+
+class Watch:
+    """Looks at each iteration's record and speaks once of each kind of trouble."""
+
+    def __init__(self, ppo: PPOParams) -> None:
+        self.ppo = ppo
+        self.said: set[str] = set()
+
+    def warnings(self, record: Record) -> list[str]:
+        """A line for each trouble that this record shows for the first time."""
+        new = {
+            name: text for name, (shows, text) in TROUBLES.items() if name not in self.said and shows(record, self.ppo)
+        }
+        self.said |= set(new)
+        values = {key.replace("/", "_"): value for key, value in record.items()}
+        return [text.format(**values, ppo=self.ppo) for text in new.values()]
+
+
+def _negative_kl(record: Record, ppo: PPOParams) -> bool:
+    return record["objective/kl"] < NEGATIVE_KL
+
+
+def _skipped(record: Record, ppo: PPOParams) -> bool:
+    return record["policy/skipped_steps"] > 0
+
+
+def _ratio_spike(record: Record, ppo: PPOParams) -> bool:
+    return record["policy/ratio_max"] > HIGH_RATIO
+
+
+def _empty(record: Record, ppo: PPOParams) -> bool:
+    return record["response/empty"] > EMPTY_SHARE
+
+
+def _all_equal(record: Record, ppo: PPOParams) -> bool:
+    return record["objective/return_std"] == 0
+
+
+TROUBLES: dict[str, tuple[Callable[[Record, PPOParams], bool], str]] = {
+    "negative KL": (
+        _negative_kl,
+        "negative KL: the mean log-ratio to the reference policy is {objective_kl:.2f} nats. A true KL is never "
+        "below 0, so responses were not drawn from the policy's own distribution: check that no filter replaces "
+        "responses, and that temperature and shortest length are the same in sampling and in training",
+    ),
+    "skipped step": (
+        _skipped,
+        "{policy_skipped_steps:.0f} optimiser steps left out: their mean probability ratio was above ppo.max_ratio = "
+        "{ppo.max_ratio}. The policy moves too far in one iteration: lower ppo.lr or ppo.epochs, or set "
+        "ppo.max_grad_norm",
+    ),
+    "ratio spike": (
+        _ratio_spike,
+        "ratio spike: a token's probability rose {policy_ratio_max:.0f} times within the iteration. PPO's clip no "
+        "longer holds the policy back: lower ppo.lr or ppo.epochs, or set ppo.max_grad_norm",
+    ),
+    "empty responses": (
+        _empty,
+        "empty responses: {response_empty:.0%} hold nothing but the end of text. The score may favour bare prompts, or "
+        "the SFT texts may be no longer than the prompts: raise ppo.min_new_tokens or sft.tokens",
+    ),
+    "equal returns": (
+        _all_equal,
+        "all episodes have the same return, so there is nothing to learn from: check reward.label, that "
+        "reward.max_length leaves room for the response, and that the responses differ",
+    ),
+}

@@ -1,0 +1,80 @@
+"""How a long step tells what it is doing, and where its numbers go, without knowing any tracking tool."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+from rarlhf.system.launch import first_process
+
+LINE_EVERY_SECONDS = 10.0
+Update = Callable[[int, str], None]
+
+
+class Recorder(Protocol):
+    """Takes the numbers of a run as they arise."""
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Keeps `values`, named in groups as in `objective/kl`, at `step`."""
+
+    def say(self, text: str) -> None:
+        """Writes a line for the person who watches."""
+
+
+@runtime_checkable
+class SampleRecorder(Protocol):
+    """A recorder that takes samples of what a policy says as well."""
+
+    def samples(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Keeps rows with `iteration`, `prompt`, `continuation`, `score` and `kept`."""
+
+
+class SilentRecorder:
+    """Keeps nothing and says nothing; for notebooks and tests."""
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Drops the numbers."""
+
+    def say(self, text: str) -> None:
+        """Drops the line."""
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Update]:
+    """A bar in a terminal; elsewhere a line at most every ten seconds, and one at the end.
+
+    Yields a function to be called with the number of steps done so far and a short text.
+    """
+    if not first_process():
+        yield lambda done, text: None
+    elif sys.stderr.isatty():
+        yield from _bar(name, total)
+    else:
+        yield from _lines(name, total)
+
+
+def _bar(name: str, total: int) -> Iterator[Update]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=name, dynamic_ncols=True, leave=True) as bar:
+
+        def update(done: int, text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(done - bar.n)
+
+        yield update
+
+
+def _lines(name: str, total: int) -> Iterator[Update]:
+    start = shown = time.monotonic()
+
+    def update(done: int, text: str) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if done >= total or now - shown >= LINE_EVERY_SECONDS:
+            shown = now
+            left = (now - start) / max(done, 1) * (total - done)
+            print(f"{name} {done}/{total} {text} ({now - start:.0f} s, about {left:.0f} s left)", flush=True)
+
+    yield update

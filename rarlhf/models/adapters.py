@@ -1,0 +1,175 @@
+"""LoRA adapters on a frozen language model (arXiv 2106.09685), in folders that plain peft reads.
+
+An adapter's folder holds its configuration, its weights, how its backbone was held, and the tokenizer. The base model
+is not copied: the configuration names its folder, `models/base` in the pipeline, which is looked for here and above the
+adapter's folder.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import LoRAParams
+from rarlhf.models.files import ADAPTER_WEIGHTS, adapter_weights, json_object
+from rarlhf.models.loading import Storage, listed, not_finite
+from rarlhf.system.streams import seed_globals
+
+if TYPE_CHECKING:  # peft takes a second to import, and most stages have no adapter
+    from peft import PeftModel
+
+BACKBONE = "backbone.json"  # ours: what the adapter was trained on, which peft's configuration does not say
+POLICY = "default"  # the name that peft leaves out of an adapter's folder
+REFERENCE = "reference"
+
+
+def storage_in_training(folder: Path) -> Storage | None:
+    """How the backbone was held when the adapter was trained; None where the folder does not say.
+
+    Raises: UserError if the folder holds no adapter, or says it in another form.
+    """
+    adapter_weights(folder)
+    note = folder / BACKBONE
+    if not note.is_file():
+        return None
+    values = json_object(note)
+    if set(values) != set(Storage._fields):
+        raise UserError(f"{note} must have {', '.join(Storage._fields)}; make or copy the folder again")
+    return Storage(**values)
+
+
+def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel":
+    """Puts a new adapter on `lm`, in place; it changes nothing until it is trained.
+
+    Args:
+        lm: the backbone; its own weights are frozen.
+        lora: section `model.lora`.
+        seed: of the adapter's initial weights, which are float32 whatever the backbone is stored in.
+    Raises: UserError if the model has no modules of the names in `target_modules`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    _refuse_unknown_targets(lm, lora.target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        fan_in_fan_out=any(_source(module) is Conv1D for module in lm.modules()),
+    )
+    seed_globals("adapter", seed)
+    try:
+        with _quiet():
+            return get_peft_model(lm, config, POLICY)
+    except ValueError as error:  # peft knows no default for this architecture
+        raise UserError(_no_targets(lm, None)) from error
+
+
+def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, trainable: bool = False) -> "PeftModel":
+    """Puts the adapter in `folder` on a backbone under `name`, in place; the first one on it becomes the active one.
+
+    Raises: UserError if the folder holds no adapter in safetensors, or one that does not fit the backbone: a weight too
+        few, too many, of another shape, or not finite.
+    """
+    from peft import PeftModel
+
+    weights = adapter_weights(folder)
+    options = {"is_trainable": trainable, "torch_device": str(model.device)}
+    try:
+        with _quiet():
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), name, **options)
+            else:
+                model = PeftModel.from_pretrained(model, str(folder), name, **options)
+            faults = list(_faults(model, weights, name))
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
+        raise UserError(_unfit(folder, model, " ".join(str(error).split())[:200])) from error
+    if faults:
+        raise UserError(_unfit(folder, model, "; ".join(faults)))
+    return model
+
+
+def _unfit(folder: Path, model: "PreTrainedModel | PeftModel", detail: str) -> str:
+    return f"the adapter in {folder} does not fit the base model {model.name_or_path} ({detail})"
+
+
+def _faults(model: "PeftModel", file: Path, name: str) -> Iterator[str]:
+    """What is wrong with an adapter's weights; peft says little of what it misses and nothing of what it leaves out."""
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with safe_open(file, framework="pt") as tensors:
+        there = set(tensors.keys())
+    infinite = not_finite((key, wanted[key]) for key in there & set(wanted))
+    kinds = {"missing adapter keys": set(wanted) - there, "not part of it": there - set(wanted), "not finite": infinite}
+    yield from (f"{kind}: {listed(keys)}" for kind, keys in kinds.items() if keys)
+
+
+def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder: Path, storage: Storage) -> None:
+    """Writes the policy's adapter and the tokenizer to `folder`, as plain peft loads them; equal weights, equal bytes.
+
+    Args:
+        model: a backbone with an adapter `POLICY`.
+        tokenizer: of the base model.
+        folder: where to write.
+        storage: how the backbone is held, which is noted beside the weights.
+    """
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(flat, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (folder / BACKBONE).write_text(json.dumps(storage._asdict()) + "\n", encoding="utf-8")
+    config = copy(model.peft_config[POLICY])
+    config.inference_mode = True
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # a set's order differs between processes
+    config.save_pretrained(str(folder))
+    tokenizer.save_pretrained(folder)
+
+
+def _source(module: torch.nn.Module) -> type:
+    """The module's class before it was quantised."""
+    return getattr(module, "source_cls", type(module))
+
+
+def _target_names(lm: PreTrainedModel) -> list[str]:
+    """Paths of the matrices that can have an adapter: all but the output embeddings, which are tied or wide."""
+    output = lm.get_output_embeddings()
+    linear = (torch.nn.Linear, Conv1D)
+    return [name for name, module in lm.named_modules() if isinstance(module, linear) and module is not output]
+
+
+def _refuse_unknown_targets(lm: PreTrainedModel, targets: list[str] | None) -> None:
+    paths = [f".{path}" for path in _target_names(lm)]
+    unknown = [target for target in targets or [] if not any(path.endswith(f".{target}") for path in paths)]
+    if unknown:
+        raise UserError(_no_targets(lm, unknown))
+
+
+def _no_targets(lm: PreTrainedModel, unknown: list[str] | None) -> str:
+    names = sorted({path.rpartition(".")[2] for path in _target_names(lm)})
+    reason = "no default is known for this model" if unknown is None else f"no module is called {', '.join(unknown)}"
+    return f"model.lora.target_modules: {reason}; {type(lm).__name__} has {', '.join(names)}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what peft says of a name in transformers, of an option that it then sets right itself, and of gaps."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # `attach` refuses them
+        yield

@@ -1,0 +1,168 @@
+"""Models of the pipeline as they are held in memory: whole ones, or adapters that share one frozen backbone.
+
+Whoever trains or measures takes a model from here and does not ask which of the two it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rarlhf.config.params import ModelParams
+from rarlhf.models.adapters import POLICY, REFERENCE, attach, new_adapter, save_adapter
+from rarlhf.models.files import base_of, is_adapter
+from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer, save_model, storage_of
+from rarlhf.models.reference import RefPolicy, frozen
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class Backbone:
+    """One frozen language model with any number of adapters on it."""
+
+    def __init__(self, folder: Path, params: ModelParams, device: torch.device) -> None:
+        self.folder = folder
+        self.lm = load_backbone(str(folder), storage_of(params), device).requires_grad_(False)
+        self.model: PreTrainedModel | PeftModel = self.lm  # with its first adapter a PeftModel around `lm`
+
+    def attach(self, folder: Path, name: str, trainable: bool = False) -> None:
+        """Adds the adapter in `folder` under `name`."""
+        self.model = attach(self.model, folder, name, trainable)
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[PreTrainedModel]:
+        """The language model with the adapter `name`, or bare; afterwards the adapter is active that was before."""
+        if self.model is self.lm:
+            yield self.lm
+        elif name is None:
+            with self.model.disable_adapter():
+                yield self.lm
+        else:
+            before = self.model.active_adapter
+            self._activate(name)
+            try:
+                yield self.lm
+            finally:
+                self._activate(before)
+
+    def _activate(self, name: str) -> None:
+        self.model.set_adapter(name, inference_mode=name != POLICY)
+
+
+class Trainable(Protocol):
+    """A model that is about to be trained."""
+
+    lm: PreTrainedModel  # the language model that the trained weights are part of
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def model(self) -> "PreTrainedModel | PeftModel":
+        """The same model as transformers' trainers take it."""
+
+    def ref_policy(self) -> RefPolicy:
+        """The model as it is now, for good: to be taken before training."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what was trained to `folder`."""
+
+
+class WholeModel:
+    """All weights are trained; the reference policy is a frozen copy."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        lm, self.tokenizer = load_causal_lm(str(folder))
+        self.lm = lm.to(device)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model itself."""
+        return self.lm
+
+    def ref_policy(self) -> RefPolicy:
+        """A copy of all weights."""
+        return frozen(deepcopy(self.lm))
+
+    def save(self, folder: Path) -> None:
+        """Writes the model and its tokenizer."""
+        save_model(self.lm, self.tokenizer, folder)
+
+
+class AdapterModel:
+    """An adapter is trained, the backbone is frozen; the reference policy is on the same backbone.
+
+    Where training starts from an adapter, the reference is a second, frozen copy of that adapter; where it starts from
+    a whole model, the reference is that model with adapters switched off.
+    """
+
+    def __init__(self, folder: Path, params: ModelParams, seed: int, device: torch.device) -> None:
+        self.tokenizer = load_tokenizer(str(folder))
+        self.storage = storage_of(params)
+        self.start = folder if is_adapter(folder) else None
+        self.backbone = Backbone(base_of(folder) if self.start else folder, params, device)
+        self.lm = self.backbone.lm
+        if self.start:
+            self.backbone.attach(folder, POLICY, trainable=True)
+        else:
+            self.backbone.model = new_adapter(self.lm, params.lora, seed)
+
+    @property
+    def model(self) -> "PeftModel":
+        """The backbone with its adapters, as peft sees it."""
+        return self.backbone.model
+
+    def ref_policy(self) -> RefPolicy:
+        """The start on the same backbone; no second one is made."""
+        if self.start is None:
+            return partial(self.backbone.using, None)
+        self.backbone.attach(self.start, REFERENCE)
+        return partial(self.backbone.using, REFERENCE)
+
+    def save(self, folder: Path) -> None:
+        """Writes the adapter and the tokenizer."""
+        save_adapter(self.model, self.tokenizer, folder, self.storage)
+
+
+def load_trainable(folder: Path, params: ModelParams, seed: int, device: torch.device) -> Trainable:
+    """The model in `folder`, to be trained whole or by an adapter, as `model.adapter` says.
+
+    Args:
+        folder: a whole model or, with `model.adapter` lora, an adapter to go on from.
+        params: section `model`.
+        seed: of a new adapter's initial weights.
+        device: where the model goes.
+    """
+    return WholeModel(folder, device) if params.adapter == "none" else AdapterModel(folder, params, seed, device)
+
+
+class ModelFolders:
+    """Opens models for measuring; adapters of one base, and that base, share one backbone."""
+
+    def __init__(self, params: ModelParams, device: torch.device) -> None:
+        self.params = params
+        self.device = device
+        self._backbone: Backbone | None = None
+        self._opened = 0
+
+    def open(self, folder: Path) -> RefPolicy:
+        """Opens the model in `folder`, a whole one or, with `model.adapter` lora, an adapter."""
+        if self.params.adapter == "none":
+            return frozen(load_causal_lm(str(folder))[0].to(self.device))
+        backbone = self._backbone_of(base_of(folder) if is_adapter(folder) else folder)
+        if not is_adapter(folder):
+            return partial(backbone.using, None)
+        self._opened += 1
+        name = f"opened_{self._opened}"
+        backbone.attach(folder, name)
+        return partial(backbone.using, name)
+
+    def _backbone_of(self, base: Path) -> Backbone:
+        if self._backbone is None or not self._backbone.folder.samefile(base):
+            self._backbone = None  # the old one goes before the new one comes
+            self._backbone = Backbone(base, self.params, self.device)
+        return self._backbone

@@ -1,0 +1,110 @@
+"""Models and data sets of the Hugging Face hub, fetched at one commit, with one clear line where that fails.
+
+Files come by huggingface_hub into its cache (HF_HOME) and are read from there. Of a model only plain files are fetched:
+configuration, tokenizer and safetensors; never code, and never pickled weights unless `rarlhf convert` asks for them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rarlhf.config.errors import PassingError, UserError
+from rarlhf.models.files import PLAIN, WEIGHTS
+
+SUBFOLDERS = ["*/*"]  # other formats of the same model
+
+
+class UnreachableError(UserError):
+    """The hub is not to be asked, and its local cache lacks what is wanted."""
+
+
+class NoAnswerError(UnreachableError, PassingError):
+    """The hub does not answer now."""
+
+
+class Snapshot(NamedTuple):
+    """A repository of the hub at one commit, as it stands in the local cache."""
+
+    name: str
+    commit: str
+    folder: Path
+
+
+def fetch_model(name: str, revision: str | None, key: str, weights: Sequence[str] = WEIGHTS) -> Snapshot:
+    """Fetches a model's plain files and safetensors.
+
+    Args:
+        name: of the repository, as in `openai-community/gpt2`.
+        revision: commit, branch, tag or `refs/pr/N`; None: what the main branch is now.
+        key: of params.yaml that names the model, for the error's text.
+        weights: patterns of the files of weights.
+    Raises: UserError if there is no such repository or revision, it is gated, or neither to be reached nor cached.
+    """
+    return _fetch(name, revision, key, "model", [*PLAIN, *weights])
+
+
+def fetch_config(name: str, revision: str | None, key: str) -> Snapshot:
+    """Fetches a model's configuration alone.
+
+    Raises: UserError as `fetch_model`.
+    """
+    return _fetch(name, revision, key, "model", ["config.json"])
+
+
+def fetch_data_set(name: str, revision: str | None) -> Snapshot:
+    """Fetches all files of a data set; a local folder of such files is taken as it is, and has no commit.
+
+    Raises: UserError as `fetch_model`.
+    """
+    if Path(name).is_dir():
+        return Snapshot(name, "", Path(name))
+    return _fetch(name, revision, "data.name", "dataset")
+
+
+def _fetch(
+    name: str, revision: str | None, key: str, kind: Literal["model", "dataset"], files: list[str] | None = None
+) -> Snapshot:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import is_offline_mode
+
+    try:
+        ignored = SUBFOLDERS if files else None
+        place = snapshot_download(
+            name, revision=revision, repo_type=kind, allow_patterns=files, ignore_patterns=ignored
+        )
+    except Exception as error:  # whatever the client and the libraries below it raise
+        refused = _refused(name, revision, key, kind, error)
+        if refused:
+            raise UserError(f"{key} = {name!r}: {refused}") from error
+        kind_of_error = UnreachableError if is_offline_mode() else NoAnswerError  # offline mode does not pass
+        raise kind_of_error(f"{key} = {name!r}: {_unreachable(name, revision, key, kind, error)}") from error
+    return Snapshot(name, Path(place).name, Path(place))
+
+
+def _refused(name: str, revision: str | None, key: str, kind: str, error: Exception) -> str:
+    """Why the hub does not give it, and the mend; empty where it did not answer."""
+    from huggingface_hub import errors
+
+    section = key.partition(".")[0]
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
+    if isinstance(error, errors.GatedRepoError):
+        return f"gated on the hub: ask for access on {page}, then `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"not there on the hub, or private: check the name on {page}, or `hf auth login`"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"has no revision {revision!r}: set {section}.revision to a commit or branch of {page}/tree/main"
+    if isinstance(error, errors.HFValidationError):
+        return "neither a local folder nor a name that the hub can have, such as openai-community/gpt2"
+    return ""
+
+
+def _unreachable(name: str, revision: str | None, key: str, kind: str, error: Exception) -> str:
+    """What to do where the hub cannot be reached."""
+    wish = revision or "main"
+    command = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''} --revision {wish}"
+    detail = " ".join(str(error).split())[:120]
+    return (
+        "neither a local folder nor to be had from the hub, which cannot be reached, and the local cache lacks "
+        f"revision {wish!r}; where there is network `{command}`, bring that cache here and set HF_HOME to it, or give "
+        f"its folder as {key} ({type(error).__name__}: {detail})"
+    )

@@ -1,0 +1,287 @@
+"""Models and tokenizers from local folders or the hub: safetensors only, no remote code, one clear line on failure.
+
+transformers fills what a file lacks with random numbers, and leaves out what it does not know, with no more than a
+warning. Here a model is loaded as its file has it, or refused.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import ModelParams
+from rarlhf.models.files import pickled_files, weight_files
+
+# Weights are trained and compared in float32, whatever they are stored in; a run's precision is that of its autocast.
+WEIGHTS: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
+UNKNOWN = "not part of it"  # weights that a file has and the model has not
+SHOWN = 3  # names of weights that a refusal lists
+# What checkpoints may hold beyond a model's weights: masks of attention that older versions stored (GPT-2, GPT-J,
+# GPT-Neo), and the layer over the first token of an encoder, which some classifiers do without (RoBERTa's).
+LEFTOVERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias$|pooler\.)")
+
+
+class Storage(NamedTuple):
+    """How a frozen backbone is held in memory; as in section `model`."""
+
+    dtype: str  # of what is not quantised
+    quantization: str
+    int8_threshold: float
+
+    def options(self, device: torch.device) -> dict[str, Any]:
+        """Keywords of `from_pretrained`.
+
+        LLM.int8 (arXiv 2208.07339) quantises the matrices of the blocks; embeddings, norms and head keep their dtype.
+        """
+        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
+        if self.quantization == "int8":
+            config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.int8_threshold)
+            options |= {"quantization_config": config, "device_map": {"": device}}
+        return options
+
+
+def storage_of(params: ModelParams) -> Storage:
+    """How section `model` wants the backbone held."""
+    return Storage(params.dtype, params.quantization, params.int8_threshold)
+
+
+def load_config(folder: str, name: str) -> Any:
+    """The configuration of a language model, called `name` in errors.
+
+    Raises: UserError if transformers knows no such model.
+    """
+    return _pretrained(AutoConfig, folder, "model.source", name)
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder with a causal language model, the end of text serving as padding where there is none.
+
+    Raises: UserError if it is not there or has no end of text.
+    """
+    return _with_padding(_tokenizer(source, "model.source"), source)
+
+
+def load_causal_lm(
+    folder: str, dtype: torch.dtype = torch.float32, name: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in eval mode with its tokenizer, the end of text serving as padding where there is none.
+
+    Args:
+        folder: local one.
+        dtype: of the weights.
+        name: what an error calls it; None: its folder.
+    Raises: UserError if it is not there, is an adapter, its weights are not all there, or its tokenizer has no end of
+        text.
+    """
+    tokenizer = _tokenizer(folder, "model.source", name)
+    return _language_model(folder, name, dtype=dtype), _with_padding(tokenizer, name or folder)
+
+
+def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTrainedModel:
+    """The language model that adapters are put on, in eval mode.
+
+    Raises: UserError if it is not there, is an adapter itself, or its weights are not all there.
+    """
+    return _language_model(source, **storage.options(device)).to(device)
+
+
+def _language_model(source: str, name: str | None = None, **options: object) -> PreTrainedModel:
+    if Path(source, "adapter_config.json").is_file():  # transformers would load its base without a word
+        raise UserError(
+            f"{source} is an adapter, and a whole model is needed: set model.adapter: lora, or make one of it with "
+            f"`rarlhf merge {source} FOLDER`"
+        )
+    model = _model(AutoModelForCausalLM, source, "model.source", name, **(WEIGHTS | options))
+    _make_writable(model)
+    return model.eval()
+
+
+def _make_writable(model: PreTrainedModel) -> None:
+    """Says that it is for sampling of a published generation configuration that names a temperature without saying so.
+
+    transformers reads such a one, and refuses to write it once a trainer has touched it.
+    """
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:
+        model.generation_config.do_sample = True
+
+
+def load_classifier(folder: str, name: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence classifier in eval mode with its tokenizer.
+
+    Args:
+        folder: local one.
+        name: what an error calls it; None: its folder.
+    Raises: UserError if it is not there, is an adapter, its weights are not all there, or its tokenizer cannot pad.
+    """
+    key = "reward.source"
+    if Path(folder, "adapter_config.json").is_file():  # transformers would put it on a base with a random head
+        raise UserError(f"{key} = {name or folder!r} is an adapter, and a whole classifier is needed: merge it first")
+    tokenizer = _tokenizer(folder, key, name)
+    model = _model(AutoModelForSequenceClassification, folder, key, name, **WEIGHTS)
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"the tokenizer of {name or folder} has no padding token; set pad_token in its tokenizer_config.json"
+        )
+    _read_alike(model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def _read_alike(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes a score depend on its text alone, whatever stands beside it in a batch: padding follows the text.
+
+    A decoder's score is read off the last token that its configuration does not take for padding.
+    """
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _with_padding(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrainedTokenizerBase:
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {source} has no end-of-text token; set eos_token in its tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _tokenizer(folder: str, key: str, name: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder; transformers makes an empty one where the folder has none."""
+    tokenizer = _pretrained(AutoTokenizer, folder, key, name)
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    there = any((Path(folder) / file).is_file() for file in files) or not tokenizer.vocab_files_names
+    if not there or not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise UserError(
+            f"{key} = {name or folder!r}: there is no tokenizer in this folder; copy the files of the model's own into "
+            "it (tokenizer.json and tokenizer_config.json)"
+        )
+    return tokenizer
+
+
+def _model(auto_class: Any, folder: str, key: str, name: str | None = None, **options: object) -> PreTrainedModel:
+    """A model whose weights are those of its file, all of them and no others."""
+    reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused below
+    model, found = _pretrained(auto_class, folder, key, name, **options, **reported)
+    faults = list(_faults(model, found))
+    if faults:
+        raise UserError(
+            f"{key} = {name or folder!r}: its weights are not those of a {type(model).__name__}: {'; '.join(faults)}. "
+            + _mend(Path(folder), auto_class, faults)
+        )
+    return model
+
+
+def _faults(model: PreTrainedModel, found: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the weights of a model, each with the names of the first few.
+
+    Args:
+        model: as transformers loaded it.
+        found: what it says of that: a tied weight that is stored once is not missing there.
+    """
+    buffers = {_short_name(name) for name, _ in model.named_buffers()}  # older versions stored those too
+    unknown = [
+        name for name in found["unexpected_keys"] if _short_name(name) not in buffers and not LEFTOVERS.search(name)
+    ]
+    others = [
+        f"{name} ({_shape(there)} there, {_shape(here)} by config.json)" for name, there, here in _misfits(model, found)
+    ]
+    kinds = {"missing": found["missing_keys"], UNKNOWN: unknown, "of another shape": others}
+    yield from (f"{kind}: {listed(names)}" for kind, names in kinds.items() if names)
+    if not any(kinds.values()):
+        quantised = [(f"{name}.weight", module.weight.SCB) for name, module in _quantised(model)]
+        scales = [(name, scale) for name, scale in quantised if scale is not None]
+        infinite = not_finite([*model.named_parameters(), *scales])
+        yield from [f"not finite: {listed(infinite)}"] if infinite else []
+
+
+def _misfits(model: PreTrainedModel, found: Mapping[str, Any]) -> list[tuple[str, Sequence[int], Sequence[int]]]:
+    """Names of the weights of another shape, with the shape in the file and the model's; 8-bit ones go unreported."""
+    shapes = [
+        (f"{name}.weight", tuple(module.weight.shape), (module.out_features, module.in_features))
+        for name, module in _quantised(model)
+    ]
+    return [*found["mismatched_keys"], *(entry for entry in shapes if entry[1] != entry[2])]
+
+
+def _quantised(model: PreTrainedModel) -> list[tuple[str, Any]]:
+    """The 8-bit matrices of a model, with their names."""
+    return [(name, module) for name, module in model.named_modules() if type(module).__name__ == "Linear8bitLt"]
+
+
+def _short_name(name: str) -> str:
+    """The last two parts of a weight's name: a checkpoint of a model without its head lacks the first."""
+    return ".".join(name.split(".")[-2:])
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes)) or "a number"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few of some names in order, and how many there are beyond them."""
+    first, rest = sorted(names)[:SHOWN], len(set(names)) - SHOWN
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
+
+
+@torch.no_grad()
+def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names of the floating-point tensors that have an infinite value, or one that is not a number."""
+    floats = ((name, value) for name, value in weights if value.is_floating_point() and value.numel())
+    return [name for name, value in floats if not all(map(torch.isfinite, value.aminmax()))]
+
+
+def _mend(folder: Path, auto_class: Any, faults: Sequence[str]) -> str:
+    """What to do about weights that do not fit, by what they are and what the folder says it holds."""
+    made_for = " ".join(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [])
+    if auto_class is AutoModelForSequenceClassification and "SequenceClassification" not in made_for:
+        return f"A score needs a sequence classifier, and config.json names {made_for or 'none'}: give one"
+    if auto_class is AutoModelForCausalLM and "SequenceClassification" in made_for:
+        return f"A language model is needed, and config.json names {made_for}, a classifier: give one"
+    if all(fault.startswith(UNKNOWN) for fault in faults):
+        return "If the model is right without them, load it by transformers, save it to another folder and give that"
+    return "Copy or fetch the folder again; if config.json was edited, undo that"
+
+
+def _pretrained(auto_class: Any, folder: str, key: str, name: str | None = None, **options: object) -> Any:
+    if not Path(folder).is_dir():
+        raise UserError(f"{key} = {name or folder!r}: there is no such folder")
+    try:
+        return auto_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+    except Exception as error:  # whatever transformers and the readers of files below it raise
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        detail = kind + " ".join(str(error).split())[:200]
+        reason = f"{key} = {name or folder!r}: this folder cannot be loaded as such a model ({detail})"
+        if pickled_files(Path(folder)) and not weight_files(Path(folder)):
+            reason = no_safetensors(key, name or folder, "this folder cannot be loaded, it has pickled weights alone")
+        raise UserError(reason) from error
+
+
+def no_safetensors(key: str, source: str, what: str) -> str:
+    """One line for a model whose weights are pickled."""
+    return (
+        f"{key} = {source!r}: {what}, and no pickle is read here; `rarlhf convert {source} FOLDER` makes safetensors "
+        f"of weights that you trust, and FOLDER is then the {key}; or set a revision that has them, such as refs/pr/N "
+        "of a pull request on its page"
+    )
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes what `from_pretrained` loads: safetensors, configuration, tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

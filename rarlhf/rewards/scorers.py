@@ -1,0 +1,214 @@
+"""The reward model: any sequence classifier with its tokenizer, a Python function, or a weighted sum of several."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.function_names import is_function
+from rarlhf.config.params import OtherScorerParams, RewardParams
+from rarlhf.rewards.functions import PythonScorer
+from rarlhf.system.machine import Machine
+
+Score = Callable[[Sequence[str]], Tensor]  # B texts to (B,) scores, higher is better; a reward model is one
+
+
+class RewardModel:
+    """Scores texts by one output of a classifier, its raw logit or its probability; higher is better."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: RewardParams, machine: Machine
+    ) -> None:
+        self.model = model.eval().to(machine.device)
+        self.tokenizer = tokenizer
+        self.params = params
+        self.machine = machine
+        self.output = output_index(model, params.label)
+        self.value = output_values(model, params)
+        _refuse_too_long(model, params.max_length)
+        _keep_outputs_exact(model)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Scores texts, batched by length.
+
+        Args:
+            texts: B texts; what is longer than `reward.max_length` tokens is cut at the end.
+        Returns: (B,) float32 on the CPU: sign * logit, or sign * probability.
+        Raises: UserError if a score is not finite.
+        """
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        scores = torch.empty(len(texts))
+        for start in range(0, len(order), self.params.batch_size):
+            rows = order[start : start + self.params.batch_size]
+            scores[rows] = self._outputs([texts[i] for i in rows])
+        return self.params.sign * _finite(scores, texts, "the reward model")
+
+    def _outputs(self, texts: list[str]) -> Tensor:
+        encoded = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.params.max_length, return_tensors="pt"
+        ).to(self.machine.device)
+        with self.machine.autocast():
+            logits = self.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+        raw = logits.float()[:, self.output]
+        return torch.where(raw.isfinite(), self.value(logits.float())[:, self.output], raw).cpu()
+
+
+def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
+    """Refuses to read more tokens of a text than the classifier has positions for; they may begin behind padding's."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions = module.num_embeddings - module.padding_idx - 1
+    if positions is not None and max_length > positions:
+        raise UserError(
+            f"reward.max_length = {max_length}: the reward model has {positions} positions; lower it to {positions}"
+        )
+
+
+def _keep_outputs_exact(model: PreTrainedModel) -> None:
+    """Lets the layer that gives a classifier's outputs compute in float32 in a pass of reduced precision too.
+
+    A bfloat16 logit of 5 is rounded to steps of 0.03, which makes ties of unlike scores.
+    """
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear))
+    heads = [layer for layer in layers if layer.out_features == model.config.num_labels]
+    if not heads:
+        return
+    forward = heads[-1].forward
+
+    def exact(input: Tensor) -> Tensor:  # as the layer calls it
+        with torch.autocast(input.device.type, enabled=False):
+            return forward(input.float())
+
+    heads[-1].forward = exact  # type: ignore[method-assign]
+
+
+def _finite(scores: Tensor, texts: Sequence[str], scorer: str) -> Tensor:
+    """The scores of `texts`.
+
+    Raises: UserError naming the first text whose score is infinite or not a number.
+    """
+    bad = (~scores.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(f"{scorer} gave {scores[bad[0]]} for the text {texts[bad[0]][:60]!r}; check reward.source")
+    return scores
+
+
+class FunctionScore:
+    """Scores texts by a Python function."""
+
+    def __init__(self, params: RewardParams) -> None:
+        self.sign = params.sign
+        self.function = PythonScorer(params.source, params.batch_size)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B,) float32 scores of B texts: sign times what the function returns.
+
+        Raises: UserError as `PythonScorer`, and if a number is beyond float32.
+        """
+        scores = torch.tensor(self.function(texts), dtype=torch.float32)
+        return self.sign * _finite(scores, texts, self.function.source)
+
+
+class WeightedSum:
+    """The first score plus the weighted others."""
+
+    def __init__(self, first: Score, others: Sequence[tuple[float, Score]]) -> None:
+        self.first = first
+        self.others = others
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B,) float32 scores of B texts.
+
+        Raises: UserError if a sum is beyond float32.
+        """
+        total = self.first(texts)
+        for weight, score in self.others:
+            total = total + weight * score(texts)
+        return _finite(total, texts, "the sum of reward.source and reward.others")
+
+
+def output_index(model: PreTrainedModel, label: str | int) -> int:
+    """Index of the classifier's output called `label`.
+
+    Raises: UserError naming the labels there are.
+    """
+    labels: dict[int, str] = model.config.id2label
+    if isinstance(label, int) and label in labels:
+        return label
+    matches = [index for index, name in labels.items() if name == label]
+    if len(matches) == 1:
+        return matches[0]
+    known = ", ".join(f"{index}: {name}" for index, name in labels.items())
+    raise UserError(f"reward.label = {label!r}: the reward model has no such output; it has {known}")
+
+
+def output_values(model: PreTrainedModel, params: RewardParams) -> Callable[[Tensor], Tensor]:
+    """What `reward.output` makes of (B, outputs) logits.
+
+    A probability is the sigmoid of a classifier's one output, and of each output of a multi-label classifier (its
+    `problem_type`); otherwise the outputs exclude each other, and it is their softmax.
+
+    Raises: UserError if a probability is asked of a regression.
+    """
+    if params.output == "logit":
+        return torch.Tensor.float
+    problem = model.config.problem_type
+    if problem == "regression":
+        raise UserError("reward.output = 'probability': the reward model is a regression, which has none; take logit")
+    if problem == "multi_label_classification" or model.config.num_labels == 1:
+        return torch.sigmoid
+    return torch.nn.Softmax(dim=-1)
+
+
+def load_reward_model(folder: Path, params: RewardParams, machine: Machine) -> Score:
+    """Loads what stage `reward` made or fetched: the one way to a score, in training, evaluation and commands.
+
+    Args:
+        folder: with the first classifier in it, and the n-th of `reward.others` in others/n, from 1.
+        params: section `reward`.
+        machine: device and precision.
+    Raises: UserError if a classifier or a function is not there, or not as the params say.
+    """
+    first, others = load_scorer(folder, params, machine), []
+    for number, other in enumerate(params.others, start=1):
+        with about(other):
+            others.append((other.weight, load_scorer(folder_of(folder, number), of_other(params, other), machine)))
+    return WeightedSum(first, others) if others else first
+
+
+@contextmanager
+def about(other: OtherScorerParams) -> Iterator[None]:
+    """Says of an error which of `reward.others` it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"reward.others, {other.source}: {error}") from error
+
+
+def load_scorer(folder: Path, params: RewardParams, machine: Machine) -> Score:
+    """The scorer that `params` name, without its others."""
+    from rarlhf.models.loading import load_classifier
+
+    if is_function(params.source):
+        return FunctionScore(params)
+    model, tokenizer = load_classifier(str(folder))
+    return RewardModel(model, tokenizer, params, machine)
+
+
+def folder_of(folder: Path, number: int) -> Path:
+    """Where the `number`-th of `reward.others` is kept, from 1."""
+    return folder / "others" / str(number)
+
+
+def of_other(params: RewardParams, other: OtherScorerParams) -> RewardParams:
+    """Section `reward` as if a further scorer were the only one."""
+    given = other.model_dump(exclude={"weight"})
+    if is_function(other.source):
+        given = {"source": other.source}
+    return params.model_copy(update=given | {"sign": 1, "others": []})

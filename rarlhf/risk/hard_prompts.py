@@ -1,0 +1,58 @@
+"""Drawing hard prompts more often: q(x) = (1 - lambda) p(x) + lambda p(x | V(x) <= v_alpha).
+
+New samples of the tail, instead of only more weight on those there are. V is the critic's value of the bare prompt, and
+v_alpha its alpha-quantile. After Greenberg et al. 2022 (CeSoR, arXiv 2205.05138), whose weights p / q say how much of
+the tail a batch holds, so that the level of risk stays alpha; within the kept episodes ours all count alike.
+"""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from rarlhf.data.batches import query_batch
+
+Values = Callable[[Sequence[list[int]]], Tensor]  # N queries to (N,) values of the critic
+
+
+class HardPrompts:
+    """Draws a share lambda (params `risk.hard_share`) of each batch from the prompts of lowest value."""
+
+    def __init__(self, queries: Sequence[list[int]], share: float, seed: int) -> None:
+        self.queries = queries
+        self.share = Fraction(str(share))
+        self.seed = seed
+
+    def mix(
+        self, batch: list[list[int]], index: int, level: Fraction, value_of: Values
+    ) -> tuple[list[list[int]], float]:
+        """Replaces the last prompts of a batch by hard ones.
+
+        As many candidates are drawn from p as have, at alpha', the wanted number below their own quantile.
+
+        Args:
+            batch: B queries drawn from p.
+            index: of the batch, from 0; names the candidates.
+            level: alpha' in (0, 1); at 1 every prompt is below the quantile, and nothing is replaced.
+            value_of: the critic.
+        Returns: B queries, and v_alpha, the value at or below which a prompt is hard (-inf where none is). It lies
+            halfway to the lowest candidate that is not taken: the prompts' values are computed again with their
+            responses, and rounding must not decide what the last one taken weighs.
+        """
+        count = int(len(batch) * self.share) if level < 1 else 0
+        size = min(ceil(count / level), len(self.queries))
+        if count == 0:
+            return batch, -torch.inf
+        candidates = query_batch(self.queries, index, size, self.seed, stream="candidates")
+        values = value_of(candidates)
+        order = torch.sort(values, stable=True).indices
+        hard = [candidates[int(i)] for i in order[:count].sort().values]
+        return [*batch[: len(batch) - count], *hard], float(values[order[count - 1 : count + 1]].mean())
+
+    def weights(self, values: Tensor, threshold: float, level: Fraction) -> tuple[Fraction, ...]:
+        """B exact numbers, p(x) / q(x) of prompts with the critic's `values` (B,): small at or below `threshold`."""
+        ordinary = 1 - self.share
+        hard = ordinary + self.share / level
+        return tuple(1 / hard if is_hard else 1 / ordinary for is_hard in (values <= threshold).tolist())

@@ -1,0 +1,59 @@
+"""`cvar_ru`: CVaR by the Rockafellar-Uryasev utility, all episodes.
+
+CVaR is the maximum over eta of eta - mean(max(eta - R, 0)) / alpha. At the maximising eta, the alpha-quantile of R, the
+policy's gradient is that of the utility u = -max(eta - R, 0) - beta 1{R <= eta}, up to a factor 1/alpha that whitening
+removes: unbiased, and every episode trains, those above eta on u = 0, which is better than the batch's mean.
+Source: Rockafellar and Uryasev 2000; Tamar et al. 2015 (arXiv 1404.3862) for its gradient. The beta term is ours:
+without it the gradient is off, since R contains log pi.
+"""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything, utilities
+from rarlhf.risk.schedule import kept_episodes
+from rarlhf.risk.tail import cvar
+
+ETA = "eta"
+
+
+def shortfall_utility(returns: Tensor, eta: float, kl_coef: float) -> Tensor:
+    """-max(eta - R, 0) - beta 1{R <= eta}.
+
+    Args:
+        returns: (B,) float R, with the KL penalty in it.
+        eta: threshold, score units.
+        kl_coef: beta.
+    Returns: (B,) float, at most 0.
+    """
+    return -(eta - returns).clamp(min=0.0) - kl_coef * (returns <= eta).to(returns.dtype)
+
+
+class RockafellarUryasev(RiskMeasure):
+    """Maximises CVaR at alpha', with eta the batch's own quantile R_(B') or a running one (params `risk.eta_rate`)."""
+
+    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+        """The fractional CVaR, which is the maximum over eta."""
+        return cvar(returns, self.level(progress))
+
+    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
+        """All episodes with their shortfall below eta; the risk-neutral treatment while alpha' is 1."""
+        level = self.level(progress)
+        if level == 1:
+            return everything(batch)
+        return utilities(batch, shortfall_utility(batch.returns, self.threshold(batch.returns, level), batch.kl_coef))
+
+    def threshold(self, returns: Tensor, level: Fraction) -> float:
+        """Eta for this batch; a running one then moves by `eta_rate` (1 - share of R <= eta / alpha').
+
+        It starts at the first averse batch's quantile, and the step is the gradient ascent of the maximum over eta.
+        """
+        quantile = float(torch.sort(returns).values[kept_episodes(len(returns), level) - 1])
+        if self.params.eta_rate is None:
+            return quantile
+        eta = self.state.get(ETA, quantile)
+        share = float((returns <= eta).double().mean())
+        self.state[ETA] = eta + self.params.eta_rate * (1.0 - share / float(level))
+        return eta

@@ -1,0 +1,67 @@
+"""From scores and log-ratios to advantages: token rewards, generalised advantage estimation, whitening.
+
+Letters: B episodes, T response tokens. A response mask is True on real tokens; everything is zero on padding.
+"""
+
+import torch
+from torch import Tensor
+
+from rarlhf.risk.measures.base import terminal_rewards
+
+
+def token_rewards(scores: Tensor, log_ratio: Tensor, response_mask: Tensor, kl_coef: float) -> Tensor:
+    """Per-token reward: minus the KL penalty, plus the score at the last real token.
+
+    Args:
+        scores: (B,) float, the reward model's value of query and response.
+        log_ratio: (B, T) float, log pi(a_t) - log pi_ref(a_t) in nats.
+        response_mask: (B, T) bool, at least one True a row, all before the padding.
+        kl_coef: beta, score units per nat.
+    Returns: (B, T) float, zero on padding; its row sum is the episode return with the KL penalty in it.
+    Source: paper, Eq. 5; design of Ziegler et al. 2019 (arXiv 1909.08593).
+    """
+    kl_penalty = torch.where(response_mask, kl_coef * log_ratio, torch.zeros_like(log_ratio))
+    return terminal_rewards(scores.to(log_ratio.dtype), response_mask) - kl_penalty
+
+
+def gae(
+    rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Advantages and value targets of episodes that all end at their last real token.
+
+    End of text and the length limit are both terminal: the value after the last token is 0, never bootstrapped.
+
+    Args:
+        rewards: (B, T) float, zero on padding.
+        values: (B, T) float, critic before each token.
+        response_mask: (B, T) bool.
+        gamma: discount in (0, 1].
+        gae_lambda: lambda in [0, 1].
+    Returns: advantages and returns (advantages + values), both (B, T), zero on padding.
+    Source: Schulman et al. 2016 (arXiv 1506.02438), Eq. 16.
+    """
+    values = torch.where(response_mask, values, torch.zeros_like(values))
+    advantages = torch.zeros_like(values)
+    following = torch.zeros_like(values[:, 0])
+    next_value = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = torch.where(response_mask[:, t], delta + gamma * gae_lambda * following, torch.zeros_like(delta))
+        advantages[:, t] = following
+        next_value = values[:, t]
+    return advantages, advantages + values
+
+
+def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
+    """Scales the masked entries by their unbiased standard deviation, and shifts their mean to 0 where `centred`.
+
+    Args:
+        advantages: (B, T) float.
+        mask: (B, T) bool, at least two True.
+        centred: False leaves the sign of each advantage as its baseline has it.
+    Returns: (B, T) float, (A - mean) / sqrt(variance + 1e-8), or without the mean; zero outside the mask.
+    """
+    kept = advantages[mask]
+    shift = kept.mean() if centred else 0.0
+    whitened = (advantages - shift) * torch.rsqrt(kept.var() + 1e-8)
+    return torch.where(mask, whitened, torch.zeros_like(whitened))

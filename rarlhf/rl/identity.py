@@ -1,0 +1,42 @@
+"""What a training is known by, so that a checkpoint of another one is not taken for its own."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from torch import nn
+
+from rarlhf.config.params import Section
+from rarlhf.system.machine import Machine
+
+
+def settings_of(sections: dict[str, Section], seed: int, machine: Machine, policy: nn.Module) -> dict[str, object]:
+    """All that decides a training's bytes but for its queries, the weights it starts from and its score.
+
+    Args:
+        sections: of the params, by name.
+        seed: of the run.
+        machine: device and precision.
+        policy: whose number and shapes of weights count.
+    Returns: values that JSON can hold, by key, as in `ppo.lr`.
+    """
+    settings: dict[str, object] = {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.model_dump(mode="json").items()
+    }
+    shapes = {name: list(parameter.shape) for name, parameter in policy.named_parameters()}
+    weights = sum(parameter.numel() for parameter in policy.parameters())
+    settings |= {"seed": seed, "model": f"{weights} weights ({digest(shapes)})"}
+    settings |= {"runtime.device": machine.device.type, "runtime.precision": str(machine.dtype)}
+    return settings | {"runtime.decode": "compiled" if machine.compiled else "eager"}
+
+
+def described(queries: Sequence[list[int]]) -> str:
+    """Queries by their number and a digest of their tokens."""
+    return f"{len(queries)} queries ({digest(list(queries))})"
+
+
+def digest(value: object) -> str:
+    """The first 8 hexadecimal digits of the SHA-256 of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]

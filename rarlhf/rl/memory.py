@@ -1,0 +1,84 @@
+"""Micro-batches found by memory: the most episodes that one forward and backward pass has room for.
+
+They are tried once before a training, at the longest texts there can be, so that no iteration meets a full memory.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import PPOParams
+from rarlhf.messages.progress import Recorder
+from rarlhf.models.episodes import Episodes
+from rarlhf.models.policy import Policy
+from rarlhf.system.distributed import World
+from rarlhf.system.machine import Machine
+
+SPARE = 0.1  # share of the device's memory that a trial leaves free, for what fragments and for the library's own
+MOMENTS = 2  # of Adam, for every weight that is trained; they are there from the first step on
+
+
+def with_micro_batch(  # noqa: PLR0913, PLR0917, each is a different thing
+    ppo: PPOParams, policy: Policy, query_tokens: int, machine: Machine, recorder: Recorder, world: World
+) -> PPOParams:
+    """Section `ppo` with a number as `micro_batch_size`: on an accelerator the largest that fits where it is `auto`.
+
+    Args:
+        ppo: the section.
+        policy: with all its weights in place; they are not changed.
+        query_tokens: of the longest query.
+        machine: device and precision; on a CPU `auto` is the whole mini-batch.
+        recorder: is told what was found.
+        world: the processes; the smallest of their findings counts.
+    Raises: UserError if not even one episode fits.
+    """
+    if ppo.micro_batch_size != "auto":
+        return ppo
+    found = ppo.mini_batch_size
+    if machine.device.type != "cpu":
+        found = largest(ppo.mini_batch_size, lambda size: _trial(policy, size, query_tokens, machine))
+        found = -int(world.max(-found))
+        recorder.say(f"ppo.micro_batch_size auto: {found} episodes fit the memory at a time")
+    return ppo.model_copy(update={"micro_batch_size": found})
+
+
+def largest(mini_batch_size: int, trial: Callable[[int], None]) -> int:
+    """The largest divisor of `mini_batch_size` with which `trial` does not run out of memory.
+
+    Raises: UserError if there is none.
+    """
+    for size in (n for n in range(mini_batch_size, 0, -1) if mini_batch_size % n == 0):
+        try:
+            trial(size)
+        except torch.OutOfMemoryError:
+            continue
+        return size
+    raise UserError(
+        "one episode's forward and backward pass does not fit the memory: lower prompts.tokens or ppo.max_new_tokens, "
+        "or set model.gradient_checkpointing, model.adapter: lora or model.quantization: int8"
+    )
+
+
+def _trial(policy: Policy, size: int, query_tokens: int, machine: Machine) -> None:
+    """A forward and backward pass over `size` episodes of full length beside all else that training holds."""
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    try:
+        held = [torch.empty_like(parameter) for parameter in trained for _ in range(MOMENTS)]
+        room = torch.cuda.get_device_properties(machine.device).total_memory * SPARE
+        held.append(torch.empty(int(room), dtype=torch.uint8, device=machine.device))
+        with machine.autocast():
+            output = policy(_longest(policy, size, query_tokens, machine))
+        (output.logprobs.sum() + output.values.sum()).backward()
+    finally:
+        policy.zero_grad(set_to_none=True)
+        held = []
+        torch.cuda.empty_cache()
+
+
+def _longest(policy: Policy, size: int, query_tokens: int, machine: Machine) -> Episodes:
+    def full(width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = torch.zeros(size, width, dtype=torch.long, device=machine.device)
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+
+    return Episodes(*full(query_tokens), *full(policy.sampling.max_new_tokens))

@@ -1,0 +1,392 @@
+"""PPO with a soft risk schedule: RA-RLHF, and plain RLHF as its risk-neutral case.
+
+One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, arXiv 2501.06911):
+
+1. How risk-averse now: the progress of the soft-risk schedule, for the paper's measure B' = ceil(alpha' B).
+2. Collect a rollout: one response to each of B queries, its score, log-probabilities and values.
+3. Token rewards: minus the KL penalty, plus the score at the last real token (Eq. 5).
+4. The risk measure: the paper's keeps the B' episodes with the lowest return, others turn returns into utilities.
+5. Advantages and value targets by GAE.
+6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
+7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
+
+Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so
+the better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample and
+the alternatives (`risk.critic: all`, the other measures).
+
+Letters for shapes: B episodes, Q query tokens, T response tokens, V vocabulary.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import KLParams, PPOParams, RiskParams
+from rarlhf.data.batches import query_batch
+from rarlhf.data.queries import PlainPrompts, episode_texts
+from rarlhf.decoding.compiled import CompiledSteps
+from rarlhf.decoding.sampling import left_pad, sample_batches
+from rarlhf.messages.diagnostics import Watch
+from rarlhf.messages.progress import Recorder, Update, progress
+from rarlhf.models.episodes import Episodes, Measured, chunks, joined
+from rarlhf.models.policy import Policy, response_logprobs, response_states
+from rarlhf.models.reference import RefPolicy
+from rarlhf.rewards.scorers import Score
+from rarlhf.risk.hard_prompts import HardPrompts
+from rarlhf.risk.measures import risk_measure
+from rarlhf.risk.measures.base import Batch
+from rarlhf.risk.schedule import schedule_progress
+from rarlhf.rl import metrics as records
+from rarlhf.rl.advantages import gae, token_rewards
+from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensors
+from rarlhf.rl.identity import described, settings_of
+from rarlhf.rl.kl import adapted_kl_coef, controlled_kl
+from rarlhf.rl.losses import policy_loss, value_loss
+from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select
+from rarlhf.system.distributed import World
+from rarlhf.system.machine import Machine
+from rarlhf.system.signals import HeldSignals
+from rarlhf.system.streams import generator
+
+DIVERGED = "lower ppo.lr or ppo.value_lr, or raise kl.coef. The last checkpoint is kept"
+
+
+class PPOTrainer:
+    """Trains a policy against a score under a KL penalty, on all episodes or on the worst ones.
+
+    Everything is handed in; the trainer loads nothing. `train` runs all iterations with checkpoints; `generate`,
+    `rollout` and `step` are the same pieces for a loop of one's own.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917, each is a different thing
+        self,
+        policy: Policy,
+        ref_policy: RefPolicy,
+        tokenizer: PreTrainedTokenizerBase,
+        score: Score,
+        ppo: PPOParams,
+        kl: KLParams,
+        risk: RiskParams,
+        seed: int,
+        machine: Machine,
+        recorder: Recorder,
+        world: World | None = None,
+        plain_prompts: PlainPrompts | None = None,
+    ) -> None:
+        self.policy = policy.eval()  # dropout stays off: log-probabilities are compared between passes
+        self.ref_policy = ref_policy
+        self.tokenizer, self.plain_prompts, self.score = tokenizer, plain_prompts, score
+        self.ppo, self.kl, self.risk = ppo, kl, risk
+        self.measure = risk_measure(risk)
+        self.watch = Watch(ppo)
+        self.seed = seed
+        self.machine = machine
+        self.recorder = recorder
+        self.world = world or World()
+        if ppo.batch_size < self.world.size:
+            raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
+        self.settings: dict[str, object] = settings_of({"ppo": ppo, "kl": kl, "risk": risk}, seed, machine, policy)
+        self.settings["processes"] = self.world.size
+        self.compiled = CompiledSteps(policy.lm) if machine.compiled else None
+        self.kl_coef = kl.coef
+        self.records: list[dict[str, float]] = []
+        self.seconds: dict[str, float] = {}
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": ppo.lr},
+                {"params": list(policy.value_head.parameters()), "lr": ppo.value_lr},
+            ],
+            fused=True,
+        )
+
+    def train(self, queries: Sequence[list[int]], checkpoint: Path) -> list[dict[str, float]]:
+        """Runs the value warm-up and all iterations, going on from `checkpoint` if it exists.
+
+        SIGINT and SIGTERM act at the end of the rollout or iteration at hand, when all is saved; a second one at once.
+
+        Args:
+            queries: token ids of the training queries, at least `ppo.batch_size`.
+            checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up.
+        Returns: one record per iteration.
+        Raises: UserError if the checkpoint is of another training, cannot be written, or what is trained diverges.
+        """
+        self.settings["queries"] = described(queries)
+        first, last = 1 - self.ppo.value_warmup, self.ppo.iterations
+        restored = self.restore(checkpoint)
+        done = first - 1 if restored is None else restored
+        hard = HardPrompts(queries, self.risk.hard_share, self.seed)
+        with HeldSignals(self.world) as held, progress("iteration", last) as show:
+            while done < last and not held.asked():
+                batch = query_batch(queries, done + 1 - first, self.ppo.batch_size, self.seed)
+                rollout = self.collect_hard_rollout(hard, batch, done + 1)
+                if held.asked():
+                    break
+                done += 1
+                self.learn(rollout, done, show)
+                if done % self.ppo.checkpoint_every == 0 and done < last:
+                    self.save(checkpoint, done)
+            if held.asked():
+                self.save(checkpoint, done)
+                where = f"iteration {max(done, 0)} of {last}"
+                self.recorder.say(f"stopped after {where}; the same command goes on from there")
+        return self.records
+
+    def learn(self, rollout: Rollout, iteration: int, show: Update) -> None:
+        """The update of an iteration, or of the value head alone in the warm-up (iterations up to 0).
+
+        Raises: UserError if a weight is no longer finite.
+        """
+        if iteration < 1:
+            self.warm_up_value(rollout)
+        else:
+            show(iteration, records.short(self.step(rollout, iteration)))
+        totals = torch.stack([p.detach().sum() for p in self.policy.parameters() if p.requires_grad])
+        if not totals.isfinite().all():
+            raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
+
+    def step(self, rollout: Rollout, iteration: int) -> dict[str, float]:
+        """One iteration's update from a rollout; returns its record.
+
+        Args:
+            rollout: B episodes sampled from the current policy.
+            iteration: m in 1..M, which sets the risk level.
+        """
+        mask, progress = rollout.episodes.response_mask, self.progress(iteration)
+        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)
+        batch = Batch(rewards, mask, self.ranking(rewards, rollout), self.kl_coef, rollout.weights)
+        treated = self.measure.treat(batch, progress)
+        advantages, returns = self.gae(treated.rewards, rollout)
+        stats = self.update(select(rollout, advantages, returns, treated.tail_mask, self.centred), iteration)
+        if self.risk.critic == "all":
+            self.fit_value_head(rollout, returns)
+        kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.tail_mask, self.kl.average)
+        record = records.of_risk(self.measure, progress, batch, treated) | records.of_update(stats)
+        record |= records.of_rollout(rollout, self.policy.sampling.end_id) | records.of_critic(rollout, returns)
+        record |= records.of_returns(batch.returns) | {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
+        records.show_samples(self.recorder, iteration, self.ppo.iterations, rollout, treated.tail_mask, self.tokenizer)
+        self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
+        return self.keep({"iteration": iteration} | dict(sorted(record.items())))
+
+    def progress(self, iteration: int) -> Fraction:
+        """Of the soft-risk schedule, 0 to 1."""
+        rho = Fraction(str(self.risk.rho))
+        counted = iteration - 1 + self.risk.count_from
+        return schedule_progress(counted, self.ppo.iterations, self.risk.warmup, rho)
+
+    def ranking(self, rewards: Tensor, rollout: Rollout) -> Tensor:
+        """(B,) what the worst episodes are worst in: the paper's return, the code's lambda-return, or the critic."""
+        if self.risk.ranking == "episode_return":
+            return rewards.sum(dim=1)
+        if self.risk.ranking == "value":
+            return rollout.values[:, 0]
+        return self.gae(rewards, rollout)[1][:, 0]
+
+    def gae(self, rewards: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets, (B, T) each, of rewards (B, T) on a rollout's values."""
+        mask = rollout.episodes.response_mask
+        return gae(rewards, rollout.values, mask, self.ppo.gamma, self.ppo.gae_lambda)
+
+    @property
+    def centred(self) -> bool:
+        """Whether whitening subtracts the kept mean: not where a critic of the whole batch is the baseline."""
+        return self.risk.critic == "kept"
+
+    def keep(self, record: dict[str, float]) -> dict[str, float]:
+        """Files an iteration's record, says once what looks wrong in it, and returns it."""
+        self.records.append(record)
+        iteration = int(record["iteration"])
+        self.recorder.record(iteration, record | {f"time/{name}": s for name, s in self.seconds.items()})
+        self.seconds = {}
+        for warning in self.watch.warnings(record):
+            self.recorder.say(f"iteration {iteration}: {warning}")
+        return record
+
+    def collect_rollout(self, queries: Sequence[list[int]], iteration: int) -> Rollout:
+        """Samples, scores and measures one response to each query.
+
+        Args:
+            queries: B lists of token ids.
+            iteration: names the random stream, so that a resumed run draws the same tokens.
+        """
+        with self.timed("decode"):
+            episodes, measured = self._decode(queries, iteration)
+        with self.timed("score"):
+            scores = self.score(self.texts(episodes)).to(self.machine.device)
+        return self.rollout(episodes, scores, measured)
+
+    def collect_hard_rollout(self, hard: HardPrompts, batch: list[list[int]], iteration: int) -> Rollout:
+        """A rollout in which `risk.hard_share` of the batch gives way to hard prompts; a plain one where that is 0."""
+        level = self.measure.level(self.progress(iteration))
+        batch, threshold = hard.mix(batch, iteration, level, self.query_values)
+        rollout = self.collect_rollout(batch, iteration)
+        if threshold == -torch.inf:
+            return rollout
+        return replace(rollout, weights=hard.weights(rollout.values[:, 0], threshold, level))
+
+    @torch.no_grad()
+    def query_values(self, queries: Sequence[list[int]]) -> Tensor:
+        """(N,) float32, the critic's value of bare queries: that of the first response token."""
+        tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
+        nothing = torch.full((len(queries), 1), self.policy.sampling.end_id, device=tokens.device)
+        episodes = Episodes(tokens, mask, nothing, torch.ones_like(nothing, dtype=torch.bool))
+        with self.timed("candidates"), self.machine.autocast():
+            states = [response_states(self.policy.lm, part) for part in self._micro_batches(episodes)]
+        return self.policy.values_of(torch.cat(states))[:, 0]
+
+    def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
+        """One response to each query, of several processes each to its share; a UserError if logits are not finite."""
+        return self._decode(queries, iteration)[0]
+
+    @torch.no_grad()
+    def _decode(self, queries: Sequence[list[int]], iteration: int) -> tuple[Episodes, Measured | None]:
+        """Episodes, and what was measured as they were drawn if `rollout_logprobs` is `decode`."""
+        tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
+        draws = generator("rollout", self.seed, iteration)
+        uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
+        ours = self.world.share(len(queries))
+        measure = self.ppo.rollout_logprobs == "decode"
+        args = (tokens[ours], mask[ours], uniforms[ours], self.ppo.decode_batch_size, measure, self.compiled)
+        try:
+            with self.machine.autocast():
+                return sample_batches(self.policy, *args)
+        except UserError as error:
+            raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
+
+    def texts(self, episodes: Episodes) -> list[str]:
+        """Text of each query with its response: what the score sees."""
+        return episode_texts(episodes, self.tokenizer, self.plain_prompts)
+
+    @torch.no_grad()
+    def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
+        """Completes episodes and scores (B,) and joins the processes' shares; `measured` is kept from decoding."""
+        with self.timed("policy"), self.machine.autocast():
+            if measured is None:
+                measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
+        with self.timed("reference"), self.machine.autocast(), self.ref_policy() as lm:
+            reference = [response_logprobs(lm, part, self.policy.sampling) for part in self._micro_batches(episodes)]
+        ours = Rollout(episodes, measured.logprobs, torch.cat(reference), measured.values, measured.entropy, scores)
+        return gathered(self.world.gather(ours), self.policy.sampling.end_id)
+
+    def update(self, targets: Targets, iteration: int) -> UpdateStats:
+        """Runs the PPO epochs over the kept episodes.
+
+        Raises: UserError if a loss is not finite; the last checkpoint stays as it is.
+        """
+        steps = []
+        with self.timed("update"):
+            for epoch in range(self.ppo.epochs):
+                order = torch.randperm(len(targets.logprobs), generator=generator("order", self.seed, iteration, epoch))
+                for rows in chunks(order, self.ppo.mini_batch_size):
+                    steps.append(self.optimizer_step(targets.rows(rows), iteration))
+        return combined(steps)
+
+    def optimizer_step(self, batch: Targets, iteration: int) -> UpdateStats:
+        """One optimiser step on a mini-batch, its gradient summed over micro-batches."""
+        tokens = int(batch.episodes.response_mask.sum())
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = [torch.zeros(6, device=self.machine.device)]  # all there is, where a process has no row of the batch
+        for rows in chunks(self.world.share(len(batch.logprobs)), self.ppo.micro_batch):
+            loss, part = self.losses(batch.rows(rows), tokens)
+            loss.backward()
+            parts.append(part)
+        sums = torch.stack(parts)
+        policy, value, clipped, approx_kl, ratio = self.world.sum(sums[:, :-1].sum(dim=0)).tolist()
+        if not math.isfinite(policy + value):
+            raise UserError(
+                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); {DIVERGED}"
+            )
+        skipped = ratio > self.ppo.max_ratio
+        if not skipped:
+            self._apply_gradient()
+        ratio_max = self.world.max(float(sums[:, -1].max()))
+        return UpdateStats(policy, value, clipped, approx_kl, ratio_max, float(skipped))
+
+    def losses(self, batch: Targets, tokens: int) -> tuple[Tensor, Tensor]:
+        """Loss of a micro-batch, and its sums divided by the mini-batch's `tokens`.
+
+        Returns: () loss; (6,) policy loss, value loss, clip fraction, approximate KL, mean ratio, the largest ratio.
+        """
+        mask = batch.episodes.response_mask
+        with self.machine.autocast():
+            output = self.policy(batch.episodes)
+        log_ratio = torch.where(mask, output.logprobs - batch.logprobs, 0.0)
+        ratio = log_ratio.exp()
+        policy = policy_loss(ratio, batch.advantages, self.ppo.clip)
+        value = value_loss(output.values, batch.values, batch.returns, self.ppo.value_clip)
+        clipped = ((ratio - 1.0).abs() > self.ppo.clip).float()
+        per_token = (policy, value, clipped, ratio - 1.0 - log_ratio, ratio)
+        sums = torch.stack([torch.where(mask, x, 0.0).sum() / tokens for x in per_token])
+        # A critic of the whole batch is fitted apart, by fit_value_head.
+        loss = sums[0] + self.ppo.value_coef * sums[1] if self.risk.critic == "kept" else sums[0]
+        return loss, torch.cat([sums, ratio[mask].max().unsqueeze(0)]).detach()
+
+    def _apply_gradient(self) -> None:
+        self.world.sum_gradients(self.policy.parameters())
+        if self.ppo.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
+        self.optimizer.step()
+
+    def warm_up_value(self, rollout: Rollout) -> None:
+        """Fits the value head alone to all episodes' returns, on detached features; the policy does not move."""
+        mask = rollout.episodes.response_mask
+        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)
+        self.fit_value_head(rollout, self.gae(rewards, rollout)[1])
+
+    def fit_value_head(self, rollout: Rollout, returns: Tensor) -> None:
+        """`ppo.epochs` steps of the value head alone towards `returns` (B, T) of all episodes, on detached features."""
+        rows, tokens = self.world.share(len(returns)), rollout.episodes.response_mask.sum()
+        ours = rollout.episodes.rows(rows)
+        with torch.no_grad(), self.machine.autocast():
+            parts = [response_states(self.policy.lm, part) for part in self._micro_batches(ours)]
+        states = torch.cat(parts).float()
+        for _ in range(self.ppo.epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            error = value_loss(self.policy.values_of(states), rollout.values[rows], returns[rows], self.ppo.value_clip)
+            (torch.where(ours.response_mask, error, 0.0).sum() / tokens).backward()
+            self.world.sum_gradients(self.policy.value_head.parameters())
+            self.optimizer.step()
+
+    def save(self, path: Path, iteration: int) -> None:
+        """Writes everything that `restore` needs to go on after `iteration` with the same bytes: what is trained."""
+        state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
+        state |= {"measure": self.measure.state, "settings": self.settings}
+        if self.world.rank == 0:
+            save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
+
+    def restore(self, path: Path) -> int | None:
+        """Takes up the checkpoint at `path`; returns its iteration, or None if there is none.
+
+        Raises: UserError if it is of another training or model, naming what differs.
+        """
+        state = load_training(path, self.settings, self.policy, self.optimizer)
+        if state is None:
+            return None
+        self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
+        for record in self.records:
+            self.recorder.record(int(record["iteration"]), record)
+            self.watch.warnings(record)  # said before the interruption
+        self.recorder.say(f"going on after iteration {max(state['iteration'], 0)} of {self.ppo.iterations}")
+        return int(state["iteration"])
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the seconds spent inside to the record's `time/PHASE`."""
+        start = time.perf_counter()
+        yield
+        if self.machine.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def _micro_batches(self, episodes: Episodes) -> Iterator[Episodes]:
+        for rows in chunks(torch.arange(len(episodes.queries)), self.ppo.micro_batch):
+            yield episodes.rows(rows)

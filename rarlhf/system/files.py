@@ -1,0 +1,64 @@
+"""JSON, JSON lines and CSV as this project writes them: UTF-8, keys as given, equal data giving equal bytes."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rarlhf.config.errors import UserError
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Reads a file of `write_jsonl`: one JSON object a line."""
+    with path.open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, each as it comes."""
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for record in records:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def write_json(path: Path, data: object) -> None:
+    """Writes one JSON document, indented by two spaces."""
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Writes a curve as CSV, one row per logged step; the columns of a supervised training where there was none."""
+    columns = list(rows[0]) if rows else ["step", "loss", "lr"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write to, which takes its place at the end; nothing is left where that fails.
+
+    Raises: UserError if it cannot be written, for want of room above all.
+    """
+    from safetensors import SafetensorError
+
+    target = out.absolute()
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed run
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{out} could not be written ({reason}); what was written of it is deleted. Free some space there, or name "
+            "a folder where you may write"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

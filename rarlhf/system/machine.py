@@ -1,0 +1,102 @@
+"""Device, threads, precision and named randomness: everything of the machine that the bytes of a result depend on."""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import RuntimeParams
+
+
+class Advice(logging.Filter):
+    """Leaves out one message of a library's module."""
+
+    def __init__(self, module: str, beginning: str) -> None:
+        super().__init__(module)
+        self.beginning = beginning
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is another message."""
+        return not str(record.msg).startswith(self.beginning)
+
+
+# Of bitsandbytes: what it says at import of an optional package that would bring code from the hub, and at every 8-bit
+# product of the rounding that LLM.int8 consists of.
+ADVICE = (
+    Advice("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),
+    Advice("bitsandbytes.autograd._functions", "MatMul8bitLt: inputs will be cast"),
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where tensors live and in which precision forward passes run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    compiled: bool = False  # whether single tokens are decoded by a compiled pass
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context of every forward pass: bfloat16 autocast, or nothing in float32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def prepare(runtime: RuntimeParams) -> Machine:
+    """Sets threads and determinism for this process and resolves `auto`.
+
+    Raises: UserError if a CUDA device is asked for and there is none.
+    """
+    torch.set_num_threads(runtime.threads)
+    machine = machine_of(runtime)
+    # CUDA has no such kernel for some operations, a running sum of floats among them: there it warns and goes on.
+    torch.use_deterministic_algorithms(True, warn_only=machine.device.type == "cuda")
+    # Filling costs time, and nothing here reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    quieten_libraries()
+    return machine
+
+
+def machine_of(runtime: RuntimeParams) -> Machine:
+    """Resolves `auto`, and leaves the process as it is.
+
+    Raises: UserError as `prepare`.
+    """
+    device = _device(runtime.device)
+    dtype = torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32
+    return Machine(device, dtype, runtime.decode == "compiled")
+
+
+def quieten_libraries() -> None:
+    """Leaves the bars and advice of libraries out of the log; the stages show their own progress."""
+    for advice in ADVICE:
+        logging.getLogger(advice.name).addFilter(advice)
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "runtime.device = 'cuda': no CUDA device is visible here; run where there is one, or set cpu in "
+            "params.yaml (stage check then says how long it takes)"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _reduced(precision: str, device: torch.device) -> bool:
+    """Whether to run in bfloat16; `auto` does so only where the processor multiplies it faster than float32."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

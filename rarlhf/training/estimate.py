@@ -1,0 +1,276 @@
+"""What a run will take: time, memory and disk, estimated before anything runs.
+
+The estimate is rough (a factor of two either way) and says so. It counts the matrix products of every stage against the
+speed of this machine's own, measured for a moment, plus a fixed cost per forward pass and per process.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import Params
+from rarlhf.models.hub import UnreachableError, fetch_config
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from rarlhf.system.machine import Machine
+
+LAYER_SECONDS = 0.0002  # fixed cost of one layer's forward pass in eager mode, whatever its size; measured on CPUs
+STAGE_SECONDS = 6.0  # start of a process with its imports
+EFFICIENCY = 0.3  # share of the bare matrix-product rate that training reaches
+GIB = 1024**3
+PROCESS_BYTES = 1.5 * GIB  # of a stage's process with its libraries
+BYTES = {"float32": 4, "bfloat16": 2}  # of one number
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost of a transformer hangs on."""
+
+    parameters: int
+    layers: int
+    vocab_size: int
+    matrices: int  # the parameters of the layers' matrices, which 8 bits can hold
+    width: int  # hidden size
+
+
+@dataclass(frozen=True)
+class Needs:
+    """An estimate: seconds, and bytes of memory, disk and the accelerator's memory."""
+
+    seconds: float
+    memory: float
+    disk: float
+    accelerator: float = 0.0
+
+    def text(self) -> str:
+        """One line for the person who waits."""
+        accelerator = f", {self.accelerator / GIB:.1f} GiB of the accelerator's" if self.accelerator else ""
+        return (
+            f"estimate for the whole pipeline, if nothing is cached (within a factor of two): {_time(self.seconds)}, "
+            f"{self.memory / GIB:.1f} GiB of memory{accelerator}, {self.disk / GIB:.1f} GiB of disk"
+        )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 3 * 3600:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{round(seconds / 3600)} h" if seconds < 3 * 86400 else f"{round(seconds / 86400):,} days"
+
+
+def transformer_shape(vocab_size: int, context: int, layers: int, width: int) -> Shape:
+    """Shape of a GPT-2 or BERT-like model: 12 width^2 weights a layer, and its embeddings."""
+    matrices = layers * 12 * width * width
+    return Shape(vocab_size * width + context * width + matrices, layers, vocab_size, matrices, width)
+
+
+def model_shape(params: Params) -> Shape | None:
+    """Shape of the base model; None where it is not known before the model is fetched, or made.
+
+    Raises: UserError if the hub has no such model, or transformers no causal language model of this kind.
+    """
+    if params.model.source == "scratch":
+        p = params.model.scratch
+        return transformer_shape(p.vocab_size, p.context, p.layers, p.width)
+    folder = Path(params.model.source)
+    if not folder.is_dir():
+        try:
+            folder = fetch_config(params.model.source, params.model.revision, "model.source").folder
+        except UnreachableError:
+            return None
+    return _configured_shape(folder, params.model.source) if (folder / "config.json").is_file() else None
+
+
+def _configured_shape(folder: Path, name: str) -> Shape | None:
+    """Shape of the model that a configuration describes, nested or not; its weights are counted, not made."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rarlhf.models.loading import load_config
+
+    config = load_config(str(folder), name)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        raise UserError(
+            f"model.source = {name!r}: transformers has no causal language model of the kind {config.model_type}"
+        ) from error
+    except Exception:  # of a model that does not do without numbers as it is made; it is not known what else it needs
+        return None
+    return _counted(model)
+
+
+def _counted(model: "PreTrainedModel") -> Shape | None:
+    """Shape of a model; None where its configuration has other names for layers and width."""
+    text, head = model.config.get_text_config(), model.get_output_embeddings()
+    names = ("num_hidden_layers", "vocab_size", "hidden_size")
+    layers, vocab_size, width = (getattr(text, name, None) for name in names)
+    if layers is None or vocab_size is None or width is None:
+        return None
+    matrices = sum(module.weight.numel() for module in model.modules() if _is_matrix(module) and module is not head)
+    return Shape(model.num_parameters(), layers, vocab_size, matrices, width)
+
+
+def _is_matrix(module: "torch.nn.Module") -> bool:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, torch.nn.Linear | Conv1D)
+
+
+def estimate(params: Params) -> Needs | None:
+    """Estimates the whole pipeline; None where the base model's shape is not known.
+
+    Raises: UserError if the device asked for is not there, or there can be no such model.
+    """
+    rate = matmul_rate(params) * EFFICIENCY  # first: it wants the device
+    shape = model_shape(params)
+    if shape is None:
+        return None
+    runs = len(params.seeds) * sum(method in ("rlhf", "ra_rlhf") for method in params.methods)
+    seconds = _training_seconds(params, shape, rate) * runs + _supervised_seconds(params, shape, rate)
+    seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods))
+    training, loading = _training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype]
+    if _on_accelerator(params):
+        return Needs(seconds, PROCESS_BYTES + loading, _disk_bytes(params, shape, runs), training)
+    return Needs(seconds, PROCESS_BYTES + max(training, loading), _disk_bytes(params, shape, runs))
+
+
+def _training_bytes(params: Params, shape: Shape) -> float:
+    """Of weights and activations in a training, where it runs."""
+    model, ppo, sft = params.model, params.ppo, params.sft
+    weights = 4.0 * 5 * shape.parameters  # policy, reference, gradient, two Adam moments
+    if model.adapter == "lora":
+        of_matrices = 1 if model.quantization == "int8" else BYTES[model.dtype]
+        weights = of_matrices * shape.matrices + BYTES[model.dtype] * (shape.parameters - shape.matrices)
+    episodes = 1 if ppo.micro_batch_size == "auto" else ppo.micro_batch_size  # auto makes do with the room there is
+    rows = max(episodes * (params.prompts.tokens + ppo.max_new_tokens), sft.micro_batch_size * sft.tokens)
+    blocks = 40 + shape.layers if model.gradient_checkpointing else 40 * shape.layers
+    return weights + 4.0 * rows * (3 * shape.vocab_size + blocks * shape.width)
+
+
+def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
+    """Of models in the workspace and in DVC's cache, of the hub's cache, and of the checkpoint of the run at hand."""
+    numbers = 4.0 * (5 + 1.2 * runs)
+    if params.model.adapter == "lora":
+        numbers = 2.0 * BYTES[params.model.dtype]
+    on_hub = params.model.source != "scratch" and not Path(params.model.source).is_dir()
+    return 0.2 * GIB + shape.parameters * (numbers + (4.0 if on_hub else 0.0))
+
+
+def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """One PPO run: decode, two forward passes, and the epochs, forward and backward."""
+    ppo = params.ppo
+    tokens = ppo.batch_size * (params.prompts.tokens + ppo.max_new_tokens)
+    passes = 1 + 1 + 1 + 3 * ppo.epochs
+    fixed = shape.layers * LAYER_SECONDS * (ppo.max_new_tokens + 10 * ppo.epochs)
+    return (ppo.iterations + ppo.value_warmup) * (2.0 * shape.parameters * tokens * passes / rate + fixed)
+
+
+def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """SFT, and the making of base and reward model where they start from nothing; the rows are a guess of 20,000."""
+    rows = params.data.train_rows or 20_000
+    tokens = rows / 2 * params.sft.tokens * params.sft.epochs
+    if params.model.source == "scratch":
+        tokens += rows * params.model.scratch.context * params.model.scratch.epochs
+    reward = params.reward.scratch
+    scorer = transformer_shape(reward.vocab_size, params.reward.max_length, reward.layers, reward.width)
+    cost = 6.0 * shape.parameters * tokens
+    if params.reward.source == "scratch":
+        cost += (
+            6.0
+            * (scorer.parameters - reward.vocab_size * reward.width)
+            * rows
+            * params.reward.max_length
+            * reward.epochs
+        )
+    return cost / rate
+
+
+def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
+    rows = params.prompts.test * params.generate.samples * len(params.seeds) * len(params.methods)
+    length = params.prompts.tokens + params.ppo.max_new_tokens
+    return 6.0 * shape.parameters * rows * length / rate
+
+
+def matmul_rate(params: Params) -> float:
+    """Floating-point operations a second of a matrix product here, in the run's precision and with its threads."""
+    import torch
+
+    from rarlhf.system.machine import machine_of
+
+    machine, threads = machine_of(params.runtime), torch.get_num_threads()
+    torch.set_num_threads(params.runtime.threads)
+    try:
+        return _rate(machine)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _rate(machine: "Machine") -> float:
+    import torch
+
+    left = torch.ones(1024, 512, device=machine.device, dtype=machine.dtype)
+    right = torch.ones(512, 512, device=machine.device, dtype=machine.dtype)
+    for _ in range(3):
+        left @ right
+    start = time.perf_counter()
+    products = 20
+    for _ in range(products):
+        result = left @ right
+    result[0, 0].item()  # waits for a device that runs ahead
+    return products * 2.0 * 1024 * 512 * 512 / (time.perf_counter() - start)
+
+
+def _on_accelerator(params: Params) -> bool:
+    from rarlhf.system.machine import machine_of
+
+    return machine_of(params.runtime).device.type != "cpu"
+
+
+def accelerator_memory(params: Params) -> float | None:
+    """Bytes that are free on the accelerator of the run; None on a CPU."""
+    import torch
+
+    return float(torch.cuda.mem_get_info()[0]) if _on_accelerator(params) else None
+
+
+def available_memory() -> float | None:
+    """Bytes that new processes can still take; None where the system does not tell."""
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in info.read_text(encoding="utf-8").splitlines())
+    return float(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
+
+
+def refuse_if_short(
+    needs: Needs, folder: Path, free_memory: float | None, free_accelerator: float | None = None
+) -> None:
+    """Refuses a run that clearly cannot end well: half the estimate is already more than there is.
+
+    Raises: UserError naming what is short, by how much, and which keys to lower.
+    """
+    free_disk = float(shutil.disk_usage(folder).free)
+    if needs.disk / 2 > free_disk:
+        raise UserError(
+            f"about {needs.disk / GIB:.1f} GiB of disk are needed and {free_disk / GIB:.1f} GiB are free in "
+            f"{folder.resolve()}; free some room, or lower the number of seeds or the model's size"
+        )
+    if free_memory is not None and needs.memory / 2 > free_memory:
+        raise UserError(
+            f"about {needs.memory / GIB:.1f} GiB of memory are needed and {free_memory / GIB:.1f} GiB are free; "
+            "lower ppo.micro_batch_size or the model's size"
+        )
+    if free_accelerator is not None and needs.accelerator / 2 > free_accelerator:
+        raise UserError(
+            f"about {needs.accelerator / GIB:.1f} GiB of the accelerator's memory are needed and "
+            f"{free_accelerator / GIB:.1f} GiB are free; lower ppo.micro_batch_size and sft.micro_batch_size, set "
+            "model.gradient_checkpointing, model.adapter: lora and model.quantization: int8, or take a smaller model"
+        )

@@ -1,0 +1,74 @@
+"""What can be known before anything runs: files and models that params.yaml names, and what SFT will teach.
+
+What the pipeline has fetched or made already is not asked for again: a workspace that got it from a colleague need not
+have what it was made of, nor need a copy of the repository in which DVC runs an experiment.
+"""
+
+import os
+from pathlib import Path
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.function_names import is_function
+from rarlhf.config.params import Params
+from rarlhf.data.sources import SPLITS, data_file
+from rarlhf.models.hub import fetch_config
+from rarlhf.rewards.functions import load_function
+
+
+def refuse_missing(params: Params, raw: Path, base: Path, reward: Path) -> None:
+    """Refuses data files, models and scorers that are not there.
+
+    Args:
+        params: all of params.yaml.
+        raw: where the rows are put; nothing is looked for where it holds some. Likewise the others.
+        base: where the base model is put.
+        reward: where the reward model is put.
+    Raises: UserError naming the key, its value, and what to do.
+    """
+    for source in params.reward.functions:
+        load_function(source)
+    if params.data.source == "file" and not _made(raw):
+        for split in SPLITS if params.data.test_share is None else SPLITS[:1]:
+            data_file(params.data, split)
+    if not _made(base):
+        _require_model(params.model.source, params.model.revision, "model.source")
+    if not _made(reward):
+        _require_model(params.reward.source, params.reward.revision, "reward.source")
+        for number, other in enumerate(params.reward.others):
+            _require_model(other.source, other.revision, f"reward.others.{number}.source")
+
+
+def warnings(params: Params) -> list[str]:
+    """What a person should know before the run, one line each; stage `prompts` looks at the texts themselves."""
+    sft, columns = params.sft, params.data.columns
+    if not sft.end_of_text or sft.epochs == 0 or params.prompts.chat_template:
+        return []
+    told = "and sft.end_of_text is true, so SFT may teach the model to stop at once; set sft.end_of_text to false"
+    if columns.text is not None and (columns.text == columns.prompt or columns.text.split(".")[0] == "prompt"):
+        return [f"data.columns.text = {columns.text!r}: SFT texts are bare prompts, {told}"]
+    if sft.tokens <= params.prompts.tokens:
+        lengths = f"sft.tokens = {sft.tokens}, prompts.tokens = {params.prompts.tokens}"
+        return [f"{lengths}: SFT texts are no longer than queries, {told}, or raise sft.tokens"]
+    return []
+
+
+def _places(path: str | Path) -> tuple[Path, Path]:
+    """Where a relative path may stand: here, and in the main repository where this is a copy of it."""
+    return Path(path), Path(os.environ.get("DVC_ROOT", "."), path)
+
+
+def _made(folder: Path) -> bool:
+    return any(place.is_dir() and any(place.iterdir()) for place in _places(folder))
+
+
+def _require_model(source: str, revision: str | None, key: str) -> None:
+    """A model's configuration, in its folder or on the hub; the weights are looked at where it is loaded."""
+    if source == "scratch" or is_function(source):
+        return
+    folder = next((place for place in _places(source) if place.exists()), None)
+    if folder is None:
+        fetch_config(source, revision, key)
+    elif not folder.is_dir():
+        raise UserError(f"{key} = {source!r}: is a file; give the folder that holds the model")
+    elif not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"{key} = {source!r}: the folder has no config.json, so it holds no model of transformers")

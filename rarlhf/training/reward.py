@@ -1,0 +1,275 @@
+"""The reward model's making: one that is given, or a DistilBERT-shaped classifier trained on the rows from nothing."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from rarlhf.config.function_names import is_function
+from rarlhf.config.params import RewardParams
+from rarlhf.data.rows import Row
+from rarlhf.data.world import KINDS, best_accuracy, latent_sentiment
+from rarlhf.messages.progress import Recorder
+from rarlhf.models.given import given_classifier
+from rarlhf.models.loading import save_model
+from rarlhf.rewards.functions import code_fingerprint, load_function
+from rarlhf.rewards.scorers import Score, about, folder_of, of_other, output_index, output_values
+from rarlhf.system.files import write_json
+from rarlhf.system.machine import Machine
+from rarlhf.system.streams import seed_globals
+from rarlhf.training.supervised import fit, steps_in, training_options
+
+ALPHABET = 1000  # letters that a tokenizer knows at most; the rarest of more are unknown to it
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+Curve = list[dict[str, float]]
+
+
+def make_reward_model(
+    rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
+) -> Curve:
+    """Writes the reward model to `folder`; returns its training curve, empty where it was given.
+
+    Where it is not one classifier alone, scorer.json says what it is made of.
+
+    Args:
+        rows: training rows, read where `reward.source` is scratch.
+        folder: where the classifier and its tokenizer are written, and those of `reward.others` below it.
+        params: section `reward`.
+        machine: device and precision.
+        recorder: takes the loss.
+    Raises: UserError if a given scorer is not there, or not as the params say.
+    """
+    if params.source == "scratch":
+        curve = _train_classifier(rows, folder, params, machine, recorder)
+    else:
+        curve = _take_scorer(folder, params)
+    for number, other in enumerate(params.others, start=1):
+        with about(other):
+            _take_scorer(folder_of(folder, number), of_other(params, other))
+    if not is_one_classifier(params):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "scorer.json", described_scorers(params))
+    return curve
+
+
+def _take_scorer(folder: Path, params: RewardParams) -> Curve:
+    if is_function(params.source):
+        load_function(params.source)
+        return []
+    given = given_classifier(params.source, params.revision)
+    output_index(given.model, params.label)
+    output_values(given.model, params)
+    given.write(folder)
+    return []
+
+
+def described_scorers(params: RewardParams) -> list[dict[str, Any]]:
+    """What a score is made of: of each scorer its source and weight, and of a function the state of its code."""
+    parts = [(params.source, float(params.sign)), *((other.source, other.weight) for other in params.others)]
+    return [
+        {"source": source, "weight": weight} | (code_fingerprint(source) if is_function(source) else {})
+        for source, weight in parts
+    ]
+
+
+def _train_classifier(
+    rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
+) -> Curve:
+    tokenizer = train_tokenizer([row.text for row in rows], params)
+    model = new_classifier(tokenizer, params).to(machine.device)
+    p = params.scratch
+    examples = LabelledTexts(rows, tokenizer, params)
+    steps = steps_in(len(examples), p.batch_size, p.epochs)
+    options = training_options(machine, p.epochs, p.batch_size, p.lr, "linear", p.seed, steps)
+    options |= {
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "weight_decay": p.weight_decay,
+    }
+    recorder.say(f"{model.num_parameters():,} parameters, {len(examples):,} texts, {steps:,} steps")
+    curve = fit("reward model", model, examples, Padded(tokenizer), options, steps, recorder)
+    save_model(model, tokenizer, folder)
+    return curve
+
+
+def train_tokenizer(texts: Sequence[str], params: RewardParams) -> PreTrainedTokenizerBase:
+    """An uncased WordPiece tokenizer of `texts`, of BERT's form; equal texts give equal bytes."""
+    vocab = _trained_vocab(texts, params.scratch.vocab_size)
+    tokenizer = _bare_tokenizer(vocab)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.decoder = decoders.WordPiece()
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=params.max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _bare_tokenizer(vocab: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _trained_vocab(texts: Sequence[str], size: int) -> dict[str, int]:
+    """Word pieces and their numbers.
+
+    The trainer numbers the letters within words in the order of a hash table, which is another one in every process,
+    and ties between pieces go by those numbers. Named beforehand, they are numbered as they are named.
+    """
+    tokenizer = _bare_tokenizer({})
+    letters: Counter[str] = Counter()
+    for text in texts:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            letters.update(word[1:])
+    usual = sorted(letters, key=lambda letter: (-letters[letter], letter))[:ALPHABET]
+    first = [*SPECIAL_TOKENS, *(f"##{letter}" for letter in sorted(usual))]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=first, limit_alphabet=ALPHABET, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.get_vocab()
+
+
+def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> DistilBertForSequenceClassification:
+    """A DistilBERT-shaped classifier with one sigmoid output, its raw logit being the log-odds of `reward.label`."""
+    seed_globals("reward", params.scratch.seed)
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=params.max_length,
+        dim=params.scratch.width,
+        n_layers=params.scratch.layers,
+        n_heads=params.scratch.heads,
+        hidden_dim=4 * params.scratch.width,
+        initializer_range=params.scratch.init_std,
+        dropout=params.scratch.dropout,
+        attention_dropout=params.scratch.dropout,
+        seq_classif_dropout=params.scratch.dropout,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=1,
+        id2label={0: str(params.label)},
+        label2id={str(params.label): 0},
+        problem_type="multi_label_classification",
+    )
+    return DistilBertForSequenceClassification(config)
+
+
+class LabelledTexts(Dataset[dict[str, Any]]):
+    """Tokenised texts with the target of the classifier's one output: 1 for the wanted class; at sign -1, the other."""
+
+    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
+        texts = cut_some([row.text for row in rows], params.scratch.cut_share, params.scratch.seed)
+        encoded = tokenizer(texts, truncation=True, max_length=params.max_length)
+        self.input_ids = encoded["input_ids"]
+        positive = 1 if params.sign == 1 else 0
+        self.targets = [float(row.label == positive) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        ids = self.input_ids[index]
+        return {"input_ids": ids, "labels": [self.targets[index]], "length": len(ids)}
+
+
+def cut_some(texts: Sequence[str], share: float, seed: int) -> list[str]:
+    """`texts` with about `share` of them cut after a random word, so that bare prompts are nothing new to a classifier.
+
+    A cut text keeps the label of the whole, and the classifier learns what is to be expected after such a beginning.
+    """
+    draws = Random(f"cut/{seed}")
+
+    def cut(text: str) -> str:
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        return text[: draws.choice(ends)] if ends and draws.random() < share else text
+
+    return [cut(text) for text in texts]
+
+
+class Padded:
+    """Collates examples, dropping the length that only the sampler reads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.pad = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Mapping[str, Tensor]:
+        """Pads a batch to its longest text."""
+        return self.pad([{key: x[key] for key in ("input_ids", "labels")} for x in examples])
+
+
+def is_one_classifier(params: RewardParams) -> bool:
+    """Whether the score is the output of one classifier and nothing else."""
+    return not (params.functions or params.others)
+
+
+def score_quality(score: Score, rows: Sequence[Row], params: RewardParams) -> dict[str, float]:
+    """How well a score tells the classes of `rows` apart, label 1 being the wanted one, and how it is spread.
+
+    Returns: of one classifier `accuracy` at logit 0 or probability one half, where there are labels; `auc`, the area
+        under the ROC curve, where there are labels; else and of other scores `score_mean` and `score_std`; and `rows`.
+    """
+    scores = score([row.text for row in rows])
+    quality: dict[str, float] = {}
+    one, labelled = is_one_classifier(params), all(row.label is not None for row in rows)
+    if labelled:
+        wanted = torch.tensor([row.label == 1 for row in rows])
+        threshold = 0.0 if params.output == "logit" else 0.5 * params.sign
+        accuracy = ((scores > threshold) == wanted).double().mean()
+        quality |= {"accuracy": float(accuracy)} if one else {}
+        quality["auc"] = area_under_curve(scores, wanted)
+    if not (one and labelled):
+        quality |= {"score_mean": float(scores.mean()), "score_std": float(scores.std(correction=0))}
+    return quality | {"rows": len(rows)}
+
+
+def world_quality(reward_model: Score, rows: Sequence[Row]) -> dict[str, float]:
+    """How near a classifier comes to the oracle of the generated world.
+
+    Returns: `best_accuracy` that the oracle reaches on `rows`, and for each kind of prompt `rank_KIND`, Spearman's
+        correlation of score and latent sentiment.
+    """
+    from scipy.stats import spearmanr
+
+    scores = reward_model([row.text for row in rows]).tolist()
+    latent = [latent_sentiment(row.text) for row in rows]
+    quality = {"best_accuracy": best_accuracy(rows)}
+    for kind in KINDS:
+        of_kind = [i for i, row in enumerate(rows) if f" {kind} " in row.text]
+        ranks = spearmanr([scores[i] for i in of_kind], [latent[i] for i in of_kind])
+        quality[f"rank_{kind}"] = float(ranks.statistic)
+    return quality
+
+
+def area_under_curve(scores: Tensor, wanted: Tensor) -> float:
+    """Share of (wanted, unwanted) pairs in which the wanted one scores higher; a tie counts one half.
+
+    Args:
+        scores: (N,) float.
+        wanted: (N,) bool, at least one of each.
+    """
+    ordered = torch.sort(scores[~wanted]).values
+    below = torch.searchsorted(ordered, scores[wanted], right=False)
+    upto = torch.searchsorted(ordered, scores[wanted], right=True)
+    return float((below + upto).double().mean() / (2 * len(ordered)))

@@ -1,0 +1,99 @@
+"""Supervised fine-tuning on the texts of the wanted class, by trl's SFTTrainer."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, Trainer
+from trl import SFTConfig, SFTTrainer
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import ModelParams, SFTParams
+from rarlhf.messages.progress import Recorder
+from rarlhf.models.backbone import load_trainable
+from rarlhf.system.machine import Machine
+from rarlhf.training.supervised import run_trainer, steps_in, training_options
+
+
+def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
+    records: Sequence[Mapping[str, Any]],
+    base: Path,
+    folder: Path,
+    model: ModelParams,
+    params: SFTParams,
+    machine: Machine,
+    recorder: Recorder,
+) -> list[dict[str, float]]:
+    """Fine-tunes the model in `base`, or an adapter on it, and writes that to `folder`; returns its curve.
+
+    Texts are cut to `sft.tokens`, not packed. With `sft.end_of_text` those that fit end with the end of text, which is
+    learned; without it, and where a text is cut, no end is. In a chat the template alone says where an answer ends.
+
+    Args:
+        records: `text` or, in a chat, `messages` of each wanted row; read where `sft.epochs` is not 0.
+        base: folder of the base model.
+        folder: where the result is written.
+        model: section `model`, which says what is trained.
+        params: section `sft`.
+        machine: device and precision.
+        recorder: takes the loss.
+    Raises: UserError if there is no text, or none of two tokens.
+    """
+    start = load_trainable(base, model, params.seed, machine.device)
+    if params.epochs == 0:
+        recorder.say("sft.epochs is 0: the base model goes on as it is")
+        start.save(folder)
+        return []
+    if not records:
+        raise UserError("no training row is of the wanted class (label 1), so there is nothing to fine-tune on")
+    rows = Dataset.from_list(_learned(records, start.tokenizer, params, recorder))
+    steps = steps_in(len(rows), params.batch_size, params.epochs)
+    options = training_options(machine, params.epochs, params.micro_batch_size, params.lr, "linear", params.seed, steps)
+    options["gradient_accumulation_steps"] = params.batch_size // params.micro_batch_size
+
+    def build(scratch: str) -> Trainer:
+        keywords = options | {"remove_unused_columns": True, "gradient_checkpointing": model.gradient_checkpointing}
+        with warnings.catch_warnings():  # trl sets this option under the name that transformers is giving up
+            warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+            config = SFTConfig(output_dir=scratch, max_length=params.tokens, packing=False, **keywords)
+        trainer = SFTTrainer(start.model, config, train_dataset=rows, processing_class=start.tokenizer)
+        return _in_float32(trainer)
+
+    recorder.say(f"{len(rows):,} texts, {steps:,} steps of {params.batch_size}")
+    curve = run_trainer("sft", build, steps, recorder)
+    start.save(folder)
+    return curve
+
+
+def _learned(
+    records: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    params: SFTParams,
+    recorder: Recorder,
+) -> list[dict[str, Any]]:
+    """What trl learns: token ids, to which it adds no end of its own, or the messages of chats.
+
+    Some tokenizers end every text by themselves: such an end is the one asked for, or is taken away.
+    """
+    if "messages" in records[0]:
+        return [dict(record) for record in records]
+    encoded: Any = tokenizer([record["text"] for record in records], truncation=False, verbose=False)
+    end = [tokenizer.eos_token_id]
+    bare = [ids[:-1] if ids[-1:] == end else ids for ids in encoded["input_ids"]]
+    rows = [[*ids, *(end if params.end_of_text else [])][: params.tokens] for ids in bare]
+    learned = [{"input_ids": ids} for ids in rows if len(ids) > 1]
+    if len(learned) < len(rows):  # a batch of such texts alone would have no loss
+        recorder.say(f"{len(rows) - len(learned):,} texts of one token are left out: nothing follows it to be learned")
+    if not learned:
+        raise UserError("no text of the wanted class has two tokens, so there is nothing to fine-tune on")
+    return learned
+
+
+def _in_float32(trainer: SFTTrainer) -> SFTTrainer:
+    """Undoes that trl rounds an adapter on a quantised model to bfloat16, which small steps would not move."""
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer

@@ -1,0 +1,83 @@
+"""Decoding with a cache of fixed size: the tokens of the growing one; the compiler itself runs in one test."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from rarlhf.config.errors import UserError
+from rarlhf.decoding.compiled import CompiledSteps
+from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.models.policy import Sampling
+from rarlhf.rl.ppo import PPOTrainer
+
+SAMPLING = Sampling(temperature=1.0, min_new_tokens=0, max_new_tokens=6, end_id=0)
+QUERIES = [[5, 6, 7], [8], [9, 10], [5, 5, 5]]
+UNIFORMS = torch.rand(4, 6, generator=torch.Generator().manual_seed(8))
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+
+def drawn(lm: GPT2LMHeadModel, queries: list[list[int]], compiled: CompiledSteps | None) -> Any:
+    rows = left_pad(queries, 0, torch.device("cpu"))
+    return sample_responses(lm, *rows, SAMPLING, UNIFORMS[: len(queries)], compiled=compiled).responses.tolist()
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_fixed_cache_draws_what_the_growing_one_draws(lm: GPT2LMHeadModel, attention: str) -> None:
+    lm.set_attn_implementation(attention)
+    steps = CompiledSteps(lm)
+    for queries in (QUERIES, QUERIES[::-1], QUERIES[:2], [[5], [6], [7], [8]], QUERIES):  # caches are used again
+        assert drawn(lm, queries, steps) == drawn(lm, queries, None)
+    assert len(steps.caches) == 3
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_what_an_earlier_batch_left_in_the_cache_is_not_seen(lm: GPT2LMHeadModel) -> None:
+    steps = CompiledSteps(lm)
+    first = drawn(lm, QUERIES, steps)
+    drawn(lm, [[30, 31, 32]] * 4, steps)
+    assert drawn(lm, QUERIES, steps) == first
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_the_compiled_pass_draws_what_the_eager_one_draws(lm: GPT2LMHeadModel) -> None:
+    assert drawn(lm, QUERIES, CompiledSteps(lm)) == drawn(lm, QUERIES, None)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_trainer_decodes_so_where_it_is_asked_to(
+    make_trainer: Callable[..., PPOTrainer], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    eager, other = make_trainer(), make_trainer()
+    compiled = PPOTrainer(
+        other.policy,
+        other.ref_policy,
+        tokenizer,
+        other.score,
+        other.ppo,
+        other.kl,
+        other.risk,
+        other.seed,
+        replace(other.machine, compiled=True),
+        other.recorder,
+    )
+    rollouts = [trainer.collect_rollout([[5, 6], [7], [8, 9, 10]], 1) for trainer in (eager, compiled)]
+    torch.testing.assert_close(rollouts[0].episodes.responses, rollouts[1].episodes.responses, rtol=0, atol=0)
+    assert list(compiled.compiled.caches) == [(3, 8)]  # rows, and 3 + 5 tokens
+    assert (eager.settings["runtime.decode"], compiled.settings["runtime.decode"]) == ("eager", "compiled")
+
+
+def test_attention_without_masks_is_refused(lm: GPT2LMHeadModel) -> None:
+    lm.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(UserError, match=r"runtime.decode = 'compiled': not with attention 'flash_attention_2'"):
+        CompiledSteps(lm)

@@ -1,0 +1,204 @@
+"""Continuations of test prompts: form, sampling, KL, text."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
+
+import rarlhf.decoding.generate
+from rarlhf.config.params import Params
+from rarlhf.data.prompts import Query
+from rarlhf.data.queries import TextQuery, continuation
+from rarlhf.decoding.generate import Generator
+from rarlhf.decoding.sampling import sample_responses
+from rarlhf.models.episodes import Episodes
+from rarlhf.models.loading import save_model
+from rarlhf.models.policy import sampling_of
+from rarlhf.rl.ppo import PPOTrainer
+from rarlhf.system.machine import Machine
+
+Make = Callable[..., Generator]
+PROMPTS = ["we liked", "we", "we regret the old", "we saw the music ."]
+
+
+def length(texts: Sequence[str]) -> Tensor:
+    return torch.tensor([float(len(text)) for text in texts])
+
+
+def query(index: int, text: str, tokenizer: PreTrainedTokenizerBase) -> Query:
+    ids = tokenizer(text)["input_ids"]
+    return Query(prompt_id=10 + index, prompt=text, prompt_score=0.5, label=index % 2, input_ids=ids)
+
+
+@pytest.fixture
+def queries(tokenizer: PreTrainedTokenizerBase) -> list[Query]:
+    return [query(index, text, tokenizer) for index, text in enumerate(PROMPTS)]
+
+
+@pytest.fixture
+def make(lm_folder: Path, params: Params, machine: Machine) -> Make:
+    """A generator of 3 samples of 6 tokens."""
+
+    def generator(batch_size: int = 5, score: Callable[[Sequence[str]], Tensor] = length) -> Generator:
+        generate = params.generate.model_copy(update={"samples": 3, "batch_size": batch_size})
+        ppo = params.ppo.model_copy(update={"max_new_tokens": 6})
+        return Generator(lm_folder, score, params.model_copy(update={"generate": generate, "ppo": ppo}), machine)
+
+    return generator
+
+
+@pytest.fixture
+def other_folder(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """A model near the SFT model, and not it."""
+    other = deepcopy(lm)
+    with torch.no_grad():
+        other.transformer.h[0].attn.c_proj.weight.mul_(1.5)
+    save_model(other, tokenizer, tmp_path / "other")
+    return tmp_path / "other"
+
+
+def test_rows_have_all_samples_of_a_prompt_together(make: Make, lm_folder: Path, queries: list[Query]) -> None:
+    rows = make()("sft", lm_folder, queries, 1)
+    assert [(row["prompt_id"], row["sample"]) for row in rows] == [(10 + i, k) for i in range(4) for k in range(3)]
+    for row in rows:
+        given = queries[row["prompt_id"] - 10]
+        assert [row[name] for name in ("prompt", "prompt_score", "label")] == [
+            given["prompt"], given["prompt_score"], given["label"],
+        ]  # fmt: skip
+        assert row["score"] == len(row["prompt"] + row["continuation"])
+        assert 1 <= row["tokens"] <= 6
+    assert len({row["continuation"] for row in rows}) > 6  # samples differ
+
+
+def test_the_batch_size_changes_no_row(make: Make, lm_folder: Path, other_folder: Path, queries: list[Query]) -> None:
+    one, other = (make(size)("x", other_folder, queries, 1) for size in (1, 12))
+    for a, b in zip(one, other, strict=True):
+        assert a.pop("kl_sft") == pytest.approx(b.pop("kl_sft"), abs=1e-5)  # other sums of the same products
+        assert a == b
+
+
+def test_the_sft_model_is_at_no_distance_from_itself(
+    make: Make, lm_folder: Path, other_folder: Path, queries: list[Query]
+) -> None:
+    generator = make()
+    assert {row["kl_sft"] for row in generator("sft", lm_folder, queries, 1)} == {0.0}
+    distances = [row["kl_sft"] for row in generator("other", other_folder, queries, 1)]
+    assert sum(distances) > 0.01
+    assert len(set(distances)) > 6
+
+
+def test_kl_is_the_summed_log_ratio_over_the_response(
+    make: Make, lm: GPT2LMHeadModel, other_folder: Path, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Episodes] = []
+
+    def keep(*arguments: Any, **keywords: Any) -> Episodes:
+        drawn.append(sample_responses(*arguments, **keywords))
+        return drawn[-1]
+
+    monkeypatch.setattr(rarlhf.decoding.generate, "sample_responses", keep)
+    rows = make(batch_size=12)("other", other_folder, queries, 1)
+    other = GPT2LMHeadModel.from_pretrained(other_folder).eval()
+    assert len({row["tokens"] for row in rows}) > 1  # padding is at stake
+    for row, response, mask in zip(rows, drawn[0].responses, drawn[0].response_mask, strict=True):
+        prompt = queries[row["prompt_id"] - 10]["input_ids"]
+        ids = [*prompt, *response[mask].tolist()]
+        with torch.no_grad():
+            ratio, reference = (m(torch.tensor([ids])).logits[0].log_softmax(dim=-1) for m in (other, lm))
+        steps = range(len(prompt), len(ids))  # the token at position t is predicted at t - 1
+        expected = sum(float(ratio[t - 1, ids[t]] - reference[t - 1, ids[t]]) for t in steps)
+        assert row["kl_sft"] == pytest.approx(expected, abs=1e-4)
+        assert row["tokens"] == len(steps)
+
+
+def test_methods_share_their_draws_and_seeds_do_not(make: Make, lm_folder: Path, queries: list[Query]) -> None:
+    generator = make()
+    first = generator("sft", lm_folder, queries, 1)
+    assert generator("again", lm_folder, queries, 1) == first
+    assert [row["continuation"] for row in generator("sft", lm_folder, queries, 2)] != [
+        row["continuation"] for row in first
+    ]
+
+
+def test_the_draws_have_a_seed_of_their_own(make: Make, lm_folder: Path, queries: list[Query]) -> None:
+    generator = make()
+    first = generator("sft", lm_folder, queries, 1)
+    generate = generator.params.generate.model_copy(update={"seed": generator.params.generate.seed + 1})
+    generator.params = generator.params.model_copy(update={"generate": generate})
+    other = generator("sft", lm_folder, queries, 1)
+    assert [row["continuation"] for row in other] != [row["continuation"] for row in first]
+
+
+def test_compiled_passes_are_those_of_the_model_at_hand(
+    make: Make, lm_folder: Path, other_folder: Path, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    eager, compiled = make(), make()
+    compiled.machine = replace(compiled.machine, compiled=True)
+    for folder in (lm_folder, other_folder):
+        texts = [[row["continuation"] for row in one("x", folder, queries, 1)] for one in (eager, compiled)]
+        assert texts[0] == texts[1]
+
+
+def test_training_and_evaluation_draw_alike(params: Params) -> None:
+    ppo = params.ppo.model_copy(update={"temperature": 0.7, "min_new_tokens": 2, "max_new_tokens": 9})
+    assert sampling_of(params.model_copy(update={"ppo": ppo}), end_id=4) == (0.7, 2, 9, 4)
+
+
+def test_a_continuation_is_what_the_response_adds(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "we saw the film ."
+    ids = tokenizer(text)["input_ids"]
+    for cut in range(1, len(ids)):
+        prompt = tokenizer.decode(ids[:cut])
+        given = TextQuery(prompt, ids[:cut])
+        assert prompt + continuation(given, [*ids[cut:], tokenizer.eos_token_id], tokenizer, False) == text
+
+
+def test_a_character_split_between_prompt_and_response_comes_out_whole(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer("café !")["input_ids"]
+    cut = 4  # c a f, and the first of the two bytes of é
+    assert tokenizer.decode(ids[:cut]) == "caf\N{REPLACEMENT CHARACTER}"
+    given = TextQuery("caf", ids[:cut])
+    assert continuation(given, ids[cut:], tokenizer, False) == "é !"
+    assert continuation(given, tokenizer("x")["input_ids"], tokenizer, False) == "\N{REPLACEMENT CHARACTER}x"
+
+
+def test_training_and_evaluation_score_one_text(
+    make: Make,
+    make_trainer: Callable[..., PPOTrainer],
+    lm_folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a prompt that is cut inside a character, which the response goes on with."""
+    ids, end = tokenizer("café !")["input_ids"], tokenizer.eos_token_id
+    drawn: list[Episodes] = []
+    seen: list[str] = []
+
+    def answers(_: object, tokens: Tensor, mask: Tensor, *args: object, **keywords: object) -> Episodes:
+        response = torch.tensor([[*ids[4:], end]]).expand(len(tokens), -1)
+        drawn.append(Episodes(tokens, mask, response, torch.ones_like(response, dtype=torch.bool)))
+        return drawn[-1]
+
+    def score(texts: Sequence[str]) -> Tensor:
+        seen.extend(texts)
+        return length(texts)
+
+    monkeypatch.setattr(rarlhf.decoding.generate, "sample_responses", answers)
+    cut = Query(prompt_id=1, prompt="caf", prompt_score=0.0, label=None, input_ids=ids[:4])
+    rows = make(score=score)("sft", lm_folder, [cut], 1)
+    assert seen == ["café !"] * 3 == make_trainer().texts(drawn[0])
+    assert [row["prompt"] + row["continuation"] for row in rows] == seen
+    older = make(score=score)("sft", lm_folder, [cut | {"prompt": "caf\N{REPLACEMENT CHARACTER}"}], 1)
+    assert [row["score"] for row in older] == [row["score"] for row in rows]  # whatever the prompt is shown as
+
+
+def test_a_prompt_that_decodes_otherwise_leaves_the_response_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    given = TextQuery("other text", [40])
+    assert continuation(given, tokenizer(" film")["input_ids"], tokenizer, False) == " film"

@@ -1,0 +1,52 @@
+"""Decoding with a cache gives the probabilities of the full pass."""
+
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from rarlhf.config.params import Params
+from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.models.backbone import AdapterModel
+from rarlhf.models.loading import load_causal_lm
+from rarlhf.models.policy import Sampling
+from rarlhf.system.streams import generator
+from tests.rarlhf.models.adapters.tiny import CPU, QUERIES, logprobs, section, with_outliers
+
+
+def sharp(base: Path) -> PretrainedConfig:
+    """The configuration of the model in `base` with larger initial weights."""
+    config = load_causal_lm(str(base))[0].config
+    config.initializer_range = 0.4
+    return config
+
+
+def cached_and_full(start: AdapterModel) -> float:
+    """Largest difference between the probability a token was drawn with and that of the full pass, in nats."""
+    sampling = Sampling(1.0, 0, 8, start.tokenizer.eos_token_id)
+    tokens, mask = left_pad(QUERIES, 0, CPU)
+    seen = []
+    head = start.lm.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output[:, -1]))
+    episodes = sample_responses(start.lm, tokens, mask, sampling, torch.rand(14, 8, generator=generator("draws")))
+    hook.remove()
+    cached = torch.stack(seen, dim=1).log_softmax(dim=-1).gather(-1, episodes.responses.unsqueeze(-1)).squeeze(-1)
+    return float((cached - logprobs(start.lm, episodes))[episodes.response_mask].abs().max())
+
+
+def test_cached_decoding_agrees_with_the_full_pass(sft: Path, mode: str, small: Params) -> None:
+    difference = cached_and_full(AdapterModel(sft, section(small, mode), 1, CPU))
+    assert difference <= 1e-5
+
+
+def test_where_weights_alone_are_8_bit_companions_do_not_matter(
+    base: Path, small: Params, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    torch.manual_seed(0)  # a model sharp enough that LLM.int8 feels them by much
+    with_outliers(type(load_causal_lm(str(base))[0])(sharp(base))).save_pretrained(base)
+    off = {
+        threshold: cached_and_full(AdapterModel(base, section(small, "int8", int8_threshold=threshold), 1, CPU))
+        for threshold in (6.0, 1e-9)
+    }
+    assert off[6.0] > 0.01  # negative control
+    assert off[1e-9] < 1e-4

@@ -1,0 +1,83 @@
+"""Token rewards, GAE and whitening against hand numbers and a naive twin."""
+
+import torch
+from torch import Tensor
+
+from rarlhf.rl.advantages import gae, token_rewards, whiten
+
+MASK = torch.tensor([[True, True, True], [True, False, False]])
+
+
+def test_token_rewards_by_hand() -> None:
+    log_ratio = torch.tensor([[0.5, -1.0, 2.0], [1.0, 9.0, 9.0]])  # the nines are padding
+    rewards = token_rewards(torch.tensor([3.0, -2.0]), log_ratio, MASK, kl_coef=0.1)
+    # row 1: -.05, .1, -.2 + 3; row 2: -.1 - 2, then padding
+    torch.testing.assert_close(rewards, torch.tensor([[-0.05, 0.1, 2.8], [-2.1, 0.0, 0.0]]))
+
+
+def test_kl_coef_zero_leaves_the_scores_alone() -> None:
+    scores = torch.tensor([3.0, -2.0])
+    rewards = token_rewards(scores, torch.randn(2, 3), MASK, kl_coef=0.0)
+    assert torch.equal(rewards.sum(dim=1), scores)
+
+
+def test_gae_by_hand() -> None:
+    rewards = torch.tensor([[0.0, 0.0, 1.0]])
+    values = torch.tensor([[0.5, 0.25, 0.5]])
+    # gamma 1, lambda .5. t=3: 1 - .5 = .5; t=2: (.5 - .25) + .5 * .5 = .5; t=1: (.25 - .5) + .5 * .5 = 0
+    advantages, returns = gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), 1.0, 0.5)
+    torch.testing.assert_close(advantages, torch.tensor([[0.0, 0.5, 0.5]]))
+    torch.testing.assert_close(returns, torch.tensor([[0.5, 0.75, 1.0]]))
+
+
+def test_gae_at_lambda_one_is_return_minus_value() -> None:
+    g = torch.Generator().manual_seed(3)
+    rewards, values = torch.randn(2, 5, generator=g), torch.randn(2, 5, generator=g)
+    advantages, returns = gae(rewards, values, torch.ones(2, 5, dtype=torch.bool), 0.9, 1.0)
+    discounted = torch.stack([sum(0.9**k * rewards[:, t + k] for k in range(5 - t)) for t in range(5)], dim=1)
+    torch.testing.assert_close(returns, discounted)
+    torch.testing.assert_close(advantages, discounted - values)
+
+
+def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """Sum over l of (gamma lambda)^l delta_{t+l}, written out, for one episode without padding."""
+    following = [*values[1:], 0.0]
+    deltas = [r + gamma * nxt - v for r, nxt, v in zip(rewards, following, values, strict=True)]
+    return [sum((gamma * lam) ** k * deltas[t + k] for k in range(len(deltas) - t)) for t in range(len(deltas))]
+
+
+def test_gae_agrees_with_its_naive_twin_whatever_the_padding() -> None:
+    g = torch.Generator().manual_seed(4)
+    lengths = (7, 3, 5)
+    rewards, values = torch.randn(3, 7, generator=g), torch.randn(3, 7, generator=g)
+    mask = torch.arange(7) < torch.tensor(lengths).unsqueeze(1)
+    advantages, returns = gae(rewards * mask, values, mask, 0.98, 0.9)
+    for row, length in enumerate(lengths):
+        expected = naive_gae(rewards[row, :length].tolist(), values[row, :length].tolist(), 0.98, 0.9)
+        torch.testing.assert_close(advantages[row, :length], torch.tensor(expected), atol=1e-6, rtol=1e-5)
+        assert not advantages[row, length:].any()
+        assert not returns[row, length:].any()
+
+
+def test_whiten_by_hand() -> None:
+    whitened = whiten(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]]))
+    # mean 2, unbiased variance 2, so -1 / sqrt 2 and 1 / sqrt 2
+    torch.testing.assert_close(whitened, torch.tensor([[-(0.5**0.5), 0.5**0.5, 0.0]]))
+    scaled = whiten(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]]), centred=False)
+    torch.testing.assert_close(scaled, torch.tensor([[0.5**0.5, 3 * 0.5**0.5, 0.0]]))
+
+
+def test_equal_advantages_are_whitened_to_nothing() -> None:
+    assert whiten(torch.full((2, 3), 5.0), MASK).tolist() == [[0.0] * 3] * 2  # and not 0 / 0
+
+
+def test_whitening_over_kept_episodes_differs_from_whitening_over_all() -> None:
+    advantages = torch.tensor([[-3.0, -1.0], [4.0, 6.0]])
+    kept = torch.tensor([[True, True], [False, False]])
+    both = whiten(advantages, torch.ones_like(kept))
+
+    def centred(x: Tensor) -> bool:
+        return bool(x[0].mean().abs() < 1e-6)
+
+    assert centred(whiten(advantages, kept))  # the better of two bad episodes is reinforced
+    assert not centred(both)

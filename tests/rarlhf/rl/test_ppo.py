@@ -1,0 +1,376 @@
+"""PPOTrainer's pieces: the first ratio, selection, micro-batches, the KL that is controlled, the value warm-up."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rarlhf.models.episodes import Episodes, chunks
+from rarlhf.risk.hard_prompts import HardPrompts
+from rarlhf.risk.measures.base import Batch, Treatment
+from rarlhf.rl.advantages import gae, token_rewards
+from rarlhf.rl.metrics import of_rollout
+from rarlhf.rl.ppo import PPOTrainer
+from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, select
+
+END = 0  # the tokenizer's end of text
+QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
+STATS = UpdateStats(0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+# Of the six episodes by hand; 9.0 is padding.
+SCORES = [3.0, -1.0, 2.0, -5.0, 0.0, -1.0]
+LOG_RATIOS = [[0.5, 1.0, 9.0], [2.0, 0.0, 9.0], [3.0, 9.0, 9.0], [4.0, 9.0, 9.0], [-1.0, 0.0, 0.0], [1.0, -1.0, 0.0]]
+Make = Callable[..., PPOTrainer]
+
+
+def weights(trainer: PPOTrainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.policy.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def targets_of(trainer: PPOTrainer, rollout: Rollout) -> Targets:
+    """All of a rollout's episodes as targets."""
+    mask = rollout.episodes.response_mask
+    rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, trainer.kl_coef)
+    advantages, returns = gae(rewards, rollout.values, mask, 1.0, 0.95)
+    return select(rollout, advantages, returns, torch.ones(len(mask), dtype=torch.bool))
+
+
+def rollout_by_hand(scores: list[float], log_ratio: list[list[float]] | None = None) -> Rollout:
+    """Six episodes of 2, 2, 1, 1, 3 and 3 tokens with given scores and log-ratios, critic 0."""
+    lengths = torch.tensor([2, 2, 1, 1, 3, 3])
+    mask = torch.arange(3) < lengths.unsqueeze(1)
+    tokens = torch.arange(6 * 3).view(6, 3) + 40
+    episodes = Episodes(torch.full((6, 2), 7), torch.ones(6, 2, dtype=torch.bool), tokens, mask)
+    zeros = torch.zeros(6, 3)
+    logprobs = zeros if log_ratio is None else torch.tensor(log_ratio)
+    return Rollout(episodes, logprobs, zeros, zeros, zeros, torch.tensor(scores))
+
+
+def capture(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Targets]:
+    """What the trainer would train on, instead of training on it."""
+    caught: list[Targets] = []
+    monkeypatch.setattr(trainer, "update", lambda targets, iteration: caught.append(targets) or STATS)
+    return caught
+
+
+def fitted(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The value targets that the value head alone would be fitted to, instead of fitting it."""
+    caught: list[Tensor] = []
+    monkeypatch.setattr(trainer, "fit_value_head", lambda rollout, returns: caught.append(returns))
+    return caught
+
+
+def test_the_first_ratio_of_each_iteration_is_one(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    for iteration in (1, 2):
+        rollout = trainer.collect_rollout(QUERIES[:6], iteration)
+        lengths = rollout.episodes.response_mask.sum(dim=1)
+        assert len(set(lengths.tolist())) > 1  # unlike lengths, so that padding is at stake
+        targets = targets_of(trainer, rollout)
+        _, part = trainer.losses(targets, int(lengths.sum()))
+        policy, _, clipped, approx_kl, ratio, ratio_max = part.tolist()
+        assert ratio == pytest.approx(1.0, abs=1e-6)
+        assert ratio_max == pytest.approx(1.0, abs=1e-6)
+        assert approx_kl == pytest.approx(0.0, abs=1e-6)
+        assert clipped == 0
+        assert policy == pytest.approx(0.0, abs=1e-6)  # minus the mean of whitened advantages
+        trainer.step(rollout, iteration)
+    trainer.policy.sampling = trainer.policy.sampling._replace(temperature=1.2)  # negative control
+    _, part = trainer.losses(targets, int(lengths.sum()))
+    assert abs(float(part[4]) - 1.0) > 0.01
+
+
+def gradient(trainer: PPOTrainer, targets: Targets) -> Tensor:
+    trainer.optimizer_step(targets, 1)
+    return torch.cat([p.grad.flatten() for p in trainer.policy.parameters() if p.grad is not None])
+
+
+def test_micro_batches_change_nothing_and_a_wrong_normalisation_does(make_trainer: Make) -> None:
+    whole = make_trainer(**{"ppo.micro_batch_size": 6})
+    targets = targets_of(whole, whole.collect_rollout(QUERIES[:6], 1))
+    cut = make_trainer(**{"ppo.micro_batch_size": 2})
+    wrong = make_trainer(**{"ppo.micro_batch_size": 2})
+    expected = gradient(whole, targets)
+    size = float(expected.abs().max())
+    # sums over 30 tokens in float32 taken in another order
+    torch.testing.assert_close(gradient(cut, targets), expected, atol=1e-5 * size, rtol=1e-3)
+    for rows in chunks(torch.arange(6), 2):  # the mean of micro-batch means: short responses count too much
+        part = targets.rows(rows)
+        loss, _ = wrong.losses(part, int(part.episodes.response_mask.sum()))
+        (loss / 3).backward()
+    mean_of_means = torch.cat([p.grad.flatten() for p in wrong.policy.parameters() if p.grad is not None])
+    assert float((mean_of_means - expected).abs().max()) > 0.01 * size
+
+
+def test_the_worst_are_kept_in_batch_order_and_whitened_alone(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"kl.coef": 0.0, "ppo.gae_lambda": 1.0})
+    caught = capture(trainer, monkeypatch)
+    rollout = rollout_by_hand([3.0, -1.0, 2.0, -5.0, 0.0, -1.0])
+    trainer.step(rollout, iteration=4)  # alpha .5 of 6: the 3 lowest returns, episodes 3, 1 and 5
+    (targets,) = caught
+    kept = [1, 3, 5]
+    assert torch.equal(targets.episodes.responses, rollout.episodes.responses[kept])
+    assert torch.equal(targets.episodes.response_mask, rollout.episodes.response_mask[kept])
+    # critic 0 and lambda 1: every token's advantage is its episode's return; 2, 1 and 3 real tokens
+    tokens = [-1.0, -1.0, -5.0, -1.0, -1.0, -1.0]
+    better, worse = ((x - mean(tokens)) / stdev(tokens) for x in (-1.0, -5.0))
+    expected = torch.tensor([[better, better, 0.0], [worse, 0.0, 0.0], [better] * 3])
+    torch.testing.assert_close(targets.advantages, expected)
+
+
+def test_all_are_kept_during_the_warmup(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer()
+    caught = capture(trainer, monkeypatch)
+    record = trainer.step(rollout_by_hand([3.0, -1.0, 2.0, -5.0, 0.0, -1.0]), iteration=1)
+    assert len(caught[0].logprobs) == record["risk/kept"] == 6
+
+
+def test_what_the_worst_are_worst_in(make_trainer: Make) -> None:
+    rewards = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]] * 3)
+    rollout = rollout_by_hand([0.0] * 6)
+    values = torch.tensor([[5.0, 1.0, 1.0]] * 6)
+    rollout = Rollout(rollout.episodes, values, values, values, values, rollout.scores)
+    # lambda .5, episodes of two tokens: delta 1 + 1 - 5 = -3 and 2 - 1 = 1, so A = -3 + .5 = -2.5 and A + V = 2.5;
+    # with rewards 3, 0: deltas -1 and -1, A = -1.5, 3.5. Of one token (rows 3 and 4): the first reward alone.
+    lambda_return = [2.5, 3.5, 1.0, 3.0]
+    expected = {"episode_return": [3.0, 3.0, 3.0, 3.0], "lambda_return": lambda_return, "value": [5.0] * 4}
+    for name, ranking in expected.items():
+        trainer = make_trainer(**{"risk.ranking": name, "ppo.gae_lambda": 0.5})
+        assert trainer.ranking(rewards, rollout).tolist()[:4] == ranking
+
+
+@pytest.mark.parametrize(
+    ("average", "expected"),
+    # summed log-ratios of the six: 1, 2, 3, 4, -1, 0; the kept ones have 2, 4 and 0
+    [("all", 9 / 6), ("kept", 6 / 3), ("kept_over_batch", 6 / 6)],
+)
+def test_whose_kl_moves_the_coefficient(
+    average: str, expected: float, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # with a target of 1.8, 9/6 and 6/6 are below and 6/3 above: errors -1/6, 1/9 and -.44 (clipped to -.2)
+    trainer = make_trainer(**{"kl.coef": 0.5, "kl.target": 1.8, "kl.rate": 0.1, "kl.average": average})
+    capture(trainer, monkeypatch)
+    ratios = [[0.5, 0.5, 9.0], [2.0, 0.0, 9.0], [3.0, 9.0, 9.0], [4.0, 9.0, 9.0], [-1.0, 0.0, 0.0], [1.0, -1.0, 0.0]]
+    record = trainer.step(rollout_by_hand([9.0, -9.0, 9.0, -9.0, 9.0, -9.0], ratios), iteration=4)  # 9.0 is padding
+    assert record["objective/kl"] == pytest.approx(9 / 6)
+    assert record["objective/kl_controlled"] == pytest.approx(expected)
+    assert record["objective/kl_coef"] == 0.5  # the one that was used; the next iteration has the moved one
+    error = {"all": -1 / 6, "kept": 1 / 9, "kept_over_batch": -0.2}[average]
+    assert trainer.kl_coef == pytest.approx(0.5 * (1 + 0.1 * error))
+
+
+def test_a_measure_is_shown_the_iterations_own_coefficient_ranking_weights_and_progress(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"kl.coef": 0.5, "risk.ranking": "value"})
+    capture(trainer, monkeypatch)
+    shown: list[tuple[Batch, Fraction]] = []
+    treat = trainer.measure.treat
+
+    def seen(batch: Batch, progress: Fraction) -> Treatment:
+        shown.append((batch, progress))
+        return treat(batch, progress)
+
+    monkeypatch.setattr(trainer.measure, "treat", seen)
+    trainer.kl_coef = 0.25  # as the controller has moved it
+    values = torch.arange(18.0).view(6, 3)
+    rollout = replace(rollout_by_hand(SCORES, LOG_RATIOS), values=values, weights=(Fraction(1, 2),) * 6)
+    trainer.step(rollout, iteration=3)
+    ((batch, progress),) = shown
+    assert batch.kl_coef == 0.25
+    assert batch.rewards[:2].tolist() == [[-0.125, 3 - 0.25, 0.0], [-0.5, -1.0, 0.0]]
+    assert torch.equal(batch.response_mask, rollout.episodes.response_mask)
+    assert batch.ranking.tolist() == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
+    assert batch.weights is rollout.weights
+    assert progress == Fraction(2, 3)  # n = 1 and J = 4: (3 - 1) / (4 - 1)
+
+
+@pytest.mark.parametrize("critic", ["kept", "all"])
+def test_the_critic_learns_the_returns_that_the_measure_made(
+    critic: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"risk.measure": "cvar_ru", "risk.critic": critic, "ppo.gae_lambda": 1.0})
+    caught, alone = capture(trainer, monkeypatch), fitted(trainer, monkeypatch)
+    trainer.step(rollout_by_hand(SCORES), iteration=4)
+    # critic 0, lambda and gamma 1: each token's target is its episode's utility. Half of the six are -5, -1, -1: eta is
+    # -1, and those at or below it pay the shortfall and beta .2
+    utility = torch.tensor([0.0, -0.2, 0.0, -4.2, 0.0, -0.2])
+    expected = torch.where(rollout_by_hand(SCORES).episodes.response_mask, utility.unsqueeze(1), 0.0)
+    torch.testing.assert_close(caught[0].returns, expected)
+    assert caught[0].advantages[0].any() == (critic == "kept")  # 0 before whitening, which shifts it if it centres
+    assert len(alone) == (critic == "all")
+    for returns in alone:
+        torch.testing.assert_close(returns, expected)
+
+
+def test_each_epoch_takes_the_kept_in_an_order_of_its_own(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def orders(iteration: int, seed: int = 1) -> list[list[float]]:
+        trainer = make_trainer(seed=seed, **{"ppo.epochs": 3, "ppo.mini_batch_size": 4})
+        taken: list[float] = []
+        noted = monkeypatch.setattr
+        noted(trainer, "optimizer_step", lambda batch, _: taken.extend(batch.returns[:, 0].tolist()) or STATS)
+        numbered = torch.arange(6.0).unsqueeze(1).expand(6, 3)
+        trainer.update(targets_of(trainer, rollout_by_hand(SCORES))._replace(returns=numbered), iteration)
+        return [taken[start : start + 6] for start in (0, 6, 12)]
+
+    seen = orders(1) + orders(2) + orders(1, seed=2)
+    assert all(sorted(order) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] for order in seen)
+    assert len({tuple(order) for order in seen}) == 9
+    assert orders(1) == seen[:3]  # a resumed run takes the same
+
+
+def test_policy_and_value_head_move_at_their_own_rates(make_trainer: Make) -> None:
+    trainer = make_trainer(**{"ppo.lr": 0.003, "ppo.value_lr": 0.05})
+    before = weights(trainer)
+    trainer.optimizer_step(targets_of(trainer, trainer.collect_rollout(QUERIES[:6], 1)), 1)
+    # Adam's first step is the rate times the gradient's sign
+    moved = {name: float((value - before[name]).abs().max()) for name, value in weights(trainer).items()}
+    assert moved["value_head.weight"] == pytest.approx(0.05, rel=1e-3)
+    assert moved["value_head.bias"] == pytest.approx(0.05, rel=1e-3)
+    assert moved["lm.transformer.wte.weight"] == pytest.approx(0.003, rel=1e-3)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_value_that_moves_beyond_its_clip_gains_nothing(alone: bool, make_trainer: Make) -> None:
+    """The values at sampling lie 10 below, the targets 5 above: squares of 5, and of 14.9 where the clip stops."""
+    for clip, moves in ((0.1, False), (None, True)):
+        trainer = make_trainer(**{"ppo.value_clip": clip, "ppo.value_lr": 0.05})
+        rollout = trainer.collect_rollout(QUERIES[:6], 1)
+        before, far = weights(trainer), replace(rollout, values=rollout.values - 10.0)
+        if alone:
+            trainer.fit_value_head(far, rollout.values + 5.0)
+        else:
+            targets = targets_of(trainer, far)
+            trainer.optimizer_step(targets._replace(returns=rollout.values + 5.0), 1)
+        after = weights(trainer)
+        assert torch.equal(before["value_head.bias"], after["value_head.bias"]) is not moves
+
+
+WEIGHTS = tuple(map(Fraction, range(6)))
+
+
+def test_hard_prompts_are_drawn_and_weighed_at_the_iterations_level(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"risk.hard_share": 0.5})
+    hard, asked = HardPrompts(QUERIES, 0.5, seed=1), []
+    rollout = replace(rollout_by_hand(SCORES), values=torch.arange(18.0).view(6, 3))
+
+    def mix(batch: object, index: int, level: Fraction, value_of: object) -> tuple[object, float]:
+        asked.append((index, level))
+        return batch, 7.0
+
+    def weigh(values: Tensor, threshold: float, level: Fraction) -> tuple[Fraction, ...]:
+        asked.append((values.tolist(), threshold, level))
+        return WEIGHTS
+
+    monkeypatch.setattr(hard, "mix", mix)
+    monkeypatch.setattr(hard, "weights", weigh)
+    monkeypatch.setattr(trainer, "collect_rollout", lambda batch, iteration: rollout)
+    # alpha .5, n = 1 and J = 4: 1 - .5 (m - 1) / 3
+    for iteration, level in ((1, 1), (2, Fraction(5, 6)), (3, Fraction(2, 3)), (4, Fraction(1, 2))):
+        mixed = trainer.collect_hard_rollout(hard, QUERIES[:6], iteration)
+        assert asked == [(iteration, level), ([0.0, 3.0, 6.0, 9.0, 12.0, 15.0], 7.0, level)]
+        assert mixed.weights == WEIGHTS
+        asked.clear()
+
+
+def test_a_step_whose_mean_ratio_is_too_large_is_left_out(make_trainer: Make) -> None:
+    trainer = make_trainer(**{"ppo.max_ratio": 3.0})
+    targets = targets_of(trainer, trainer.collect_rollout(QUERIES[:6], 1))
+    before = weights(trainer)
+    far = targets._replace(logprobs=targets.logprobs - math.log(4.0))  # every ratio is 4
+    stats = trainer.optimizer_step(far, 1)
+    assert stats.skipped == 1
+    assert stats.ratio_max == pytest.approx(4.0, rel=1e-4)
+    assert stats.clip_fraction == 1
+    assert same(before, weights(trainer))
+    assert trainer.optimizer_step(targets._replace(logprobs=targets.logprobs - math.log(2.0)), 1).skipped == 0
+    assert not same(before, weights(trainer))
+
+
+def test_a_gradient_is_clipped_where_asked(make_trainer: Make) -> None:
+    sizes = []
+    for limit in (None, 1e-3):
+        trainer = make_trainer(**{"ppo.max_grad_norm": limit})
+        sizes.append(float(gradient(trainer, targets_of(trainer, trainer.collect_rollout(QUERIES[:6], 1))).norm()))
+    assert sizes[0] > 0.01
+    assert sizes[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_value_warmup_moves_the_value_head_alone(make_trainer: Make, tmp_path: Path) -> None:
+    trainer = make_trainer(**{"ppo.value_lr": 0.05})
+    before = weights(trainer)
+    rollout = trainer.collect_rollout(QUERIES[:6], 0)
+    trainer.warm_up_value(rollout)
+    after = weights(trainer)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"value_head.weight", "value_head.bias"}
+    assert trainer.records == []
+    records = make_trainer(**{"ppo.value_warmup": 2}).train(QUERIES, tmp_path / "c.safetensors")
+    assert [record["iteration"] for record in records] == [1, 2, 3, 4]
+    assert records[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_value_warmup_is_towards_returns_with_the_kl_penalty(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(**{"kl.coef": 0.5, "ppo.gae_lambda": 1.0, "ppo.gamma": 0.5})
+    alone = fitted(trainer, monkeypatch)
+    trainer.warm_up_value(replace(rollout_by_hand(SCORES, LOG_RATIOS), values=torch.full((6, 3), 7.0)))
+    (returns,) = alone
+    # lambda 1, whatever the critic: the rewards -.25 and 3 - .5, -1 and -1 - 0, 2 - 1.5, those to come counted half
+    assert returns[:3].tolist() == [[1.0, 2.5, 0.0], [-1.5, -1.0, 0.0], [0.5, 0.0, 0.0]]
+
+
+def test_the_value_warmup_fits_the_returns(make_trainer: Make) -> None:
+    trainer = make_trainer(**{"ppo.value_lr": 0.05, "kl.coef": 0.0})
+    rollout = trainer.collect_rollout(QUERIES[:6], 0)
+    mask = rollout.episodes.response_mask
+    errors = []
+    for _ in range(2):
+        values = trainer.rollout(rollout.episodes, rollout.scores).values
+        errors.append(float((values - rollout.scores.unsqueeze(1))[mask].square().mean()))  # gamma 1: return = score
+        for _ in range(20):
+            trainer.warm_up_value(trainer.rollout(rollout.episodes, rollout.scores))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_the_score_sees_query_and_response_without_special_tokens(
+    make_trainer: Make, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    ids = tokenizer("we saw the film .")["input_ids"]
+    end = tokenizer.eos_token_id
+    pad = [end] * 2
+    split = 3
+    episodes = Episodes(
+        torch.tensor([pad + ids[:split]]),
+        torch.tensor([[False] * 2 + [True] * split]),
+        torch.tensor([[*ids[split:], end, end]]),
+        torch.tensor([[True] * (len(ids) - split) + [True, False]]),
+    )
+    assert make_trainer().texts(episodes) == ["we saw the film ."]
+
+
+def test_terminated_is_the_end_of_text_and_not_the_length_limit() -> None:
+    tokens = torch.tensor([[END, 0, 0], [1, 2, END], [1, 2, 3], [1, END, END], [END, 4, END]])
+    lengths = torch.tensor([1, 3, 3, 1, 0])
+    queries = torch.ones(5, 1, dtype=torch.int64)
+    episodes = Episodes(queries, queries.bool(), tokens, torch.arange(3) < lengths.unsqueeze(1))
+    zeros = torch.zeros(5, 3)
+    record = of_rollout(Rollout(episodes, zeros, zeros, zeros, zeros, torch.zeros(5)), END)
+    assert record["response/terminated"] == pytest.approx(2 / 5)  # the fourth's END is padding
+    assert record["response/empty"] == pytest.approx(1 / 5)

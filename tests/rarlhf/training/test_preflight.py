@@ -1,0 +1,112 @@
+"""What stage `check` refuses and says before anything runs."""
+
+from pathlib import Path
+
+import pytest
+
+import rarlhf.training.preflight
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import Params
+from rarlhf.training.preflight import refuse_missing, warnings
+
+from .conftest import changed
+
+PLACES = Path("data/raw"), Path("models/base"), Path("models/reward")
+
+
+@pytest.fixture(autouse=True)
+def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+    def unreachable(name: str, revision: str | None, key: str) -> None:
+        raise UserError(f"{key} = {name!r}: not there at {revision}")
+
+    monkeypatch.setattr(rarlhf.training.preflight, "fetch_config", unreachable)
+
+
+def model(folder: str, file: str = "config.json") -> str:
+    Path(folder).mkdir(parents=True)
+    Path(folder, file).write_text("{}")
+    return folder
+
+
+def with_data(params: Params, **values: object) -> Params:
+    data = params.data.model_copy(update={"source": "file", "path": "mine"} | values)
+    return params.model_copy(update={"data": data})
+
+
+def test_the_default_preset_needs_nothing(params: Params) -> None:
+    refuse_missing(params, *PLACES)
+
+
+def test_data_files_that_are_not_there(params: Params) -> None:
+    with pytest.raises(UserError, match="data.path: there is no folder mine"):
+        refuse_missing(with_data(params), *PLACES)
+    Path("mine").mkdir()
+    Path("mine/train.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match="data.path: mine has no test file"):
+        refuse_missing(with_data(params), *PLACES)
+    refuse_missing(with_data(params, test_share=0.2), *PLACES)
+    Path("mine/test.csv").write_text("text,label\n")
+    refuse_missing(with_data(params), *PLACES)
+
+
+@pytest.mark.parametrize(("section", "place"), [("model", PLACES[1]), ("reward", PLACES[2])])
+def test_models_that_are_not_there(section: str, place: Path, params: Params) -> None:
+    named = changed(params, {f"{section}.source": "own/one", f"{section}.revision": "abc"})
+    with pytest.raises(UserError, match=rf"{section}.source = 'own/one': not there at abc"):
+        refuse_missing(named, *PLACES)
+    Path("own/one").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{section}.source = 'own/one': the folder has no config.json"):
+        refuse_missing(named, *PLACES)
+    Path("own/one").rmdir()
+    Path("own/one").write_text("")
+    with pytest.raises(UserError, match=rf"{section}.source = 'own/one': is a file"):
+        refuse_missing(named, *PLACES)
+    Path("own/one").unlink()
+    refuse_missing(changed(params, {f"{section}.source": model("own/one")}), *PLACES)
+    Path("own/one/config.json").unlink()
+    model(str(place))  # it was made before, from what need not be there any more
+    refuse_missing(named, *PLACES)
+
+
+def test_scorers_that_are_not_there(params: Params) -> None:
+    others = [{"source": model("toxicity"), "weight": 1.0}, {"source": "nowhere", "weight": 1.0}]
+    section = type(params.reward).model_validate(params.reward.model_dump() | {"others": others})
+    with pytest.raises(UserError, match=r"reward\.others\.1\.source = 'nowhere'"):
+        refuse_missing(params.model_copy(update={"reward": section}), *PLACES)
+    with pytest.raises(UserError, match="there is no module nosuch"):
+        refuse_missing(changed(params, {"reward.source": "python:nosuch.module:f"}), *PLACES)
+
+
+def test_a_copy_of_the_repository_looks_in_the_main_one(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    model("main/own")
+    model("main/data/raw", "counts.json")
+    monkeypatch.setenv("DVC_ROOT", str(Path("main").absolute()))
+    refuse_missing(with_data(changed(params, {"model.source": "own"})), *PLACES)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"data.columns": {"text": "prompt.text", "prompt": None}}, "data.columns.text = 'prompt.text': SFT texts are"),
+        (
+            {"data.columns": {"text": "line", "prompt": "line"}},
+            "data.columns.text = 'line': SFT texts are bare prompts",
+        ),
+        ({"sft.tokens": 8, "prompts.tokens": 8}, "sft.tokens = 8, prompts.tokens = 8: SFT texts are no longer than"),
+        ({"sft.tokens": 9, "prompts.tokens": 8}, None),
+        ({"sft.tokens": 8, "prompts.tokens": 8, "sft.end_of_text": False}, None),
+        ({"sft.tokens": 8, "prompts.tokens": 8, "sft.epochs": 0}, None),
+        ({"sft.tokens": 8, "prompts.tokens": 8, "prompts.chat_template": True}, None),
+    ],
+)
+def test_it_is_said_where_sft_would_teach_to_stop(values: dict[str, object], said: str | None, params: Params) -> None:
+    columns = values.pop("data.columns", None)
+    params = changed(params, {"sft.end_of_text": True} | values)
+    if columns:
+        params = changed(params, {"data.columns": params.data.columns.model_copy(update=columns)})
+    lines = warnings(params)
+    assert len(lines) == bool(said)
+    assert all(line.startswith(said) and "sft.end_of_text to false" in line for line in lines)

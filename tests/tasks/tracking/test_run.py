@@ -1,0 +1,240 @@
+import json
+import math
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import tasks.tracking.run
+from rarlhf.config.params import Params
+from tasks.inputs import read_inputs
+from tasks.tracking.run import PARENT_FILE, PIPELINE, Record, Tracker, stage_record
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking.client import MlflowClient
+
+
+def client(root: Path) -> "MlflowClient":
+    from mlflow.tracking.client import MlflowClient
+
+    return MlflowClient(f"sqlite:///{root}/mlflow.db")
+
+
+def stored(root: Path, run_id: str) -> "Run":
+    return client(root).get_run(run_id)
+
+
+@pytest.fixture
+def record(params: Params) -> Record:
+    return stage_record("toy", {"seed": 2, "method": "sft"}, params, read_inputs("toy", {"seed": 2}, params))
+
+
+def test_a_run_has_its_own_params_tags_and_data(
+    workspace: Path, params: Params, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(record, workspace)
+    tracker.close("FINISHED")
+    run = stored(workspace, tracker.run_id)
+    assert (run.info.run_name, run.info.status) == ("toy@2", "FINISHED")
+    assert run.data.params["risk.alpha"] == str(params.risk.alpha)
+    assert run.data.params["preset"] == "tiny" and "kl.coef" not in run.data.params
+    tags = run.data.tags
+    assert (tags["stage"], tags["preset"], tags["method"], tags["seed"]) == ("toy", "tiny", "sft", "2")
+    assert len(tags["inputs_hash"]) == 64
+    assert tags["host"] == socket.gethostname() and tags["pid"] == str(os.getpid())
+    assert "mlflow.parentRunId" not in tags and "git_commit" not in tags
+    assert [(entry.dataset.name, len(entry.dataset.digest)) for entry in run.inputs.dataset_inputs] == [
+        ("data/raw", 16)
+    ]
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert artifacts.is_relative_to(workspace / "mlartifacts")
+
+
+def test_of_several_processes_the_first_alone_is_tracked(
+    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    tracker = Tracker(record, workspace)
+    tracker.metrics({"loss": 1.0}, 1)
+    tracker.close("FINISHED")
+    assert tracker.run_id == "" and not (workspace / "mlflow.db").exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_method_is_the_stage_where_that_is_one(params: Params, record: Record) -> None:
+    inputs = read_inputs("toy", {"seed": 2}, params)
+    assert record.tags["method"] == "sft"
+    assert stage_record("ra_rlhf", {"seed": 1}, params, inputs).tags["method"] == "ra_rlhf"
+    assert "method" not in stage_record("evaluate", {}, params, inputs).tags
+
+
+def test_stages_are_nested_under_the_pipelines_run(
+    params: Params, record: Record, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = workspace / "repro-1"
+    folder.mkdir()
+    monkeypatch.setenv(PIPELINE, str(folder))
+    monkeypatch.setenv("DVC_STAGE", "toy@2")
+    record = stage_record("toy", {"seed": 2}, params, read_inputs("toy", {"seed": 2}, params))
+    assert (record.tags["pipeline"], record.tags["dvc_stage"]) == ("repro-1", "toy@2")
+    tracker = Tracker(record, workspace)
+    time.sleep(0.3)  # the id comes later than the stage
+    (folder / PARENT_FILE).write_text("abc")
+    tracker.close("FINISHED")
+    assert stored(workspace, tracker.run_id).data.tags["mlflow.parentRunId"] == "abc"
+
+
+def test_numbers_figures_tables_and_files_arrive(workspace: Path, record: Record) -> None:
+    from matplotlib.figure import Figure
+
+    tracker = Tracker(record, workspace)
+    for step in range(3):
+        tracker.metrics({"risk/cvar": step / 2, "kl": math.nan}, step)
+    tracker.wait(60)
+    assert stored(workspace, tracker.run_id).data.metrics == {}  # sent together, later
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    tracker.figure(figure, "figures/line.png")
+    tracker.table([{"stage": "a", "state": "Cached"}, {"stage": "b", "state": "Failed"}], "stages.json")
+    tracker.artifact(Path("in.txt"))
+    tracker.artifact(Path("data/raw"), "inputs")
+    tracker.tags({"note": "x"})
+    tracker.close("FAILED")
+    run = stored(workspace, tracker.run_id)
+    history = client(workspace).get_metric_history(tracker.run_id, "risk/cvar")
+    assert [(point.step, point.value) for point in history] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert math.isnan(run.data.metrics["kl"])
+    assert (run.info.status, run.data.tags["note"]) == ("FAILED", "x")
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert (artifacts / "figures" / "line.png").read_bytes()[1:4] == b"PNG"
+    assert json.loads((artifacts / "stages.json").read_text())["data"] == [["a", "Cached"], ["b", "Failed"]]
+    assert (artifacts / "in.txt").read_text() == "in\n"
+    assert (artifacts / "inputs" / "raw" / "train.jsonl").is_file()
+
+
+def test_many_numbers_are_sent_on_the_way(workspace: Path, record: Record) -> None:
+    tracker = Tracker(record, workspace)
+    for step in range(tasks.tracking.run.FLUSH_METRICS):
+        tracker.metrics({"loss": 1.0}, step)
+    tracker.wait(60)
+    assert len(client(workspace).get_metric_history(tracker.run_id, "loss")) == tasks.tracking.run.FLUSH_METRICS
+    tracker.close("FINISHED")
+
+
+def test_the_store_lets_readers_and_writers_alone(workspace: Path, record: Record) -> None:
+    Tracker(record, workspace).close("FINISHED")
+    store = sqlite3.connect("mlflow.db")
+    assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
+
+
+def test_a_run_of_a_living_process_is_left_open(workspace: Path, record: Record) -> None:
+    first = Tracker(record, workspace)
+    first.wait(60)
+    Tracker(record, workspace).close("FINISHED")
+    assert stored(workspace, first.run_id).info.status == "RUNNING"
+    client(workspace).set_tag(first.run_id, "process_start", "1.0")  # the process number was given again
+    Tracker(record, workspace).close("FINISHED")
+    assert stored(workspace, first.run_id).info.status == "KILLED"
+    client(workspace).set_tag(first.run_id, "pid", str(2**22 + 1))  # above Linux's largest number
+    client(workspace).update_run(first.run_id, "RUNNING")
+    Tracker(record, workspace).close("FINISHED")
+    assert stored(workspace, first.run_id).info.status == "KILLED"
+
+
+def test_commit_and_dirty_state_are_recorded(workspace: Path, record: Record) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    written = (Path("dvc.lock"), Path("metrics/summary.json"))  # by runs
+    written[1].parent.mkdir()
+    for path in written:
+        path.write_text("a")
+    git("add", "in.txt", *map(str, written))
+    git("commit", "-qm", "x")
+    for path in written:
+        path.write_text("b")
+    clean = Tracker(record, workspace)
+    clean.wait(60)
+    Path("in.txt").write_text("changed")
+    dirty = Tracker(record, workspace)
+    dirty.wait(60)
+    states = [stored(workspace, tracker.run_id).data.tags["git_dirty"] for tracker in (clean, dirty)]
+    assert states == ["false", "true"]
+    assert stored(workspace, clean.run_id).data.tags["git_commit"] == git("rev-parse", "HEAD")
+
+
+def test_no_git_program_is_no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert tasks.tracking.run._git_tags() == {}
+
+
+def test_a_server_that_is_down_costs_one_warning(
+    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    start = time.monotonic()
+    tracker = Tracker(record, workspace)
+    tracker.metrics({"loss": 1.0})
+    tracker.close("FINISHED")
+    assert time.monotonic() - start < 20
+    captured = capsys.readouterr()
+    assert captured.err.startswith("warning: MLflow tracking fails, nothing else is affected, and is tried again: ")
+    assert captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_what_cannot_be_kept_is_left_out_with_one_warning(
+    workspace: Path, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker(record, workspace)
+    tracker.artifact(Path("nowhere"))
+    tracker.params({"ppo.lr": "another"})  # MLflow refuses to change a parameter
+    tracker.metrics({"loss": 1.0})
+    tracker.close("FINISHED")
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        "warning: MLflow tracking is not complete, nothing else is affected: [Errno 2] No such file"
+    )
+    assert shown.count("\n") == 1
+    run = stored(workspace, tracker.run_id)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 1.0})
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from tasks.tracking.run import Record, Tracker
+tracker = Tracker(Record(sys.argv[1], {}), Path.cwd())
+tracker.metrics({"loss": 1.0})
+tracker.close("FINISHED")
+"""
+
+
+def test_processes_that_open_a_fresh_store_at_once_all_get_in(workspace: Path) -> None:
+    """Without the lock one of two crashed each time."""
+    path = str(Path(tasks.tracking.run.__file__).parents[2])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, name],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        for name in ("a", "b", "c")
+    ]
+    assert [process.communicate(timeout=120)[1] for process in processes] == [""] * 3
+    experiment = client(workspace).get_experiment_by_name("rarlhf")
+    assert experiment is not None
+    runs = client(workspace).search_runs([experiment.experiment_id])
+    assert sorted(str(run.info.run_name) for run in runs) == ["a", "b", "c"]
