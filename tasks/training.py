@@ -5,7 +5,7 @@ from pathlib import Path
 from rarlhf.config.params import Params
 from tasks.running.figures import track_training
 from tasks.running.stage import Run
-from tasks.tracking.run import all_params
+from tasks.tracking.record import all_params
 
 
 def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913

@@ -30,7 +30,7 @@ LONG = (
     "flows/test_ablation.py",
     "rarlhf/rl/test_kill.py",
     "benchmarks/test_run.py",
-    "tasks/tracking/test_run.py",
+    "tasks/tracking/test_tracker.py",
     "tasks/test_paper_presets.py",
     "rarlhf/system/test_distributed.py",
     "rarlhf/decoding/test_compiled.py",

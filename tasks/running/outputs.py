@@ -19,7 +19,7 @@ class Outputs:
     """
 
     def __init__(self) -> None:
-        # The others' files are never moved into place, and must not be in the way of the first one's.
+        # The other processes' files are never moved into place; they must not overwrite the first one's.
         self._folder = PARTIAL if first_process() else Path(tempfile.mkdtemp())
         self._pending: dict[Path, Path] = {}
 

@@ -35,7 +35,8 @@ from rarlhf.system.launch import first_process
 from tasks.inputs import Inputs, label, lookup, read_inputs
 from tasks.running.outputs import Outputs, remove
 from tasks.tracking.passwords import without_passwords
-from tasks.tracking.run import Tracker, stage_record
+from tasks.tracking.record import stage_record
+from tasks.tracking.tracker import Tracker
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",

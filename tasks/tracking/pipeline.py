@@ -10,12 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rarlhf.config.params import Params
 from tasks.inputs import digest, inputs_of
-from tasks.tracking.run import PARENT_FILE, PIPELINE, STAGES_FILE, Record, Status, Tracker, all_params
+from tasks.tracking.parent import PIPELINE, publish_parent, told_stages
+from tasks.tracking.record import Record, all_params
 from tasks.tracking.store import close_dead_runs
+from tasks.tracking.tracker import Status, Tracker
 
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
@@ -60,7 +62,7 @@ class Pipeline:
         }
         self._params = params
         self._tracker = Tracker(Record(f"pipeline {params.preset}", tags, all_params(params)), self._root)
-        self._tracker.call(self._publish)
+        self._tracker.call(lambda _client, tracker: publish_parent(tracker.run_id, self.folder))
 
     @property
     def run_id(self) -> str:
@@ -93,13 +95,13 @@ class Pipeline:
 
     def ran(self) -> Mapping[str, str]:
         """State of each stage whose process started, as it told itself; one that told no end is `Killed`."""
-        return {name: STATES[line["state"]] for name, line in self._told().items()}
+        return {name: STATES[line["state"]] for name, line in told_stages(self.folder).items()}
 
     def close(self, status: Status) -> None:
         """Writes the table of stages and the summary of the results, and ends the run."""
         if not self._tracker:
             return
-        for name, line in self._told().items():
+        for name, line in told_stages(self.folder).items():
             row = self._rows.setdefault(name, Row(name, STATES[line["state"]]))
             row.run_id = line["run_id"]
             row.seconds = line["seconds"] if row.seconds is None and line["state"] != "RUNNING" else row.seconds
@@ -109,13 +111,6 @@ class Pipeline:
         self._tracker.call(self._log_table)
         self._tracker.close(status)
         self._tracker = None
-
-    def _publish(self, client: "MlflowClient", tracker: Tracker) -> None:
-        """Hands the id to the stages' processes."""
-        partial = self.folder / "run.partial"
-        if self.folder.is_dir():
-            partial.write_text(tracker.run_id, encoding="utf-8")
-            partial.replace(self.folder / PARENT_FILE)
 
     def _record_cached(self, client: "MlflowClient", tracker: Tracker, name: str, inputs_hash: str) -> None:
         row = self._rows[name]
@@ -149,15 +144,6 @@ class Pipeline:
         if rows:
             client.log_table(tracker.run_id, pandas.DataFrame(rows), "stages.json")
         close_dead_runs(client, tracker.experiment)
-
-    def _told(self) -> dict[str, dict[str, Any]]:
-        """The last line of each stage that ran."""
-        try:
-            lines = (self.folder / STAGES_FILE).read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return {}
-        whole = [line for line in lines if line.endswith("}")]  # a full disk cuts a line short
-        return {entry["stage"]: entry for entry in map(json.loads, whole)}
 
 
 @contextmanager

@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # tasks.tracking.sender tries again
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",  # of stages; `false` in the environment turns it off
 }
 
 
@@ -38,8 +39,8 @@ def import_mlflow(uri: str) -> None:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     store = "rest_store" if uri.startswith("http") else "sqlalchemy_store"
-    for name in ("mlflow.tracking.client", f"mlflow.store.tracking.{store}"):
-        importlib.import_module(name)
+    for name in ("tracking.client", f"store.tracking.{store}", "system_metrics.system_metrics_monitor"):
+        importlib.import_module(f"mlflow.{name}")
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the one warning is ours
 
