@@ -38,7 +38,7 @@ def _value(params: Params, key: str) -> object:
 
 
 def rules(p: Params) -> Iterable[Rule]:
-    """All rules, held or not, always in the same number and order."""
+    """All rules, held or not, in one order; those of each entry of `methods.ppo` come last."""
     yield from _general_rules(p)
     yield from _data_rules(p)
     yield from _row_rules(p)
@@ -211,13 +211,13 @@ def _risk_rules(risk: RiskParams, iterations: int, entry: tuple[str, ...]) -> It
     """Rules of section `risk`, or of it as a method takes it whose `entry` in `methods.ppo` changes it."""
     yield (
         risk.hard_share == 0 or risk.measure == "cvar",
-        (*entry, "risk.hard_share", "risk.measure"),
+        entry or ("risk.hard_share", "risk.measure"),
         "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
     )
     end = risk.schedule_end(iterations)
     yield (
         risk.measure == "none" or end > risk.warmup,
-        (*entry, "risk.warmup", "risk.rho", "ppo.iterations"),
+        (*(entry or ("risk.warmup", "risk.rho")), "ppo.iterations"),
         (
             f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
             "raise rho or lower warmup"

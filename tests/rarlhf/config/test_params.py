@@ -114,11 +114,11 @@ CLASHES = [
     ),
     (
         {"methods.ppo": {"late": {"warmup": 80}}},
-        "methods.ppo.late = {'warmup': 80}, risk.warmup = 10, risk.rho = 0.8, ppo.iterations = 80: alpha would be",
+        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: alpha would be reached",
     ),
     (
         {"methods.ppo": {"hard": {"measure": "evar", "hard_share": 0.5}}},
-        "methods.ppo.hard = {'measure': 'evar', 'hard_share': 0.5}, risk.hard_share = 0.0, risk.measure = 'cvar': hard",
+        "methods.ppo.hard = {'hard_share': 0.5, 'measure': 'evar'}: hard prompts are drawn more often only for",
     ),
     (
         {"evaluate.tail_threshold": -2.5},
