@@ -4,15 +4,14 @@
 no defaults here, so that params.yaml stays the one home of every value.
 """
 
+from collections.abc import Mapping
 from fractions import Fraction
 from math import ceil
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rarlhf.config.function_names import is_function
-
-METHODS = ("base", "sft", "rlhf", "ra_rlhf")
 
 
 def _number_from_text(value: object) -> object:
@@ -223,7 +222,7 @@ class SFTParams(Section):
 
 
 class PPOParams(Section):
-    """PPO as both `rlhf` and `ra_rlhf` run it."""
+    """PPO as all methods of `methods.ppo` run it."""
 
     iterations: Annotated[int, Field(ge=2, le=1_000_000)]
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)]
@@ -263,6 +262,9 @@ class KLParams(Section):
     average: Literal["all", "kept", "kept_over_batch"]
 
 
+NEUTRAL: Mapping[str, object] = {"critic": "kept", "hard_share": 0.0, "warmup": 0, "rho": 1.0}
+
+
 class RiskParams(Section):
     """The risk measure and its schedule."""
 
@@ -286,6 +288,21 @@ class RiskParams(Section):
     def schedule_end(self, iterations: int) -> int:
         """J = ceil(rho M): the first of M iterations at which the final level holds, counted in exact rationals."""
         return ceil(Fraction(str(self.rho)) * iterations)
+
+
+MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # part of paths and of stages' names
+
+
+class MethodParams(Section):
+    """The methods that are compared."""
+
+    start: list[Literal["base", "sft"]]
+    ppo: dict[MethodName, dict[str, Any]]  # name to what differs from section `risk`
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, in the order in which they are shown."""
+        return [*self.start, *self.ppo]
 
 
 class GenerateParams(Section):
@@ -312,7 +329,7 @@ class Params(Section):
 
     preset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=100)]
-    methods: Annotated[list[Literal["base", "sft", "rlhf", "ra_rlhf"]], Field(min_length=1)]
+    methods: MethodParams
     runtime: RuntimeParams
     data: DataParams
     model: ModelParams
@@ -324,3 +341,15 @@ class Params(Section):
     risk: RiskParams
     generate: GenerateParams
     evaluate: EvaluateParams
+
+    def risk_of(self, method: str) -> RiskParams:
+        """Section `risk` as a method of `methods.ppo` takes it.
+
+        Where the method's measure is `none`, the section's other values do not count, so that plain RLHF stays the same
+        whatever is tried of risk.
+
+        Raises: pydantic.ValidationError if an entry is no key of the section, or its value is not allowed.
+        """
+        changes = self.methods.ppo[method]
+        neutral = NEUTRAL if changes.get("measure", self.risk.measure) == "none" else {}
+        return RiskParams.model_validate({**self.risk.model_dump(), **neutral, **changes})

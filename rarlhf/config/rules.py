@@ -1,10 +1,11 @@
 """Rules between values of params.yaml that are each in range and may still not go together."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rarlhf.config.function_names import function_name, is_function
-from rarlhf.config.params import Params
+from rarlhf.config.params import Params, RiskParams
 
+RESERVED = ("base", "sft", "reward")  # folders of models/ that stages other than `ppo` write
 FULL_PRODUCTS = 1e-6  # a threshold up to this leaves no activation to round that could be seen in a log-probability
 Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, the keys that it is about, what it says
 
@@ -30,14 +31,14 @@ def cautions(p: Params) -> Iterator[str]:
 def _value(params: Params, key: str) -> object:
     value: object = params
     for part in key.split("."):
-        value = getattr(value, part)
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
     if isinstance(value, list):
         return [item.model_dump(exclude_unset=True) if hasattr(item, "model_dump") else item for item in value]
     return value
 
 
 def rules(p: Params) -> Iterable[Rule]:
-    """All rules, held or not, always in the same number and order."""
+    """All rules, held or not, in one order; those of each entry of `methods.ppo` come last."""
     yield from _general_rules(p)
     yield from _data_rules(p)
     yield from _row_rules(p)
@@ -55,7 +56,10 @@ def rules(p: Params) -> Iterable[Rule]:
 
 def _general_rules(p: Params) -> Iterable[Rule]:
     yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
-    yield len(set(p.methods)) == len(p.methods), ("methods",), "methods must be distinct"
+    yield len(set(p.methods.start)) == len(p.methods.start), ("methods.start",), "methods must be distinct"
+    yield bool(p.methods.names), ("methods.start", "methods.ppo"), "name at least one method"
+    taken = [name for name in p.methods.ppo if name in RESERVED]
+    yield not taken, ("methods.ppo",), f"another stage writes models/{', models/'.join(taken)}; give it another name"
     one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
     yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "give one of the two, the other null"
 
@@ -183,7 +187,7 @@ def _shape_rules(p: Params) -> Iterable[Rule]:
 
 
 def _ppo_rules(p: Params) -> Iterable[Rule]:
-    ppo, risk = p.ppo, p.risk
+    ppo = p.ppo
     yield (
         ppo.batch_size % ppo.mini_batch_size == 0,
         ("ppo.batch_size", "ppo.mini_batch_size"),
@@ -197,15 +201,23 @@ def _ppo_rules(p: Params) -> Iterable[Rule]:
     longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
     yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
     yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    yield from _risk_rules(p.risk, ppo.iterations, ())
+    for name, changes in p.methods.ppo.items():
+        if changes:
+            yield from _risk_rules(p.risk_of(name), ppo.iterations, (f"methods.ppo.{name}",))
+
+
+def _risk_rules(risk: RiskParams, iterations: int, entry: tuple[str, ...]) -> Iterable[Rule]:
+    """Rules of section `risk`, or of it as a method takes it whose `entry` in `methods.ppo` changes it."""
     yield (
         risk.hard_share == 0 or risk.measure == "cvar",
-        ("risk.hard_share", "risk.measure"),
+        entry or ("risk.hard_share", "risk.measure"),
         "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
     )
-    end = risk.schedule_end(ppo.iterations)
+    end = risk.schedule_end(iterations)
     yield (
         risk.measure == "none" or end > risk.warmup,
-        ("risk.warmup", "risk.rho", "ppo.iterations"),
+        (*(entry or ("risk.warmup", "risk.rho")), "ppo.iterations"),
         (
             f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
             "raise rho or lower warmup"

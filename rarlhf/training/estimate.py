@@ -133,9 +133,9 @@ def estimate(params: Params) -> Needs | None:
     shape = model_shape(params)
     if shape is None:
         return None
-    runs = len(params.seeds) * sum(method in ("rlhf", "ra_rlhf") for method in params.methods)
+    runs = len(params.seeds) * len(params.methods.ppo)
     seconds = _training_seconds(params, shape, rate) * runs + _supervised_seconds(params, shape, rate)
-    seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods))
+    seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods.names))
     training, loading = _training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype]
     if _on_accelerator(params):
         return Needs(seconds, PROCESS_BYTES + loading, _disk_bytes(params, shape, runs), training)
@@ -194,7 +194,7 @@ def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 
 def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
-    rows = params.prompts.test * params.generate.samples * len(params.seeds) * len(params.methods)
+    rows = params.prompts.test * params.generate.samples * len(params.seeds) * len(params.methods.names)
     length = params.prompts.tokens + params.ppo.max_new_tokens
     return 6.0 * shape.parameters * rows * length / rate
 

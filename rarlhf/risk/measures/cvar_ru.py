@@ -8,6 +8,7 @@ without it the gradient is off, since R contains log pi.
 """
 
 from fractions import Fraction
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ def shortfall_utility(returns: Tensor, eta: float, kl_coef: float) -> Tensor:
 
 class RockafellarUryasev(RiskMeasure):
     """Maximises CVaR at alpha', with eta the batch's own quantile R_(B') or a running one (params `risk.eta_rate`)."""
+
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "eta_rate")
 
     def value(self, returns: Tensor, progress: Fraction) -> Tensor:
         """The fractional CVaR, which is the maximum over eta."""

@@ -6,6 +6,7 @@ beta term as in `cvar_ru`.
 """
 
 from fractions import Fraction
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from rarlhf.risk.tail import cvar
 
 class MeanCVaR(RockafellarUryasev):
     """Maximises the mixture of mean and CVaR at alpha'."""
+
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "mix", "warmup", "rho", "count_from", "eta_rate")
 
     def value(self, returns: Tensor, progress: Fraction) -> Tensor:
         """(1 - lambda) mean + lambda CVaR."""

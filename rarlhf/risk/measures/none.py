@@ -1,6 +1,7 @@
 """`none`: the mean return, plain RLHF."""
 
 from fractions import Fraction
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -9,6 +10,8 @@ from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything
 
 class RiskNeutral(RiskMeasure):
     """Maximises the mean return over all episodes."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def level(self, progress: Fraction) -> Fraction:
         """1 at all times."""

@@ -1,14 +1,14 @@
-"""What the stages `rlhf` and `ra_rlhf` share: one code path, and only the risk parameters differ."""
+"""Stage `ppo`: PPO from the SFT model, one run per method of `methods.ppo` and seed."""
 
 from pathlib import Path
 
-from rarlhf.config.params import Params
 from tasks.running.figures import track_training
-from tasks.running.stage import Run
+from tasks.running.stage import Run, stage
 from tasks.tracking.record import all_params
 
 
-def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913
+@stage
+def ppo(run: Run, method: str, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:
     """Train the SFT model by PPO with one seed, going on from a checkpoint where a killed run left one."""
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.system.distributed import world
@@ -16,7 +16,8 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     from rarlhf.system.machine import prepare
     from rarlhf.training.rlhf import train_policy
 
-    run.tracker.params(all_params(params))  # all, as this method takes them
+    params = run.params.model_copy(update={"risk": run.params.risk_of(method)})
+    run.tracker.params(all_params(params))  # as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
     machine = prepare(params.runtime)
     rows = read_jsonl(prompts / "train.jsonl")
@@ -27,5 +28,8 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     with run.output(out) as folder, run.output(curve) as csv:
         records = train_policy(queries, sft, folder, run.checkpoints / "checkpoint.safetensors", *arguments)
         write_curve(records, csv)
-        method = run.name.partition("@")[0]
         track_training(run, method, seed, csv)
+
+
+if __name__ == "__main__":
+    ppo()
