@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import dvc  # noqa: F401  # its log keeps the output of the moment of import; that of a test would be closed later
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]

@@ -181,7 +181,7 @@ def test_a_server_that_is_down_costs_one_warning(
     tracker.close("FINISHED")
     assert time.monotonic() - start < 20
     captured = capsys.readouterr()
-    assert captured.err.startswith("warning: MLflow tracking fails, nothing else is affected, and is tried again: ")
+    assert captured.err.startswith("warning: MLflow tracking fails and is tried again; nothing else is affected: ")
     assert captured.err.count("\n") == 1 and captured.out == ""
 
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_kept_is_left_out_with_one_warning(
     tracker.close("FINISHED")
     shown = capsys.readouterr().err
     assert shown.startswith(
-        "warning: MLflow tracking is not complete, nothing else is affected: [Errno 2] No such file"
+        "warning: MLflow tracking is not complete; nothing else is affected: [Errno 2] No such file"
     )
     assert shown.count("\n") == 1
     run = stored(workspace, tracker.run_id)
