@@ -27,7 +27,7 @@ class PassingError(UserError):
 def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed a little later: a network or another process failed, not the request itself.
 
-    The classes of the error and of its causes decide, not their texts. A `UserError` says it by its own class.
+    The classes of the error and of its causes decide, not their texts.
     """
     if isinstance(error, UserError):
         return isinstance(error, PassingError)

@@ -186,7 +186,7 @@ CLASHES = [
     ),
     (
         PROMPTS_ALONE,
-        "data.columns.text = None, sft.epochs = 2.0: SFT and the classifier need whole texts, and the data has prompts alone: set",
+        "data.columns.text = None, sft.epochs = 2.0: SFT and the classifier need whole texts, and",
     ),
     (
         {"data.columns.label": None, "data.wanted_share.test": 0.5},
