@@ -1,7 +1,7 @@
 """Time, memory and disk that a run will need, estimated before anything runs.
 
-The estimate is rough (a factor of two either way) and says so. It counts the matrix products of every stage against the
-speed of this machine's own, measured for a moment, plus a fixed cost per forward pass and per process.
+The estimate is rough (a factor of two either way) and says so. It divides the matrix products of every stage by
+this machine's speed, which is measured briefly, and adds a fixed cost per forward pass and per process.
 """
 
 import shutil
@@ -174,7 +174,7 @@ def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 
 def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
-    """Seconds of SFT and of training base and reward model from scratch; an unknown number of rows is taken as 20,000."""
+    """Seconds of SFT and of base and reward model from scratch; an unknown number of rows is taken as 20,000."""
     rows = params.data.train_rows or 20_000
     tokens = rows / 2 * params.sft.tokens * params.sft.epochs
     if params.model.source == "scratch":

@@ -136,8 +136,8 @@ def _bare_tokenizer(vocab: dict[str, int]) -> Tokenizer:
 def _trained_vocab(texts: Sequence[str], size: int) -> dict[str, int]:
     """Word pieces and their numbers.
 
-    The trainer numbers the letters within words in the order of a hash table, which is another one in every process,
-    and ties between pieces go by those numbers. Named beforehand, they are numbered as they are named.
+    The trainer numbers the letters within words in the order of a hash table, which differs between processes, and
+    breaks ties between pieces by these numbers. Letters listed beforehand are numbered in the order of the list.
     """
     tokenizer = _bare_tokenizer({})
     letters: Counter[str] = Counter()
@@ -177,7 +177,7 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> 
 
 
 class LabelledTexts(Dataset[dict[str, Any]]):
-    """Tokenised texts with the target of the classifier's one output: 1 for the wanted class; with sign -1, for the other."""
+    """Tokenised texts with the target of the one output: 1 for the wanted class; with sign -1, for the other."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
         texts = cut_some([row.text for row in rows], params.scratch.cut_share, params.scratch.seed)
