@@ -22,7 +22,7 @@ STOPPED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGINT
 def main() -> int:
     """Runs `dvc repro` with the arguments given; returns its exit status.
 
-    Problems in params.yaml are told first: DVC makes stages from its lists, and would speak of those only.
+    Problems in params.yaml are reported first: DVC makes stages from its lists, and would report only those.
     """
     try:
         params = load_params()
@@ -53,7 +53,7 @@ def main() -> int:
 
 def _tell_stages(pipeline: Pipeline, done: bool) -> None:
     """Records the stages that DVC did not run: they were up to date or, where DVC failed, perhaps not reached."""
-    with suppress(Exception):  # DVC has told what is wrong with dvc.yaml
+    with suppress(Exception):  # DVC has reported what is wrong with dvc.yaml
         ran = pipeline.ran()
         for name in run_names(load_params()):
             if name not in ran:

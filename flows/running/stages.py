@@ -138,12 +138,12 @@ def run_stage(stage: str, repro: Repro) -> State[None]:
 
 def _reproduce(stage: str, repro: Repro, share: Mapping[str, str]) -> State[None]:
     lines: list[str] = []
-    for command in [] if repro.processes.stopped else repro.commands(stage):
-        status = _follow(repro.processes.start(command, share), lines)
-        if status and not repro.processes.stopped:
+    for command in repro.commands(stage):
+        status = 0 if repro.processes.stopped else _follow(repro.processes.start(command, share), lines)
+        if repro.processes.stopped:
+            return Cancelled(message="stopped with the flow")
+        if status:
             _fail(stage, lines, status)
-    if repro.processes.stopped:
-        return Cancelled(message="stopped with the flow")
     cached = any(text in line for line in lines for text in CACHED)
     return Completed(name="Cached") if cached else Completed()
 
@@ -169,7 +169,7 @@ def skip_stage() -> State[None]:
 
 
 def _fail(stage: str, lines: Sequence[str], status: int) -> None:
-    """Raises what a failed command told; `status` is the command's, and `dvc` has another status than its stage."""
+    """Raises the error of a failed command; `status` is the command's, and `dvc` has another status than its stage."""
     killed = SIGNALLED < status < DVC_FAILED
     told = (
         [line for line in lines if line.startswith(("error:", "ERROR:"))] or ["DVC was killed"] * killed or lines[-1:]

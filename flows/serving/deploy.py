@@ -3,8 +3,8 @@
 .prefect/processes.json holds what was started, so that `down` ends exactly that, however much later.
 
 Prefect's own commands would lose two things. `prefect server stop` ends the process that has the server's number now,
-which may be any program after a restart. `flow.serve`, instead of a worker, reads what its runs print, and when it is
-killed, they end with it (3 s later, where a worker's run goes on).
+which may be any program after a restart. `flow.serve`, instead of a worker, takes its runs along when it is killed:
+they crash within 3 s, where a worker's run goes on to its end.
 """
 
 import json
@@ -39,16 +39,11 @@ def up() -> None:
     Path(HOME).mkdir(exist_ok=True)
     alive = running()
     if own_server_answers():
-        whose = (
-            _named(alive["server"])
-            if "server" in alive
-            else "not started by `make deploy`, and not ended by `make stop`"
-        )
+        whose = _named(alive["server"]) if "server" in alive else "not of `make deploy`; `make stop` leaves it alone"
         print(f"server: runs already, {page()} ({whose})", flush=True)
     else:
-        print(
-            f"server: started, {page()} ({_named(_start('server', server_command(), own_server_answers))})", flush=True
-        )
+        started = _start("server", server_command(), own_server_answers)
+        print(f"server: started, {page()} ({_named(started)})", flush=True)
     for name in [] if "worker" in alive else close_lost_runs():
         print(f"run {name}: its process is gone; it counts as crashed now", flush=True)
     _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")

@@ -86,7 +86,7 @@ class Pipeline:
             name: of the stage, as in `ppo@rlhf-1`.
             state: any word, shown in the table. `Unknown` is shown as `Cached` if there is a finished run with the same
                 inputs, else as `NotRun`.
-            seconds: how long the stage took; None where its own run tells.
+            seconds: how long the stage took; None where its own run holds that.
         """
         self._rows[name] = Row(name, state, seconds)
         if state in (CACHED, UNKNOWN) and self._tracker:
@@ -94,7 +94,7 @@ class Pipeline:
             self._tracker.call(lambda client, tracker: self._record_cached(client, tracker, name, inputs_hash))
 
     def ran(self) -> Mapping[str, str]:
-        """State of each stage whose process started, as it told itself; `Killed` where it told no end."""
+        """State of each stage whose process started, by its own lines; `Killed` where the last line is missing."""
         return {name: STATES[line["state"]] for name, line in told_stages(self.folder).items()}
 
     def close(self, status: Status) -> None:
