@@ -31,6 +31,7 @@ LONG = (
     "rarlhf/rl/test_kill.py",
     "benchmarks/test_run.py",
     "tasks/tracking/test_tracker.py",
+    "test_wheel.py",
     "tasks/test_paper_presets.py",
     "rarlhf/system/test_distributed.py",
     "rarlhf/decoding/test_compiled.py",

@@ -59,6 +59,7 @@ def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _tables
     monkeypatch.chdir(folder)
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "RARLHF_PIPELINE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))  # for the processes that a test starts here
     saved = dict(os.environ)
     yield folder
     os.environ.clear()
