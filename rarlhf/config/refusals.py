@@ -16,7 +16,7 @@ MAX_BYTES = 1_000_000  # a params file has 14,000
 MAX_PROBLEMS = 30  # lines of a refusal
 MAX_SHOWN = 110  # characters of a value in a message
 CONFLICT = re.compile(r"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?$", re.MULTILINE)  # git's marks
-INNER = ("function-", "constrained-")  # what pydantic adds to the place of a value
+INNER = ("function-", "constrained-", "[key]")  # what pydantic adds to the place of a value
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 2, 6, 4, 6

@@ -26,6 +26,20 @@ def cautions(p: Params) -> Iterator[str]:
             "depends on the rest of its batch, so that PPO's first ratios are not 1; set int8_threshold to 1e-9, which "
             "costs time and memory (docs/lora.md)"
         )
+    yield from _cautions_of_sft(p)
+
+
+def _cautions_of_sft(p: Params) -> Iterator[str]:
+    """Where SFT may teach the model to stop at once; stage `prompts` looks at the texts themselves."""
+    if not p.sft.end_of_text or p.sft.epochs == 0 or p.prompts.chat_template:
+        return
+    columns = p.data.columns
+    told = "and sft.end_of_text is true, so SFT may teach the model to stop at once; set sft.end_of_text to false"
+    if columns.text is not None and (columns.text == columns.prompt or columns.text.split(".")[0] == "prompt"):
+        yield f"data.columns.text = {columns.text!r}: SFT texts are bare prompts, {told}"
+    elif p.sft.tokens <= p.prompts.tokens:
+        lengths = f"sft.tokens = {p.sft.tokens}, prompts.tokens = {p.prompts.tokens}"
+        yield f"{lengths}: SFT texts are no longer than queries, {told}, or raise sft.tokens"
 
 
 def _value(params: Params, key: str) -> object:
@@ -38,7 +52,7 @@ def _value(params: Params, key: str) -> object:
 
 
 def rules(p: Params) -> Iterable[Rule]:
-    """All rules, held or not, always in the same number and order."""
+    """All rules, held or not, in one order; those of each entry of `methods.ppo` come last."""
     yield from _general_rules(p)
     yield from _data_rules(p)
     yield from _row_rules(p)
@@ -211,13 +225,13 @@ def _risk_rules(risk: RiskParams, iterations: int, entry: tuple[str, ...]) -> It
     """Rules of section `risk`, or of it as a method takes it whose `entry` in `methods.ppo` changes it."""
     yield (
         risk.hard_share == 0 or risk.measure == "cvar",
-        (*entry, "risk.hard_share", "risk.measure"),
+        entry or ("risk.hard_share", "risk.measure"),
         "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
     )
     end = risk.schedule_end(iterations)
     yield (
         risk.measure == "none" or end > risk.warmup,
-        (*entry, "risk.warmup", "risk.rho", "ppo.iterations"),
+        (*(entry or ("risk.warmup", "risk.rho")), "ppo.iterations"),
         (
             f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
             "raise rho or lower warmup"

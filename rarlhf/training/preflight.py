@@ -1,4 +1,4 @@
-"""What can be known before anything runs: files and models that params.yaml names, and what SFT will teach.
+"""Files and models that params.yaml names, looked for before anything runs.
 
 What the pipeline has fetched or made already is not asked for again: a workspace that got it from a colleague need not
 have what it was made of, nor need a copy of the repository in which DVC runs an experiment.
@@ -36,20 +36,6 @@ def refuse_missing(params: Params, raw: Path, base: Path, reward: Path) -> None:
         _require_model(params.reward.source, params.reward.revision, "reward.source")
         for number, other in enumerate(params.reward.others):
             _require_model(other.source, other.revision, f"reward.others.{number}.source")
-
-
-def warnings(params: Params) -> list[str]:
-    """What a person should know before the run, one line each; stage `prompts` looks at the texts themselves."""
-    sft, columns = params.sft, params.data.columns
-    if not sft.end_of_text or sft.epochs == 0 or params.prompts.chat_template:
-        return []
-    told = "and sft.end_of_text is true, so SFT may teach the model to stop at once; set sft.end_of_text to false"
-    if columns.text is not None and (columns.text == columns.prompt or columns.text.split(".")[0] == "prompt"):
-        return [f"data.columns.text = {columns.text!r}: SFT texts are bare prompts, {told}"]
-    if sft.tokens <= params.prompts.tokens:
-        lengths = f"sft.tokens = {sft.tokens}, prompts.tokens = {params.prompts.tokens}"
-        return [f"{lengths}: SFT texts are no longer than queries, {told}, or raise sft.tokens"]
-    return []
 
 
 def _places(path: str | Path) -> tuple[Path, Path]:

@@ -103,7 +103,23 @@ PROMPTS_ALONE = {"data.source": "file", "data.path": "x", "data.columns.text": N
 # What clashes, and where the refusal is: keys with their values, and a part of the rule.
 CLASHES = [
     ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
-    ({"methods": ["sft", "sft"]}, "methods = ['sft', 'sft']: methods must be distinct"),
+    ({"methods.start": ["sft", "sft"]}, "methods.start = ['sft', 'sft']: methods must be distinct"),
+    (
+        {"methods.start": [], "methods.ppo": {}},
+        "methods.start = [], methods.ppo = {}: name at least one method",
+    ),
+    (
+        {"methods.ppo": {"reward": {}}},
+        "methods.ppo = {'reward': {}}: another stage writes models/reward; give it another name",
+    ),
+    (
+        {"methods.ppo": {"late": {"warmup": 80}}},
+        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: alpha would be reached",
+    ),
+    (
+        {"methods.ppo": {"hard": {"measure": "evar", "hard_share": 0.5}}},
+        "methods.ppo.hard = {'hard_share': 0.5, 'measure': 'evar'}: hard prompts are drawn more often only for",
+    ),
     (
         {"evaluate.tail_threshold": -2.5},
         "evaluate.tail_quantile = 0.1, evaluate.tail_threshold = -2.5: give one of the two",
@@ -310,7 +326,16 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         ("ppo.temperature", 10.5, "ppo.temperature = 10.5: should be less than or equal to 10"),
         ("ppo.iterations", 1, "ppo.iterations = 1: should be greater than or equal to 2"),
         ("prompts.test", 19, "prompts.test = 19: should be greater than or equal to 20"),
-        ("methods", ["best"], "methods.0 = 'best': should be 'base', 'sft', 'rlhf' or 'ra_rlhf'"),
+        ("methods", ["sft"], "methods = ['sft']: should be a section, with keys of its own below it"),
+        ("methods.start", ["best"], "methods.start.0 = 'best': should be 'base' or 'sft'"),
+        ("methods.ppo", {"Mine": {}}, "methods.ppo.Mine = 'Mine': should match pattern '^[a-z][a-z0-9_]{0,39}$'"),
+        ("methods.ppo", {"mine": None}, "methods.ppo.mine = None: should be a section, with keys of its own below it"),
+        ("methods.ppo", {"mine": {"alpha": 2.0}}, "methods.ppo.mine.alpha = 2.0: should be less than or equal to 1"),
+        (
+            "methods.ppo",
+            {"mine": {"alhpa": 0.2}},
+            "methods.ppo.mine.alhpa: unknown key; did you mean methods.ppo.mine.alpha?",
+        ),
         (
             "risk.measure",
             "var",
