@@ -51,6 +51,7 @@ def main() -> int:
     if done.returncode:
         print(done.stdout + done.stderr.partition("Traceback")[0], file=sys.stderr)
         return 1
+    (REPOSITORY / "site/404.html").unlink()  # a server's page, with addresses that a file does not have
     lines = faults(REPOSITORY / "site")
     print("\n".join(lines) or "the site is whole: open site/index.html")
     return int(bool(lines))

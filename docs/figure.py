@@ -35,15 +35,17 @@ def draw(evaluation: Mapping[str, Any]) -> Figure:
     methods: Methods = evaluation["methods"]
     labels = [label_of(name) for name in methods]
     with mpl.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(9.0, 2.4))
-        panels: Sequence[Axes] = list(figure.subplots(1, len(PANELS), sharey=True))
+        figure = Figure(figsize=(6.6, 4.2))
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+        panels: Sequence[Axes] = list(figure.subplots(2, 2, sharey=True).flat)
         for axis, (metric, (title, unit)) in zip(panels, PANELS.items(), strict=True):
             draw_metric(axis, methods, metric)
             axis.set_title(title, fontweight="bold")
             axis.set_xlabel(unit, fontsize=9)
-        panels[0].set_yticks(range(len(labels)), labels, fontweight="bold")
-        for label, colour in zip(panels[0].get_yticklabels(), colours_of(methods).values(), strict=True):
-            label.set_color(colour)
+        for axis in (panels[0], panels[2]):
+            axis.set_yticks(range(len(labels)), labels, fontweight="bold")
+            for label, colour in zip(axis.get_yticklabels(), colours_of(methods).values(), strict=True):
+                label.set_color(colour)
         panels[0].invert_yaxis()
         panels[-1].axvline(evaluation["kl_target"], color="#333333", linewidth=1, linestyle=(0, (4, 2)))
         panels[-1].annotate("target", (evaluation["kl_target"], -0.35), xytext=(-3, 0), textcoords="offset points",
