@@ -1,7 +1,7 @@
 """Draws the picture of the README from measured numbers: `python docs/figure.py`.
 
-Reads metrics/evaluate.json and writes docs/images/results.png: mean reward, both tails and KL of every method. Each seed
-is a dot; lines are the intervals over seeds, with the mean marked.
+Reads metrics/evaluate.json and writes docs/images/results.png: mean reward, both tails and KL of every method. Dots are
+seeds; lines are the intervals over seeds, with the mean marked.
 """
 
 import json
