@@ -1,4 +1,4 @@
-"""Stage `check`: refuse bad parameters, and say what the run will take, before anything runs."""
+"""Stage `check`: refuse bad parameters and say what the run will need, before anything runs."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def check(run: Run, out: Path, code: Path) -> None:
     for warning in cautions(run.params):
         run.log(f"warning: {warning}")
     for path in (out, code):
-        with run.output(path) as file:  # constant, so that only bad parameters stop what comes after
+        with run.output(path) as file:  # constant, so that only bad parameters stop later stages
             file.write_text("params.yaml is valid\n", encoding="utf-8")
 
 
