@@ -127,8 +127,8 @@ def growth_table(grown: Json) -> str:
     ]
     note = (
         f"One size changes at a time; all episodes are kept; {rounds(grown)}; bfloat16 keeps log-probabilities.\n"
-        "The update's rate counts its matrix products only, without attention. Bare products have the same shapes, with "
-        "nothing between them."
+        "The update's rate counts its matrix products only, without attention. Bare products have the same shapes, "
+        "with nothing between them."
     )
     return f"## By size\n\n{note}\n\n![Seconds by phase](benchmarks.png)\n\n" + table(head, rows)
 
