@@ -54,7 +54,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     refuse_no_language_model(arguments.model, arguments.base)  # before slow imports
     prompts = given_texts(arguments.texts, arguments.file, "prompt", [("prompt",)])
     machine = _machine(arguments.device)
-    from rarlhf.decoding.inference import Choices, open_model, write
+    from rarlhf.decoding.writing import Choices, open_model, write
 
     model = open_model(arguments.model, machine.device, arguments.base)
     chosen = (arguments.samples, arguments.max_new_tokens, arguments.temperature, arguments.seed, arguments.batch_size)

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from rarlhf.decoding.sampling import sample_responses
+from rarlhf.decoding.rules import Prompts
+from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.files import base_of
@@ -91,7 +92,8 @@ def _probe(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Episodes:
     end_id = tokenizer.eos_token_id
     start = torch.full((PROBE_TEXTS, 1), end_id)
     uniforms = torch.rand(PROBE_TEXTS, PROBE_TOKENS, generator=generator("merge"))
-    return sample_responses(lm, start, torch.ones_like(start, dtype=torch.bool), _sampling(end_id), uniforms)
+    prompts = Prompts(start, torch.ones_like(start, dtype=torch.bool))
+    return sample_responses(Decoding(lm, _sampling(end_id)), prompts, uniforms)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
 from rarlhf.models.policy import Sampling, logits_of, response_states
 
 LENGTHS = (5, 2)  # of the queries that are tried, in tokens
@@ -49,11 +49,11 @@ def refuse_incompatible(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 def _largest_difference(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
     """Between log-probabilities of the engine's passes, cached and whole, and the model's own on a single text."""
     queries = [[(7 * index + 3) % len(tokenizer) for index in range(length)] for length in LENGTHS]
-    tokens, mask = left_pad(queries, tokenizer.eos_token_id, lm.device)
-    sampling = Sampling(1.0, NEW_TOKENS, NEW_TOKENS, tokenizer.eos_token_id)
+    prompts = left_pad(queries, tokenizer.eos_token_id, lm.device)
+    decoding = Decoding(lm, Sampling(1.0, NEW_TOKENS, NEW_TOKENS, tokenizer.eos_token_id))
     cached: list[Tensor] = []
     uniforms = torch.full((len(queries), NEW_TOKENS), 0.5, device=lm.device)
-    episodes = sample_responses(lm, tokens, mask, sampling, uniforms, lambda _, x, *rest: cached.append(x))
+    episodes = sample_responses(decoding, prompts, uniforms, lambda _, x, *rest: cached.append(x))
     whole = logits_of(lm, response_states(lm, episodes))
     differences = []
     for index, query in enumerate(queries):

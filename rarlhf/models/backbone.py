@@ -30,6 +30,7 @@ class Backbone:
         self.folder = folder
         self.lm = load_backbone(str(folder), storage_of(params), device).requires_grad_(False)
         self.model: PreTrainedModel | PeftModel = self.lm  # with its first adapter a PeftModel around `lm`
+        self.bare = False  # whether the adapters are switched off
 
     def attach(self, folder: Path, name: str, trainable: bool = False) -> None:
         """Adds the adapter in `folder` under `name`."""
@@ -37,22 +38,26 @@ class Backbone:
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[PreTrainedModel]:
-        """The language model with the adapter `name`, or bare; afterwards the adapter is active that was before."""
+        """The language model with the adapter `name`, or bare; afterwards as it was before. Uses may be nested."""
         if self.model is self.lm:
             yield self.lm
-        elif name is None:
-            with self.model.disable_adapter():
-                yield self.lm
-        else:
-            before = self.model.active_adapter
-            self._activate(name)
-            try:
-                yield self.lm
-            finally:
-                self._activate(before)
+            return
+        before = None if self.bare else self.model.active_adapter
+        self._switch(name)
+        try:
+            yield self.lm
+        finally:
+            self._switch(before)
 
-    def _activate(self, name: str) -> None:
-        self.model.set_adapter(name, inference_mode=name != POLICY)
+    def _switch(self, name: str | None) -> None:
+        layers = self.model.base_model
+        if name is None:
+            layers.disable_adapter_layers()
+        else:
+            if self.bare:
+                layers.enable_adapter_layers()
+            self.model.set_adapter(name, inference_mode=name != POLICY)
+        self.bare = name is None
 
 
 class Trainable(Protocol):

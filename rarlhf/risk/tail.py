@@ -16,7 +16,7 @@ def worst_episodes(ranking: Tensor, count: int) -> Tensor:
     """Marks the `count` episodes with the lowest ranking value.
 
     Args:
-        ranking: (B,) float, what the worst are worst in; of the whole batch.
+        ranking: (B,) float, the value by which episodes are ranked; of the whole batch.
         count: B' in 1..B.
     Returns: (B,) bool tail mask with exactly `count` True; ties go to the lower index.
     Raises: ValueError if `count` is outside 1..B or a value is NaN.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything, utilities
+from rarlhf.risk.schedule import RiskLevel
 
 
 def log_weights(returns: Tensor, temperature: float) -> Tensor:
@@ -42,19 +43,15 @@ def entropic_utility(returns: Tensor, temperature: float, kl_coef: float) -> Ten
 class Entropic(RiskMeasure):
     """Maximises the entropic value at T / progress; `risk.alpha` plays no part."""
 
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """-T log mean exp(-R / T); the mean at progress 0."""
-        return entropic_value(returns, self.temperature(progress)) if progress > 0 else returns.mean()
+        return entropic_value(returns, self.temperature(level.progress)) if level.progress > 0 else returns.mean()
 
-    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
+    def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """All episodes with their exponential utility; the risk-neutral treatment at progress 0."""
-        if progress == 0:
+        if level.progress == 0:
             return everything(batch)
-        return utilities(batch, entropic_utility(batch.returns, self.temperature(progress), batch.kl_coef))
-
-    def level(self, progress: Fraction) -> Fraction:
-        """1: no share of the episodes is singled out."""
-        return Fraction(1)
+        return utilities(batch, entropic_utility(batch.returns, self.temperature(level.progress), batch.kl_coef))
 
     def temperature(self, progress: Fraction) -> float:
         """T / progress, for progress above 0."""

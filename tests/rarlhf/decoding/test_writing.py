@@ -15,10 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
 import rarlhf.commands.main
-import rarlhf.decoding.inference
+import rarlhf.decoding.writing
 from rarlhf.commands.main import main
 from rarlhf.config.params import Params
-from rarlhf.decoding.inference import Choices, open_model, write
+from rarlhf.decoding.writing import Choices, open_model, write
 from rarlhf.models.backbone import AdapterModel
 from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tests.rarlhf.conftest import TEXTS

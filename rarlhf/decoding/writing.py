@@ -1,6 +1,8 @@
-"""Models that the pipeline made, opened without its params, to write with.
+"""What `rarlhf generate` does: opens a model that the pipeline made, without its params, and writes with it.
 
-A folder says itself what it holds: a whole model, or an adapter with its base's name and how that was held in memory.
+The name is that of what a person at the command line does, write texts; drawing them is `rarlhf.decoding.sampling`.
+A model's folder tells what it holds: a whole model, or an adapter with the name of its base and how that was held in
+memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.data.queries import TextQuery, continuation
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.rules import DecodingRule
+from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
 from rarlhf.models.episodes import Episodes, chunks, real_tokens
 from rarlhf.models.files import base_of, is_adapter
 from rarlhf.models.folders import refuse_no_language_model
 from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer
 from rarlhf.models.policy import Sampling
-from rarlhf.system.streams import generator
 
 LONGEST = 48  # new tokens where no number is given, as the paper's longest responses; fewer where the context is short
 
@@ -72,7 +74,9 @@ def open_model(folder: Path, device: torch.device, base: Path | None = None) -> 
     return OpenModel(lm.eval(), tokenizer)
 
 
-def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterator[Written]:
+def write(
+    model: OpenModel, prompts: Sequence[str], choices: Choices, rule: DecodingRule | None = None
+) -> Iterator[Written]:
     """Continues every prompt, in order, all samples of one together.
 
     The random numbers of a continuation are named by the seed and the indices of prompt and sample, so that neither
@@ -83,10 +87,11 @@ def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterato
     rows = [_tokens(model.tokenizer, prompt) for prompt in prompts]
     length = _new_tokens(model.lm, rows, choices.max_new_tokens)
     sampling = Sampling(choices.temperature, 0, length, model.tokenizer.eos_token_id)
+    decoding = Decoding(model.lm, sampling, rule)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(choices.samples)]
     for batch in chunks(torch.arange(len(jobs)), choices.batch_size):
         some = [jobs[i] for i in batch]
-        episodes = _episodes(model.lm, [rows[index] for index, _ in some], some, sampling, choices.seed)
+        episodes = _episodes(decoding, [rows[index] for index, _ in some], some, choices.seed)
         for (index, sample), response, mask in zip(some, *(x.tolist() for x in episodes[2:]), strict=True):
             ids = real_tokens(response, mask)
             text = continuation(TextQuery(prompts[index], rows[index]), ids, model.tokenizer, chat=False)
@@ -98,12 +103,11 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids  # some tokenizers end every text
 
 
-def _episodes(
-    lm: PreTrainedModel, rows: list[list[int]], jobs: Sequence[tuple[int, int]], sampling: Sampling, seed: int
-) -> Episodes:
-    draws = [torch.rand(sampling.max_new_tokens, generator=generator("write", seed, *job)) for job in jobs]
-    tokens, mask = left_pad(rows, sampling.end_id, lm.device)
-    return sample_responses(lm, tokens, mask, sampling, torch.stack(draws).to(lm.device))
+def _episodes(decoding: Decoding, rows: Sequence[list[int]], jobs: Sequence[tuple[int, int]], seed: int) -> Episodes:
+    shape, draws = (decoding.sampling.max_new_tokens,), decoding.rule.draws if decoding.rule else 1
+    uniforms = torch.stack([uniform_numbers(("write", seed, *job), shape, draws) for job in jobs], dim=1)
+    device = decoding.lm.device
+    return draw(decoding, left_pad(rows, decoding.sampling.end_id, device), uniforms.to(device)).episodes
 
 
 def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | None) -> int:
