@@ -1,8 +1,6 @@
 """Checkpoints of a training: one file, written whole or not at all, without pickle."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rarlhf.config.errors import UserError
+from rarlhf.system.files import replacing
 
 SHOWN = 4  # differing keys that a refusal names
 
@@ -22,23 +21,15 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
 
     Raises: UserError if it cannot be written, for want of room above all; the old checkpoint survives.
     """
-    # A folder, because the library writes under a name of its own first, which a killed process leaves behind.
-    partial = path.with_suffix(".partial")
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(flat, partial / path.name, metadata={"state": json.dumps(state)})
-        with (partial / path.name).open("rb+") as file:
-            os.fsync(file.fileno())
-        (partial / path.name).replace(path)
+        with replacing(path) as partial:
+            save_file(flat, partial, metadata={"state": json.dumps(state)})
     except (OSError, SafetensorError) as error:
         kept = "the one before it is kept" if path.is_file() else "there was none before it"
         raise UserError(
             f"the checkpoint {path} could not be written ({error}); {kept}. Make room in that folder, then run again"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -81,14 +72,10 @@ def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def training_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The policy's trained weights, named `policy/PARAMETER`, and the optimiser's state, `adam/PARAMETER/FIELD`."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in _trained(policy)}
-    moments = {
-        f"adam/{names[parameter]}/{field}": value
-        for parameter, fields in optimizer.state.items()
-        for field, value in fields.items()
-    }
-    return {f"policy/{name}": parameter for parameter, name in names.items()} | moments
+    """The policy's trained weights, named `policy/PARAMETER`, and the optimiser's state, `adam/INDEX/FIELD`."""
+    state = optimizer.state_dict()["state"]
+    moments = {f"adam/{index}/{name}": value for index, of in state.items() for name, value in of.items()}
+    return {f"policy/{name}": parameter for name, parameter in _trained(policy)} | moments
 
 
 @torch.no_grad()
@@ -96,10 +83,13 @@ def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensor
     """Puts back what `training_tensors` gave; the parameters must be the same."""
     for name, parameter in _trained(policy):
         parameter.copy_(tensors[f"policy/{name}"])
-        prefix = f"adam/{name}/"
-        for key in filter(lambda key: key.startswith(prefix), tensors):
-            field, value = key.removeprefix(prefix), tensors[key]
-            optimizer.state[parameter][field] = value.to(parameter.device).clone()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, place = key.partition("/")
+        if kind == "adam":
+            index, _, name = place.partition("/")
+            state.setdefault(int(index), {})[name] = value.clone()  # the optimiser changes its state in place
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
 def load_training(
@@ -107,12 +97,15 @@ def load_training(
 ) -> dict[str, Any] | None:
     """Takes up weights and optimiser from the checkpoint at `path`; returns its state, or None if there is none.
 
-    Raises: UserError if it is not a checkpoint, or of a training with other `settings`.
+    Raises: UserError if it is not a checkpoint, is of a training with other `settings`, or holds other weights.
     """
     loaded = load_checkpoint(path)
     if loaded is None:
         return None
     tensors, state = loaded
     refuse_other(path, state.get("settings", {}), settings)
-    restore_training(policy, optimizer, tensors)
+    try:
+        restore_training(policy, optimizer, tensors)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} has other weights than this training ({error}); delete it to begin anew") from error
     return state

@@ -40,6 +40,33 @@ def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 @contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of the file `target` in one step once it is on the disk.
+
+    Where that fails, `target` is as it was before and nothing is left beside it. What a killed process has left is
+    deleted.
+    """
+    with _beside(target) as folder:  # a folder, because libraries write under further names of their own
+        partial = folder / target.name
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, which is deleted at the end."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+        partial.mkdir(parents=True)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
 def whole(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write to, which takes its place at the end; nothing is left where that fails.
 
@@ -48,17 +75,13 @@ def whole(out: Path) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     target = out.absolute()
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-        partial.mkdir(parents=True)
-        yield partial
-        os.replace(partial, target)
+        with _beside(target) as partial:
+            yield partial
+            os.replace(partial, target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{out} could not be written ({reason}); what was written of it is deleted. Free some space there, or name "
             "a folder where you may write"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
