@@ -10,17 +10,16 @@ from fractions import Fraction
 from math import log
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything, utilities
 from rarlhf.risk.measures.entropic import entropic_utility, entropic_value, log_weights
 from rarlhf.risk.schedule import RiskLevel
 
-BISECTIONS = 100  # halvings of a range of T: far below float64's resolution
-
 
 def evar_temperature(returns: Tensor, alpha: Fraction) -> float:
-    """T* at which the weights' relative entropy is log(1 / alpha), by bisection on log T in float64.
+    """T* at which the weights' relative entropy is log(1 / alpha), by a root of log T in float64.
 
     Args:
         returns: (B,) float R.
@@ -30,15 +29,13 @@ def evar_temperature(returns: Tensor, alpha: Fraction) -> float:
     excess = (returns.double() - returns.double().min()) / _spread(returns)
     if float((excess == 0).double().mean()) >= alpha:
         return 0.0
-    low, high, bound = -30.0, 30.0, log(1 / alpha)  # of log T, in spreads
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        log_w = log_weights(excess, 10.0**middle)
-        if float((log_w.exp() * log_w).mean()) > bound:
-            low = middle
-        else:
-            high = middle
-    return float(10.0**high * _spread(returns))
+
+    def above(exponent: float) -> float:
+        """By how much the relative entropy at T = 10^exponent spreads is above its bound; it falls as T rises."""
+        log_w = log_weights(excess, 10.0**exponent)
+        return float((log_w.exp() * log_w).mean()) - log(1 / alpha)
+
+    return float(10.0 ** brentq(above, -30.0, 30.0, xtol=1e-15) * _spread(returns))
 
 
 def evar(returns: Tensor, alpha: Fraction) -> Tensor:
