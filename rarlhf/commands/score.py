@@ -8,6 +8,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
 from rarlhf.config.load import load_params
 from rarlhf.config.params import RewardParams
+from rarlhf.models.context import positions_of
 from rarlhf.models.files import json_object
 from rarlhf.models.folders import refuse_no_classifier
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PIPELINES = Path("models/reward")
 PARAMS = Path("params.yaml")
+CONTEXT = 512  # tokens of a text, for a classifier whose configuration sets no limit
 AFTER_PADDING = ("camembert", "longformer", "mpnet")  # as RoBERTa's, their positions are counted from padding's number
 
 
@@ -95,7 +97,7 @@ def _defaults(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     if "label" not in given and len(labels) > 1:
         names = ", ".join(f"{index}: {name}" for index, name in labels.items())
         raise UserError(f"{folder} has several outputs ({names}); name the one that is the score by --label")
-    context = config.get("max_position_embeddings") or config.get("n_positions") or 512
+    context = positions_of(config) or CONTEXT
     if "roberta" in str(config.get("model_type")) or config.get("model_type") in AFTER_PADDING:
         context -= config.get("pad_token_id", 1) + 1
     plain = {"source": str(folder), "output": "logit", "sign": 1, "others": []}

@@ -17,6 +17,7 @@ from rarlhf.data.queries import TextQuery, continuation
 from rarlhf.decoding.rules import DecodingRule
 from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
+from rarlhf.models.context import positions_of
 from rarlhf.models.episodes import Episodes, chunks, real_tokens
 from rarlhf.models.files import base_of, is_adapter
 from rarlhf.models.folders import refuse_no_language_model
@@ -115,7 +116,7 @@ def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | No
     for number, row in enumerate(rows, start=1):
         if not row:
             raise UserError(f"prompt {number} has no token to go on from; write a longer one")
-    context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+    context = positions_of(lm.config)
     if context is None:
         return wanted or LONGEST
     longest = max(range(len(rows)), key=lambda index: len(rows[index]))
