@@ -72,7 +72,6 @@ def case_params(
 ) -> "tuple[Params, dict[str, int]]":
     """Parameters of a case, those it does not name from a preset, and its sizes."""
     from rarlhf.config.load import load_params
-    from rarlhf.training.rlhf import risk_neutral
 
     _, _, model_keys, micro = CASES[name]
     work, micro = (SMALL_WORK, 4) if small else (IMDB, micro)
@@ -87,8 +86,9 @@ def case_params(
         "min_new_tokens": sizes["response"],
         "lr": 1.41e-5,
     }
-    preset = risk_neutral(load_params(PRESET))
+    preset = load_params(PRESET)
     updates = {
+        "risk": preset.risk_of("rlhf"),
         "model": preset.model.model_copy(update=model_keys),
         "ppo": preset.ppo.model_copy(update=ppo),
         "runtime": preset.runtime.model_copy(update={"device": "auto", "precision": "auto", "decode": decode}),

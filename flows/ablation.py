@@ -31,7 +31,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 from ruamel.yaml import YAML
 
-from flows.ablations.cells import PAPER, Cell, grid_values, make_cells, shared_stages, varying
+from flows.ablations.cells import PAPER, Cell, grid_values, make_cells, shared_stages
 from flows.ablations.experiments import ExperimentError, Experiments, Outcome
 from flows.running.devices import accelerators, shares
 from flows.running.stages import Processes
@@ -200,7 +200,7 @@ class Runner:
         cells = [self._plan.cells[name] for name in self._plan.pending]
         if len(cells) < 2:
             return ""
-        targets = shared_stages({**self._plan.common, **cells[0].values}, varying(cells))
+        targets = shared_stages({**self._plan.common, **cells[0].values}, cells)
         name = f"{self._plan.name}-shared"
         state = _state_of(self._submit(self._plan.pending[0], name, targets))
         self._experiments.remove(name)

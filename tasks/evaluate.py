@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
 from tasks.running.stage import Run, stage
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from rarlhf.evaluation.rows import Tables
 
 PERPLEXITY_BATCH = 16  # texts per forward pass: memory and speed only
-SINGLE_MODELS = ("base", "sft")  # one model for all seeds
 
 
 @stage
@@ -40,8 +40,8 @@ def evaluate(  # noqa: PLR0913, PLR0917
     from rarlhf.system.files import write_json
 
     params = run.params
-    tables = read_tables(generations, params.methods, params.seeds)
-    training = read_training(curves, params.methods, params.seeds)
+    tables = read_tables(generations, params.methods.names, params.seeds)
+    training = read_training(curves, params.methods.names, params.seeds)
     evaluation = evaluate_tables(tables, _perplexities(run, models, prompts), params)
     pictures = draw_pictures(tables, training, evaluation, params)
     with run.output(metrics) as path:
@@ -83,11 +83,12 @@ def _perplexities(run: Run, models: Path, prompts: Path) -> dict[str, dict[int, 
         return value
 
     perplexities: dict[str, dict[int, float]] = {}
-    for method in run.params.methods:
-        if method in SINGLE_MODELS:
-            perplexities[method] = dict.fromkeys(run.params.seeds, measure(models / method))
+    seeds = run.params.seeds
+    for method in methods_of(run.params):
+        if method.per_seed:
+            perplexities[method.name] = {seed: measure(method.folder(models, seed)) for seed in seeds}
         else:
-            perplexities[method] = {seed: measure(models / method / str(seed)) for seed in run.params.seeds}
+            perplexities[method.name] = dict.fromkeys(seeds, measure(method.folder(models, seeds[0])))
     return perplexities
 
 
@@ -111,10 +112,10 @@ def _write_cards(folder: Path, evaluation: "Evaluation", params: Params) -> None
     from rarlhf.evaluation.cards import card_with_results
 
     base = base_of_params(params.model, params.data)
-    for method in params.methods:
-        if method != "base":
+    for method in methods_of(params):
+        if method.name != "base":
             text = card_with_results(method, base, evaluation, params).text()
-            (folder / f"{method}.md").write_text(text, encoding="utf-8", newline="\n")
+            (folder / f"{method.name}.md").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _track(run: Run, evaluation: "Evaluation", html: str) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Inputs:
     """The parameters and files that decide a stage's outputs.
 
     Attributes:
-        stage: name of the stage with its seed or method, as in `rlhf@1`.
+        stage: name of the stage with its seed or method, as in `ppo@rlhf-1`.
         params: dotted key of params.yaml to value.
         files: path of each file or folder to the SHA-256 of its content, in hexadecimal.
     """
@@ -48,7 +49,7 @@ def read_inputs(
         stage: name of the entry.
         arguments: the stage's own arguments; `${item.seed}` in dvc.yaml stands for the argument `seed`.
         params: the parameters, which other `${...}` stand for.
-        digest_of: hashes a file or folder; `digest` where None.
+        digest_of: hashes a file or folder; None for `digest`.
 
     Raises: UserError if dvc.yaml, the entry, a parameter or a file is missing.
     """
@@ -64,18 +65,19 @@ def read_inputs(
 
 
 def inputs_of(run: str, params: Params, digest_of: Callable[[Path], str] | None = None) -> Inputs:
-    """As `read_inputs`, of a run by its name in DVC: `rlhf@1`, `generate@sft`, `check`."""
-    stage, _, item = run.partition("@")
+    """As `read_inputs`, of a run by its name in DVC: `ppo@rlhf-1`, `generate@rlhf`, `check`."""
+    stage, _, items = run.partition("@")
     keys = _matrix(stage)
-    return read_inputs(stage, dict(zip(keys, [item], strict=True)) if keys else {}, params, digest_of)
+    arguments = dict(zip(keys, items.split("-", len(keys) - 1), strict=True)) if keys else {}
+    return read_inputs(stage, arguments, params, digest_of)
 
 
 def run_names(params: Params) -> Iterator[str]:
     """Names in DVC of all runs of all stages, in the order of dvc.yaml."""
     values = params.model_dump(mode="json")
     for stage in _stages():
-        items = [item for text in _matrix(stage).values() for item in _items(text, values)]
-        yield from (f"{stage}@{item}" for item in items) if _matrix(stage) else [stage]
+        lists = [_items(text, values) for text in _matrix(stage).values()]
+        yield from (f"{stage}@{'-'.join(map(str, items))}" for items in product(*lists)) if lists else [stage]
 
 
 def description(stage: str) -> str | None:
@@ -84,13 +86,13 @@ def description(stage: str) -> str | None:
 
 
 def label(stage: str, arguments: Mapping[str, object]) -> str:
-    """Name of one run of a stage, as DVC writes it: `rlhf@1`, `generate@sft`, `check`."""
+    """Name of one run of a stage, as DVC writes it: `ppo@rlhf-1`, `generate@rlhf`, `check`."""
     item = [str(arguments[key]) for key in ("method", "seed") if key in arguments]
     return f"{stage}@{'-'.join(item)}" if item else stage
 
 
 def lookup(values: Any, key: str) -> Any:
-    """The value at a dotted key of nested mappings; the whole for the empty key.
+    """The value at a dotted key of nested mappings; the whole value for the empty key.
 
     Raises: UserError if there is none.
     """
@@ -141,12 +143,12 @@ def _entry(stage: str) -> Mapping[str, Any]:
 
 
 def _matrix(stage: str) -> Mapping[str, Any]:
-    """What a stage's runs differ in, one key at most: its name to a list or to the `${key}` of one."""
+    """What a stage's runs differ in: each key to a list, or to the `${key}` of one or of a mapping."""
     return dict(_entry(stage).get("matrix", {}))
 
 
 def _items(text: str | list[Any], values: Mapping[str, Any]) -> list[Any]:
-    """A list, or the one that `${key}` stands for."""
+    """A list, or what `${key}` names: a list, or a mapping, whose keys count, as in DVC."""
     return text if isinstance(text, list) else list(lookup(values, text.removeprefix("${").removesuffix("}")))
 
 

@@ -10,13 +10,13 @@ def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
     """Choose rows, cut them to queries, score the bare prompts."""
     from rarlhf.data.prompts import make_prompts, warn_of_ends
     from rarlhf.data.rows import read_rows
-    from rarlhf.models.context import refuse_too_long
+    from rarlhf.models.lengths import refuse_too_long
     from rarlhf.models.loading import load_tokenizer
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.system.files import write_json, write_jsonl
     from rarlhf.system.machine import prepare
 
-    refuse_too_long(base, run.params)  # of a model from the hub this is where its length is first known
+    refuse_too_long(base, run.params)  # the context of a model from the hub is first known here
     score = load_reward_model(reward, run.params.reward, prepare(run.params.runtime))
     train, test = read_rows(raw / "train.jsonl"), read_rows(raw / "test.jsonl")
     tokenizer = load_tokenizer(str(base))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
+from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
 from tasks.inputs import lookup
 from tasks.preset import PARAMS, set_value
@@ -29,6 +30,8 @@ PAPER: Mapping[str, list[dict[str, Any]]] = {
 NO_GRID = {  # dvc.yaml makes stages from these, so that cells would not be comparable
     "seeds": "every cell has the same seeds: --seeds 1,2",
     "methods": "every cell has the same methods: set them in params.yaml",
+    "methods.start": "every cell has the same methods: set them in params.yaml",
+    "methods.ppo": "every cell has the same methods: set them in params.yaml",
     "data.watch": "set it in params.yaml",
 }
 
@@ -92,14 +95,16 @@ def varying(cells: Sequence[Cell]) -> list[str]:
     return [key for key in keys if any(lookup(dump, key) != lookup(dumps[0], key) for dump in dumps)]
 
 
-def shared_stages(params: Values, keys: Iterable[str]) -> list[str]:
-    """The last ones of those stages of dvc.yaml whose outputs no key changes; reproducing them makes all the others.
+def shared_stages(params: Values, cells: Sequence[Cell]) -> list[str]:
+    """The last of the stages in dvc.yaml that every cell has alike; reproducing them makes all that they need.
 
     Args:
         params: of one cell, over params.yaml; it decides which stages there are.
-        keys: that differ between cells.
+        cells: at least two.
     """
     from dvc.repo import Repo
+
+    keys, methods = varying(cells), _differing_methods(cells)
 
     with TemporaryDirectory() as folder:
         Path(folder, ".dvc").mkdir()
@@ -109,10 +114,24 @@ def shared_stages(params: Values, keys: Iterable[str]) -> list[str]:
         with Repo(folder) as repo:
             graph = repo.index.graph
             changed = {stage for stage in graph if _reads(stage, keys)}
-            while more := {stage for stage in graph if changed & set(graph.successors(stage))} - changed:
+            while more := {s for s in graph if _changes(s, changed & set(graph.successors(s)), methods)} - changed:
                 changed |= more
             shared = set(graph) - changed
             return sorted(s.name for s in shared if not shared & set(graph.predecessors(s)))
+
+
+def _differing_methods(cells: Sequence[Cell]) -> set[str]:
+    """The PPO methods whose risk is not decided by the same values in every cell."""
+    from rarlhf.risk.measures import deciding_values
+
+    first, *others = ({m.name: deciding_values(m.risk) for m in methods_of(c.params) if m.risk} for c in cells)
+    return {name for name, values in first.items() if any(other.get(name) != values for other in others)}
+
+
+def _changes(stage: "Stage", changed: Iterable["Stage"], methods: Collection[str]) -> bool:
+    """Whether a stage changes with those it needs; stage `methods` changes what trains one of `methods`, no other."""
+    trains = stage.name.partition("@")[2].rpartition("-")[0] in methods
+    return any(needed.name != "methods" or trains for needed in changed)
 
 
 def _reads(stage: "Stage", keys: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Reading params.yaml.
+"""Reads params.yaml.
 
 `load_params` is the only way in. It refuses a file with unknown, missing, ill-typed, out-of-range or clashing keys and
 names all of them at once, each with its key, its value and the rule.
@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.params import Params
+from rarlhf.config.params import Params, RiskParams
 from rarlhf.config.refusals import describe, listed, read_yaml
 from rarlhf.config.rules import clashes
 
@@ -28,10 +28,21 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except ValidationError as error:
         problems = [describe(detail, _known_keys(Params)) for detail in error.errors()]
     else:
-        problems = list(clashes(params))
+        problems = list(_method_problems(params)) or list(clashes(params))
         if not problems:
             return params
     raise UserError(listed(Path(path), problems))
+
+
+def _method_problems(params: Params) -> Iterator[str]:
+    """A line for each value in `methods.ppo` that section `risk` would not allow."""
+    for name in params.methods.ppo:
+        try:
+            params.risk_of(name)
+        except ValidationError as error:
+            known = [f"methods.ppo.{name}.{key}" for key in RiskParams.model_fields]
+            for detail in error.errors():
+                yield describe({**detail, "loc": ("methods", "ppo", name, *detail["loc"])}, known)
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rarlhf.evaluation.evaluate import COMPARED, Evaluation, in_order
+from rarlhf.config.methods import in_order
+from rarlhf.evaluation.evaluate import COMPARED, Evaluation
 from rarlhf.evaluation.findings import LABELS, REWARDS, UNLIKE_KL
 from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference, percent
 from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, with_half_width

@@ -14,25 +14,18 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from rarlhf.config.function_names import PREFIX, is_function
+from rarlhf.config.methods import label_of
 from rarlhf.config.params import DataParams, ModelParams, RewardParams, Section
 from rarlhf.messages.markdown import code, escaped
+from rarlhf.risk.measures import deciding_values
 
 NAME = "README.md"
 LICENCE = "apache-2.0"  # of what is the project's own
-TITLES: Mapping[str, str] = {"base": "Base model", "sft": "SFT", "rlhf": "RLHF", "ra_rlhf": "RA-RLHF"}
 MAIN: Mapping[str, tuple[str, ...]] = {  # what a card shows of a section; all of it where the section is not named
     "model": ("adapter", "quantization", "dtype"),
     "sft": ("tokens", "epochs", "batch_size", "lr"),
     "ppo": ("iterations", "batch_size", "epochs", "lr", "max_new_tokens", "min_new_tokens", "temperature"),
     "reward": ("label", "sign", "max_length"),
-}
-RISK: Mapping[str, tuple[str, ...]] = {  # what a measure reads of section `risk`
-    "none": ("measure",),
-    "cvar": ("measure", "alpha", "warmup", "rho", "ranking", "critic", "hard_share"),
-    "cvar_ru": ("measure", "alpha", "warmup", "rho", "eta_rate"),
-    "entropic": ("measure", "temperature", "warmup", "rho"),
-    "evar": ("measure", "alpha", "warmup", "rho"),
-    "mean_cvar": ("measure", "alpha", "mix", "warmup", "rho", "eta_rate"),
 }
 
 
@@ -48,7 +41,7 @@ class Base(NamedTuple):
 class Card:
     """What a card is made of."""
 
-    method: str  # as in `TITLES`
+    method: str  # as in params.yaml
     seed: int | None  # None: the card speaks of all seeds, or the model has none
     base: Base
     data: DataParams
@@ -66,7 +59,7 @@ class Card:
         )
         body = template.render(
             card=self,
-            title=TITLES[self.method],
+            title=label_of(self.method),
             adapter=self._adapter,
             data_text=data_text(self.data),
             reward_text=reward_text(self.sections["reward"]) if "reward" in self.sections else None,  # type: ignore[arg-type]
@@ -105,8 +98,8 @@ class Card:
     def _main_params(self) -> Iterator[tuple[str, str]]:
         values: dict[str, Any] = {"model": self.model, **self.sections} if self.method != "base" else {}
         for name, section in values.items():
-            shown = RISK[section.measure] if name == "risk" else MAIN.get(name, tuple(type(section).model_fields))
-            for key in shown:
+            whole = deciding_values(section) if name == "risk" else type(section).model_fields
+            for key in MAIN.get(name, tuple(whole)):
                 yield f"{name}.{key}", f"{getattr(section, key)}"
         if self._adapter:
             yield "model.lora.r", f"{self.model.lora.r}"

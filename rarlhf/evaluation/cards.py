@@ -1,5 +1,6 @@
 """Model cards with results: what stage `evaluate` knows of a method, in the words of its report."""
 
+from rarlhf.config.methods import Method
 from rarlhf.config.params import Params, Section
 from rarlhf.evaluation.card import Base, Card
 from rarlhf.evaluation.evaluate import COMPARED, Evaluation
@@ -9,24 +10,23 @@ from rarlhf.evaluation.tables import COLUMNS, difference_text, result_rows
 from rarlhf.messages.markdown import table
 
 
-def card_with_results(method: str, base: Base, evaluation: Evaluation, params: Params) -> Card:
+def card_with_results(method: Method, base: Base, evaluation: Evaluation, params: Params) -> Card:
     """The card of a trained method, all its seeds, with its results beside those of the other methods.
 
     Args:
-        method: sft, rlhf or ra_rlhf.
+        method: one whose models this project trains.
         base: the base model, as the card in its folder tells.
         evaluation: content of metrics/evaluate.json.
         params: all parameters.
     """
-    results = results_text(method, evaluation)
-    return Card(method, None, base, params.data, params.model, _sections(method, params), params.preset, results)
+    results = results_text(method.name, evaluation)
+    return Card(method.name, None, base, params.data, params.model, _sections(method, params), params.preset, results)
 
 
-def _sections(method: str, params: Params) -> dict[str, Section]:
-    if method == "sft":
+def _sections(method: Method, params: Params) -> dict[str, Section]:
+    if method.risk is None:
         return {"sft": params.sft}
-    risk = params.risk if method == "ra_rlhf" else params.risk.model_copy(update={"measure": "none"})
-    return {"ppo": params.ppo, "kl": params.kl, "risk": risk, "reward": params.reward}
+    return {"ppo": params.ppo, "kl": params.kl, "risk": method.risk, "reward": params.reward}
 
 
 def results_text(method: str, evaluation: Evaluation) -> str:

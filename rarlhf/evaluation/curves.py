@@ -77,11 +77,12 @@ def read_run(path: Path) -> TrainingRun:
 def write_plot_data(folder: Path, quantiles: Curves, tails: Curves, training: TrainingCurves) -> None:
     """Write csv files for `dvc plots`.
 
-    reward_quantile.csv by percent of prompts and cvar_curve.csv by level: a column per method, the mean over seeds.
+    reward_quantile.csv by percent of prompts and cvar_curve.csv by level: a line for each method and point, the mean
+    over seeds.
     training.csv: a line for every iteration of every run; there is none without a PPO run.
     """
-    _write_columns(folder / "reward_quantile.csv", "quantile", PERCENTS, quantiles)
-    _write_columns(folder / "cvar_curve.csv", "alpha", ALPHAS, tails)
+    _write_means(folder / "reward_quantile.csv", "quantile", PERCENTS, quantiles)
+    _write_means(folder / "cvar_curve.csv", "alpha", ALPHAS, tails)
     names = list(TRAINING_COLUMNS.values())
     lines = [
         [method, seed, int(iteration), *numbers]
@@ -93,9 +94,13 @@ def write_plot_data(folder: Path, quantiles: Curves, tails: Curves, training: Tr
         _write(folder / "training.csv", [["method", "seed", "iteration", *names], *lines])
 
 
-def _write_columns(path: Path, axis: str, points: Sequence[float], curves: Curves) -> None:
-    means = [line.mean(axis=0).tolist() for line in curves.values()]
-    _write(path, [[axis, *curves], *zip(points, *means, strict=True)])
+def _write_means(path: Path, axis: str, points: Sequence[float], curves: Curves) -> None:
+    lines = [
+        [method, point, mean]
+        for method, curve in curves.items()
+        for point, mean in zip(points, curve.mean(axis=0).tolist(), strict=True)
+    ]
+    _write(path, [["method", axis, "reward"], *lines])
 
 
 def _write(path: Path, lines: Iterable[Iterable[object]]) -> None:

@@ -3,7 +3,7 @@
 Letters for shapes: S seeds, P test prompts, k samples per prompt.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from math import isfinite
 from typing import TypedDict
@@ -11,7 +11,8 @@ from typing import TypedDict
 import numpy as np
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.params import METHODS, Params
+from rarlhf.config.methods import in_order
+from rarlhf.config.params import Params
 from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
 from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
 from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference, percent
@@ -160,11 +161,6 @@ def _compare(
         alike = like_kl(metrics["kl_sft"], params.kl.target)
         comparisons[f"{first}_minus_{second}"] = Comparison(first=first, second=second, like_kl=alike, metrics=metrics)
     return comparisons
-
-
-def in_order(methods: Iterable[str]) -> list[str]:
-    """Methods in the order in which they are made: base, SFT, RLHF, RA-RLHF; other names stay in theirs, at the end."""
-    return sorted(methods, key=lambda method: METHODS.index(method) if method in METHODS else len(METHODS))
 
 
 def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float | None:

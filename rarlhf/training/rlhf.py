@@ -74,9 +74,3 @@ def train_policy(
     if session.world.rank == 0:
         start.save(places.out)
     return records
-
-
-def risk_neutral(params: Params) -> Params:
-    """The same parameters for plain RLHF: measure `none`, and no value of section `risk` that would decide bytes."""
-    neutral = {"measure": "none", "critic": "kept", "hard_share": 0.0, "warmup": 0, "rho": 1.0}
-    return params.model_copy(update={"risk": params.risk.model_copy(update=neutral)})

@@ -85,7 +85,7 @@ class Run:
     """One run of a stage, handed to its function.
 
     Attributes:
-        name: as DVC names it, `rlhf@1`.
+        name: as DVC names it, `ppo@rlhf-1`.
         params: the parameters, loaded and validated.
         inputs: the stage's own parameters and its files.
         tracker: the run in MLflow; never raises.

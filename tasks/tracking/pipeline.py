@@ -81,7 +81,7 @@ class Pipeline:
         """Tells how a stage ended: `Cached` makes a light run of its own, the others have theirs.
 
         Args:
-            name: of the stage, as in `rlhf@1`.
+            name: of the stage, as in `ppo@rlhf-1`.
             state: any word, shown in the table; `Unknown`: `Cached` if a run with the same inputs is there, else
                 `NotRun`.
             seconds: it took; None: as long as its run.

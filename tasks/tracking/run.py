@@ -66,7 +66,7 @@ class Record:
 
 def stage_record(stage: str, arguments: Mapping[str, object], params: Params, inputs: Inputs) -> Record:
     """The record of one run of a stage."""
-    method = arguments.get("method", stage if stage in params.methods else None)
+    method = arguments.get("method", stage if stage in params.methods.start else None)
     tags = {
         "stage": stage,
         "preset": params.preset,

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from rarlhf.evaluation.evaluate import COMPARED
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
-from rarlhf.params import load_params
+from rarlhf.config.load import load_params
 
 params = load_params()
 if params.risk.alpha == 0.5:

@@ -19,6 +19,11 @@ MEASURES: dict[str, type[RiskMeasure]] = {
 }
 
 
+def deciding_values(params: RiskParams) -> dict[str, object]:
+    """The values of section `risk` that decide a training with its measure; `critic` is the trainer's."""
+    return {key: getattr(params, key) for key in ("measure", "critic", *MEASURES[params.measure].reads)}
+
+
 def risk_measure(params: RiskParams) -> RiskMeasure:
     """The measure that `risk.measure` names."""
     return MEASURES[params.measure](params)

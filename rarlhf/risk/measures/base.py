@@ -12,7 +12,7 @@ second term is a constant without effect.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,14 @@ class Treatment(NamedTuple):
 
 
 class RiskMeasure(ABC):
-    """One risk measure with its parameters; `state` is what it carries from iteration to iteration."""
+    """One risk measure with its parameters.
+
+    Attributes:
+        reads: keys of section `risk` that decide its results, besides `measure` and `critic`.
+        state: what it carries from iteration to iteration.
+    """
+
+    reads: ClassVar[tuple[str, ...]]
 
     def __init__(self, params: RiskParams) -> None:
         self.params = params

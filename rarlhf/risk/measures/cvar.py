@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from rarlhf.risk.tail import worst_episodes
 
 class HardSelection(RiskMeasure):
     """Maximises the mean of the B' lowest returns, whole episodes."""
+
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "ranking", "hard_share")
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """Mean of the B' lowest R: the ceil-mean, at or above the fractional CVaR that reports use."""

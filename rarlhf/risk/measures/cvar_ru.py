@@ -7,6 +7,8 @@ Source: Rockafellar and Uryasev 2000; Tamar et al. 2015 (arXiv 1404.3862) for it
 without it the gradient is off, since R contains log pi.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,8 @@ def shortfall_utility(returns: Tensor, eta: float, kl_coef: float) -> Tensor:
 
 class RockafellarUryasev(RiskMeasure):
     """Maximises CVaR at alpha', with eta the batch's own quantile R_(B') or a running one (params `risk.eta_rate`)."""
+
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "eta_rate")
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """The fractional CVaR, which is the maximum over eta."""

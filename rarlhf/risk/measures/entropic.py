@@ -7,6 +7,7 @@ Source: Foellmer and Schied 2002; Howard and Matheson 1972 for exponential utili
 
 from fractions import Fraction
 from math import log
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ def entropic_utility(returns: Tensor, temperature: float, kl_coef: float) -> Ten
 
 class Entropic(RiskMeasure):
     """Maximises the entropic value at T / progress; `risk.alpha` plays no part."""
+
+    reads: ClassVar[tuple[str, ...]] = ("temperature", "warmup", "rho", "count_from")
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """-T log mean exp(-R / T); the mean at progress 0."""

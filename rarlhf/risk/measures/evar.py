@@ -8,6 +8,7 @@ Source: Ahmadi-Javid 2012; named as future work in the paper's public review ans
 
 from fractions import Fraction
 from math import log
+from typing import ClassVar
 
 import torch
 from scipy.optimize import brentq
@@ -56,6 +57,8 @@ def _spread(returns: Tensor) -> Tensor:
 
 class EntropicValueAtRisk(RiskMeasure):
     """Maximises EVaR at alpha', taking T* anew for every batch."""
+
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from")
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """EVaR of the batch at alpha'."""

@@ -5,6 +5,8 @@ Lambda is params `risk.mix`: 0 is plain RLHF, 1 is `cvar_ru`. Source: Rockafella
 beta term as in `cvar_ru`.
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, Treatment, everything, utilities
@@ -15,6 +17,8 @@ from rarlhf.risk.tail import cvar
 
 class MeanCVaR(RockafellarUryasev):
     """Maximises the mixture of mean and CVaR at alpha'."""
+
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "mix", "warmup", "rho", "count_from", "eta_rate")
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """(1 - lambda) mean + lambda CVaR."""

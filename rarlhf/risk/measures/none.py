@@ -1,5 +1,7 @@
 """`none`: the mean return, plain RLHF."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything
@@ -8,6 +10,8 @@ from rarlhf.risk.schedule import RiskLevel
 
 class RiskNeutral(RiskMeasure):
     """Maximises the mean return over all episodes."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """Mean of R."""

@@ -64,12 +64,37 @@ def test_what_varies_is_known_for_cells_with_other_keys() -> None:
     assert varying(cells) == ["risk.alpha", "risk.warmup"]  # 0.8 is what params.yaml has
 
 
+def shared(params: dict[str, object], *points: dict[str, object]) -> list[str]:
+    return shared_stages(params, make_cells(points, params))
+
+
 def test_stages_that_no_key_changes_are_shared() -> None:
-    assert shared_stages({"seeds": [4]}, ["risk.alpha"]) == ["generate@base", "generate@rlhf", "generate@sft"]
-    assert shared_stages({}, ["risk"]) == shared_stages({}, ["risk.alpha"])
-    assert shared_stages({"seeds": [4]}, ["generate.samples"]) == ["ra_rlhf@4", "rlhf@4"]
-    assert shared_stages({}, ["ppo.lr", "prompts.seed"]) == ["base", "reward"]
-    assert shared_stages({}, ["data.seed"]) == ["check"]
+    start = ["generate_start@base", "generate_start@sft"]
+    assert shared({"seeds": [4]}, {"risk.alpha": 0.2}, {"risk.alpha": 0.3}) == ["generate@rlhf", *start]
+    assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == ["ppo@ra_rlhf-4", "ppo@rlhf-4"]
+    assert shared({}, {"ppo.lr": 1e-4, "prompts.seed": 1}, {"ppo.lr": 2e-4, "prompts.seed": 2}) == [
+        "base",
+        "methods",
+        "reward",
+    ]
+    assert shared({}, {"data.seed": 8}, {"data.seed": 9}) == ["methods"]
+
+
+def test_what_a_measure_does_not_read_changes_no_training() -> None:
+    assert shared({"seeds": [4]}, {"risk.mix": 0.2}, {"risk.mix": 0.3}) == [
+        "generate@ra_rlhf",
+        "generate@rlhf",
+        "generate_start@base",
+        "generate_start@sft",
+    ]
+
+
+def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
+    points = ({"methods.ppo.cautious.alpha": 0.1}, {"methods.ppo.cautious.alpha": 0.3})
+    start = ["generate_start@base", "generate_start@sft"]
+    assert shared({"seeds": [4]}, *points) == ["generate@ra_rlhf", "generate@rlhf", *start]
 
 
 def test_the_papers_cells_are_valid_on_tiny() -> None:

@@ -13,7 +13,8 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.decoding.compatible import refuse_incompatible
-from rarlhf.models.context import context_length, refuse_too_long
+from rarlhf.models.context import context_length
+from rarlhf.models.lengths import refuse_too_long
 
 
 def test_a_model_whose_logits_are_its_embeddings_of_its_states_is_taken(

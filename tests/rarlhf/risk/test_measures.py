@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rarlhf.config.params import Params, RiskParams
+from rarlhf.config.params import WITHOUT_LEVEL, Params, RiskParams
 from rarlhf.data.batches import query_batch
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import MEASURES, risk_measure
@@ -81,6 +81,7 @@ def at_the_end(utility: list[float]) -> Tensor:
 
 def test_the_params_know_the_measures() -> None:
     assert set(get_args(RiskParams.model_fields["measure"].annotation)) == set(MEASURES)
+    assert set(WITHOUT_LEVEL) == {name for name, measure in MEASURES.items() if "alpha" not in measure.reads}
 
 
 def test_none_takes_all_as_they_are(params: Params) -> None:

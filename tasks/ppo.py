@@ -1,15 +1,15 @@
-"""What the stages `rlhf` and `ra_rlhf` share: one code path, and only the risk parameters differ."""
+"""Stage `ppo`: PPO from the SFT model, one run per method of `methods.ppo` and seed."""
 
 from pathlib import Path
 
-from rarlhf.config.params import Params
 from tasks.running.figures import track_training
-from tasks.running.stage import Run
+from tasks.running.stage import Run, stage
 from tasks.tracking.run import all_params
 
 
-def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:  # noqa: PLR0913
-    """Train the SFT model by PPO with one seed, going on from a checkpoint where a killed run left one."""
+@stage
+def ppo(run: Run, method: str, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:
+    """Train the SFT model by PPO with one seed, going on from the checkpoint of a killed run if there is one."""
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.rl.parts import Session
     from rarlhf.system.distributed import world
@@ -17,7 +17,8 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
     from rarlhf.system.machine import prepare
     from rarlhf.training.rlhf import Places, train_policy
 
-    run.tracker.params(all_params(params))  # all, as this method takes them
+    params = run.params.model_copy(update={"risk": run.params.risk_of(method)})
+    run.tracker.params(all_params(params))  # as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
     session = Session(prepare(params.runtime), run.recorder, processes)
     rows = read_jsonl(prompts / "train.jsonl")
@@ -28,5 +29,8 @@ def train(run: Run, params: Params, seed: int, sft: Path, reward: Path, prompts:
         places = Places(sft, folder, run.checkpoints / "checkpoint.safetensors")
         records = train_policy(queries, places, score, params, session, seed=seed, plain_prompts=messages)
         write_curve(records, csv)
-        method = run.name.partition("@")[0]
         track_training(run, method, seed, csv)
+
+
+if __name__ == "__main__":
+    ppo()

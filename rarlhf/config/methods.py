@@ -1,0 +1,92 @@
+"""The registry of methods: their labels, their colours, and how their models are made.
+
+`methods` in params.yaml chooses. A method is a model that training starts from (`methods.start`), or one that PPO
+trains once per seed (`methods.ppo`), where an entry is a name and what differs from section `risk`. A user's own method
+is shown by its name, in one of the `FURTHER` colours.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rarlhf.config.params import Params, RiskParams
+
+START = ("base", "sft")  # in the order in which the pipeline makes them
+
+
+@dataclass(frozen=True)
+class Look:
+    """How tables and figures show a method."""
+
+    label: str
+    colour: str
+
+
+LOOKS: Mapping[str, Look] = {
+    "base": Look("Base", "#6b6b6b"),
+    "sft": Look("SFT", "#00805d"),
+    "rlhf": Look("RLHF", "#0072b2"),
+    "ra_rlhf": Look("RA-RLHF", "#c24e00"),
+}
+FURTHER = (
+    "#7b3294",
+    "#8c6d00",
+    "#b3005e",
+    "#006b6b",
+    "#5c4a3d",
+    "#4d4dff",
+)  # colours of further methods, in their order
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a run."""
+
+    name: str
+    made_by: Literal["base", "sft", "ppo"]  # the stage that makes its models
+    risk: RiskParams | None = None  # of a method trained by PPO; else None
+
+    @property
+    def label(self) -> str:
+        """Its name in tables and figures."""
+        return label_of(self.name)
+
+    @property
+    def per_seed(self) -> bool:
+        """Whether there is a model for each seed, rather than one for all."""
+        return self.made_by == "ppo"
+
+    def folder(self, models: Path, seed: int) -> Path:
+        """Folder of the model for one seed, below the folder `models`."""
+        return models / self.name / str(seed) if self.per_seed else models / self.name
+
+
+def methods_of(params: Params) -> list[Method]:
+    """All methods of a run, in the order in which they are shown."""
+    start = [Method(name, name) for name in params.methods.start]
+    return start + [Method(name, "ppo", params.risk_of(name)) for name in params.methods.ppo]
+
+
+def label_of(name: str) -> str:
+    """Label of a method in tables and figures; a method that is not in `LOOKS` is shown by its name."""
+    return LOOKS[name].label if name in LOOKS else name
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each method. The colours of `FURTHER` repeat if there are more methods than colours."""
+    names = list(names)
+    others = [name for name in names if name not in LOOKS]
+    further = {name: FURTHER[number % len(FURTHER)] for number, name in enumerate(others)}
+    return {name: LOOKS[name].colour if name in LOOKS else further[name] for name in names}
+
+
+def is_trained(name: str) -> bool:
+    """Whether the method is trained by PPO; the others are models that training starts from."""
+    return name not in START
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Methods in the order base, SFT, RLHF, RA-RLHF, then the others in the order given."""
+    known = list(LOOKS)
+    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
