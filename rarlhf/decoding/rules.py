@@ -1,6 +1,6 @@
 """The interface of decoding rules: how the distribution is made that each token is drawn from, and which draw is kept.
 
-A decoding rule continues a prompt otherwise than by sampling from one model. It does so in two places, both optional:
+A decoding rule continues a prompt in another way than sampling from one model. It can act in two places:
 
 1. It changes the next-token logits of a batch of prefixes, by transformers' `LogitsProcessorList`. A processor may read
    further models: a `Reader` is such a model with a cache of its own, which reads each token once.
@@ -40,7 +40,7 @@ class DecodingRule:
     draws = 1  # responses that are drawn to each prompt, of which one is kept
 
     def processors(self, prompts: Prompts, new_tokens: int) -> LogitsProcessorList:
-        """What turns the model's logits into the rule's, made anew for each batch.
+        """What turns the model's logits into the rule's, made again for each batch.
 
         Each processor gets all tokens so far (B, Q + t), padding included, and logits (B, V); it returns logits (B, V).
         Temperature and shortest length are applied to what the last one returns.
@@ -59,8 +59,8 @@ class DecodingRule:
     def choice_kl(self) -> float:
         """At most how many nats `choose` adds to the KL of a kept response, in the mean over responses.
 
-        Any choice of one of n draws makes a response at most n times as likely, so it adds at most log n. Best of n
-        adds at most log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879).
+        Choosing one of n draws makes a response at most n times as likely, so it adds at most log n. Best of n adds
+         at most log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879).
         """
         return log(self.draws)
 

@@ -24,7 +24,7 @@ from rarlhf.models.folders import refuse_no_language_model
 from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer
 from rarlhf.models.policy import Sampling
 
-LONGEST = 48  # new tokens where no number is given, as the paper's longest responses; fewer where the context is short
+LONGEST = 48  # new tokens by default, as the paper's longest responses; fewer if the context is short
 
 
 class Choices(NamedTuple):
@@ -44,7 +44,7 @@ class Written(NamedTuple):
     sample: int  # its index among those of the prompt
     text: str
     tokens: int  # the end of text included
-    ended: bool  # by the end of text; else it was cut at the limit
+    ended: bool  # by the end of text; otherwise it was cut at the limit
 
 
 class OpenModel(NamedTuple):
@@ -60,7 +60,7 @@ def open_model(folder: Path, device: torch.device, base: Path | None = None) -> 
     Args:
         folder: of the model or adapter.
         device: where it goes.
-        base: folder of an adapter's base model, where it is not the one that the adapter names.
+        base: folder of an adapter's base model, if it is not the one that the adapter names.
     Raises: UserError if the folder holds neither, or what it holds cannot be loaded.
     """
     refuse_no_language_model(folder, base)
@@ -80,10 +80,10 @@ def write(
 ) -> Iterator[Written]:
     """Continues every prompt, in order, all samples of one together.
 
-    The random numbers of a continuation are named by the seed and the indices of prompt and sample, so that neither
-    the batch size nor other prompts change it, but for what rounding does to the model's own numbers.
+    The random numbers of a continuation depend on the seed and the indices of prompt and sample alone. So neither the
+    batch size nor other prompts change it, apart from rounding in the model's own numbers.
 
-    Raises: UserError if a prompt has no token, or with the new tokens more than the model reads.
+    Raises: UserError if a prompt has no token, or prompt and new tokens together are more than the model reads.
     """
     rows = [_tokens(model.tokenizer, prompt) for prompt in prompts]
     length = _new_tokens(model.lm, rows, choices.max_new_tokens)
@@ -112,10 +112,10 @@ def _episodes(decoding: Decoding, rows: Sequence[list[int]], jobs: Sequence[tupl
 
 
 def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | None) -> int:
-    """Longest continuation, given that it must fit behind the longest prompt."""
+    """The most new tokens: they must fit behind the longest prompt."""
     for number, row in enumerate(rows, start=1):
         if not row:
-            raise UserError(f"prompt {number} has no token to go on from; write a longer one")
+            raise UserError(f"prompt {number} has no token to continue; write a longer one")
     context = positions_of(lm.config)
     if context is None:
         return wanted or LONGEST
@@ -123,7 +123,7 @@ def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | No
     room = context - len(rows[longest])
     if room < (wanted or 1):
         raise UserError(
-            f"prompt {longest + 1} has {len(rows[longest])} tokens and {wanted or 1} are to follow, but the model "
+            f"prompt {longest + 1} has {len(rows[longest])} tokens and {wanted or 1} must follow, but the model "
             f"reads {context} in all; shorten the prompt" + (" or lower --max-new-tokens" if room > 0 else "")
         )
     return wanted or min(LONGEST, room)

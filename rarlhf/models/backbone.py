@@ -1,6 +1,6 @@
-"""Models of the pipeline as they are held in memory: whole ones, or adapters that share one frozen backbone.
+"""Models of the pipeline in memory: whole ones, or adapters that share one frozen language model, the backbone.
 
-Whoever trains or measures takes a model from here and does not ask which of the two it is.
+Code that trains or measures gets its models from here and treats both kinds alike.
 """
 
 from collections.abc import Iterator
@@ -61,17 +61,17 @@ class Backbone:
 
 
 class Trainable(Protocol):
-    """A model that is about to be trained."""
+    """A model to train."""
 
-    lm: PreTrainedModel  # the language model that the trained weights are part of
+    lm: PreTrainedModel  # the language model, with the trained weights in it
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def model(self) -> "PreTrainedModel | PeftModel":
-        """The same model as transformers' trainers take it."""
+        """The same model in the form that transformers' trainers need."""
 
     def ref_policy(self) -> RefPolicy:
-        """The model as it is now, for good: to be taken before training."""
+        """A frozen copy of the model as it is now; call this before training."""
 
     def save(self, folder: Path) -> None:
         """Writes what was trained to `folder`."""
@@ -118,11 +118,11 @@ class AdapterModel:
 
     @property
     def model(self) -> "PeftModel":
-        """The backbone with its adapters, as peft sees it."""
+        """The backbone with its adapters, as peft's class."""
         return self.backbone.model
 
     def ref_policy(self) -> RefPolicy:
-        """The start on the same backbone; no second one is made."""
+        """The starting weights on the same backbone."""
         if self.start is None:
             return partial(self.backbone.using, None)
         self.backbone.attach(self.start, REFERENCE)
@@ -134,13 +134,13 @@ class AdapterModel:
 
 
 def load_trainable(folder: Path, params: ModelParams, seed: int, device: torch.device) -> Trainable:
-    """The model in `folder`, to be trained whole or by an adapter, as `model.adapter` says.
+    """The model in `folder`, to be trained whole or by an adapter, depending on `model.adapter`.
 
     Args:
-        folder: a whole model or, with `model.adapter` lora, an adapter to go on from.
+        folder: a whole model or, with `model.adapter` lora, an adapter to continue.
         params: section `model`.
         seed: of a new adapter's initial weights.
-        device: where the model goes.
+        device: where the model is placed.
     """
     return WholeModel(folder, device) if params.adapter == "none" else AdapterModel(folder, params, seed, device)
 
@@ -168,6 +168,6 @@ class ModelFolders:
 
     def _backbone_of(self, base: Path) -> Backbone:
         if self._backbone is None or not self._backbone.folder.samefile(base):
-            self._backbone = None  # the old one goes before the new one comes
+            self._backbone = None  # frees the old one before the new one is loaded
             self._backbone = Backbone(base, self.params, self.device)
         return self._backbone

@@ -14,7 +14,7 @@ NAMES = ("max_position_embeddings", "n_positions")
 def positions_of(config: "PreTrainedConfig | Mapping[str, Any]") -> int | None:
     """Positions of a model by its configuration, an object of transformers or the values of config.json.
 
-    Returns: None where the configuration sets no limit.
+    Returns: None if the configuration sets no limit.
     """
     if isinstance(config, Mapping):
         values = config.get("text_config") or config
@@ -23,6 +23,6 @@ def positions_of(config: "PreTrainedConfig | Mapping[str, Any]") -> int | None:
 
 
 def context_length(folder: Path) -> int | None:
-    """Positions of the model in `folder`; None where its configuration sets no limit, or is not there."""
+    """Positions of the model in `folder`; None if its configuration sets no limit, or there is none."""
     file = folder / "config.json"
     return positions_of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

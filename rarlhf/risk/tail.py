@@ -1,7 +1,7 @@
 """Lower-tail risk of episode returns. Returns are rewards, so risk is the lower tail and a higher number is better.
 
 A level is a share alpha in (0, 1] of the episodes; 1 is risk-neutral. R_(1) <= ... <= R_(B) are the sorted returns.
-Two tail means are kept apart by name: training keeps whole episodes (the ceil(alpha B) lowest, `worst_episodes`),
+There are two tail means with two names: training keeps whole episodes (the ceil(alpha B) lowest, `worst_episodes`),
 reports use the fractional `cvar`, which equals the Rockafellar-Uryasev maximum.
 """
 

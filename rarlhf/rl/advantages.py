@@ -25,7 +25,7 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, response_mask: Tensor, kl_c
 
 
 def terminal_rewards(scores: Tensor, response_mask: Tensor) -> Tensor:
-    """(B, T) float, zero but for `scores` (B,) at each row's last real token of `response_mask` (B, T)."""
+    """(B, T) float: `scores` (B,) at each row's last real token of `response_mask` (B, T), zero elsewhere."""
     last = response_mask.sum(dim=1, keepdim=True) - 1
     return torch.zeros_like(response_mask, dtype=scores.dtype).scatter(1, last, scores.unsqueeze(1))
 
@@ -76,12 +76,12 @@ def gae(
 
 
 def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
-    """Scales the masked entries by their unbiased standard deviation, and shifts their mean to 0 where `centred`.
+    """Divides the masked entries by their unbiased standard deviation; with `centred`, their mean becomes 0.
 
     Args:
         advantages: (B, T) float.
         mask: (B, T) bool, at least two True.
-        centred: False leaves the sign of each advantage as its baseline has it.
+        centred: False keeps the sign of each advantage.
     Returns: (B, T) float, (A - mean) / sqrt(variance + 1e-8), or without the mean; zero outside the mask.
     """
     kept = advantages[mask]

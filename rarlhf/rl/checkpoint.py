@@ -1,4 +1,4 @@
-"""Checkpoints of a training: one file, written whole or not at all, without pickle."""
+"""Checkpoints of a training: one file without pickle, which is either complete or not there."""
 
 import json
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from rarlhf.config.errors import UserError
 from rarlhf.system.files import replacing
 
-SHOWN = 4  # differing keys that a refusal names
+SHOWN = 4  # differing keys that an error names
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON-able state to `path`; until all is on disk the old file stays.
+    """Writes tensors and a state that JSON can hold to `path`; the old file stays until the new one is on disk.
 
-    Raises: UserError if it cannot be written, for want of room above all; the old checkpoint survives.
+    Raises: UserError if it cannot be written, for example because the disk is full; the old checkpoint stays.
     """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
@@ -44,17 +44,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
             state = json.loads((file.metadata() or {})["state"])
             return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118, not a dict
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of a training ({error}); delete it to begin anew") from error
+        raise UserError(f"{path} is not a checkpoint of a training ({error}); delete it to start over") from error
 
 
 def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint whose training was not this one.
+    """Refuses the checkpoint of another training.
 
     Args:
         path: of the checkpoint, for the message.
-        there: what the checkpoint was made with, by key.
-        here: the same of this training.
-    Raises: UserError naming the keys of `here` whose values are not the same there, both values, and what to do.
+        there: settings that the checkpoint was made with, by key.
+        here: settings of this training.
+    Raises: UserError that names the keys whose values differ, both values, and what to do.
     """
     keys = [key for key in here if key not in there or there[key] != here[key]]
     if keys:
@@ -62,12 +62,12 @@ def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) 
         more = f"; and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
         raise UserError(
             f"{path} is the checkpoint of another training: {'; '.join(shown)}{more}. "
-            "Give the values it was made with to go on from it, or delete it to begin anew"
+            "Give the values it was made with to continue it, or delete it to start over"
         )
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that are trained, with their names; those of a frozen backbone are not among them."""
+    """The trained parameters with their names; those of a frozen backbone are left out."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
@@ -95,7 +95,7 @@ def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensor
 def load_training(
     path: Path, settings: Mapping[str, Any], policy: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
-    """Takes up weights and optimiser from the checkpoint at `path`; returns its state, or None if there is none.
+    """Restores weights and optimiser from the checkpoint at `path`; returns its state, or None if there is none.
 
     Raises: UserError if it is not a checkpoint, is of a training with other `settings`, or holds other weights.
     """
@@ -107,5 +107,5 @@ def load_training(
     try:
         restore_training(policy, optimizer, tensors)
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} has other weights than this training ({error}); delete it to begin anew") from error
+        raise UserError(f"{path} has other weights than this training ({error}); delete it to start over") from error
     return state

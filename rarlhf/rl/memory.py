@@ -1,6 +1,6 @@
-"""Micro-batches found by memory: the most episodes that one forward and backward pass has room for.
+"""The largest micro-batch: the most episodes whose forward and backward pass fits the memory.
 
-They are tried once before a training, at the longest texts there can be, so that no iteration meets a full memory.
+Sizes are tried once before a training with texts of the largest length, so that no iteration runs out of memory.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rarlhf.rl.parts import Session
 from rarlhf.system.machine import Machine
 
 SPARE = 0.1  # share of the device's memory that a trial leaves free, for fragmentation and the library itself
-MOMENTS = 2  # of Adam, for every weight that is trained; they are there from the first step on
+MOMENTS = 2  # of Adam, for every trained weight; they exist from the first step on
 
 
 def with_micro_batch(ppo: PPOParams, policy: Policy, query_tokens: int, session: Session) -> PPOParams:
@@ -23,7 +23,7 @@ def with_micro_batch(ppo: PPOParams, policy: Policy, query_tokens: int, session:
 
     Args:
         ppo: the section.
-        policy: with all its weights in place; they are not changed.
+        policy: its weights are not changed.
         query_tokens: of the longest query.
         session: on a CPU `auto` is the whole mini-batch; of several processes the smallest finding counts; the recorder
             is told what was found.
@@ -57,7 +57,7 @@ def largest(mini_batch_size: int, trial: Callable[[int], None]) -> int:
 
 
 def _trial(policy: Policy, size: int, query_tokens: int, machine: Machine) -> None:
-    """A forward and backward pass over `size` episodes of full length beside all else that training holds."""
+    """A forward and backward pass over `size` episodes of full length, with the memory filled as in training."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     try:
         held = [torch.empty_like(parameter) for parameter in trained for _ in range(MOMENTS)]

@@ -15,7 +15,7 @@ from rarlhf.risk.tail import cvar, value_at_risk
 from rarlhf.rl.losses import masked_mean
 from rarlhf.rl.rollout import Rollout, UpdateStats
 
-RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: one for all, so that methods and alphas compare
+RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: the same for all methods and alphas
 SHOWN_TIMES = 8  # over a training, and after its first iteration
 SHOWN_EPISODES = 8  # each time
 Numbers = dict[str, float]  # by grouped name, as in `risk/kept`
@@ -56,7 +56,7 @@ def of_risk(measure: RiskMeasure, level: RiskLevel, batch: Batch, treated: Treat
 
 
 def of_critic(rollout: Rollout, returns: Tensor) -> Numbers:
-    """How well the critic knew the value targets `returns` (B, T)."""
+    """How well the critic predicted the value targets `returns` (B, T)."""
     mask = rollout.episodes.response_mask
     return {"value/explained_variance": explained_variance(rollout.values[mask], returns[mask])}
 
@@ -90,7 +90,7 @@ def short(record: Numbers) -> str:
 def show_samples(
     recorder: Recorder, iteration: int, rollout: Rollout, kept: Tensor, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Hands some episodes of an iteration, from the lowest score to the highest, to a recorder that takes samples.
+    """Gives a recorder that takes samples some episodes of an iteration, from the lowest score to the highest.
 
     Args:
         recorder: of the training.

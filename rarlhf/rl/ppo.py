@@ -60,8 +60,8 @@ DIVERGED = "lower ppo.lr or ppo.value_lr, or raise kl.coef. The last checkpoint 
 class PPOTrainer:
     """Trains a policy against a score under a KL penalty, on all episodes or on the worst ones.
 
-    Everything is handed in; the trainer loads nothing. `train` runs all iterations with checkpoints; `generate`,
-    `rollout` and `step` are the same pieces for a loop of one's own.
+    Everything is an argument; the trainer loads nothing. `train` runs all iterations with checkpoints; `generate`,
+    `rollout` and `step` are the same pieces for your own loop.
     """
 
     def __init__(self, models: Models, plan: Plan, session: Session) -> None:
@@ -94,15 +94,16 @@ class PPOTrainer:
         )
 
     def train(self, queries: Sequence[list[int]], checkpoint: Path) -> list[dict[str, float]]:
-        """Runs the value warm-up and all iterations, going on from `checkpoint` if it exists.
+        """Runs the value warm-up and all iterations, starting from `checkpoint` if it exists.
 
-        SIGINT and SIGTERM act at the end of the rollout or iteration at hand, when all is saved; a second one at once.
+        SIGINT and SIGTERM take effect at the end of the current rollout or iteration, after a checkpoint; a second
+        signal takes effect at once.
 
         Args:
             queries: token ids of the training queries, at least `ppo.batch_size`.
             checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up.
         Returns: one record per iteration.
-        Raises: UserError if the checkpoint is of another training, cannot be written, or what is trained diverges.
+        Raises: UserError if the checkpoint is of another training or cannot be written, or if the training diverges.
         """
         self.settings["queries"] = described(queries)
         first, last = 1 - self.ppo.value_warmup, self.ppo.iterations
@@ -187,7 +188,7 @@ class PPOTrainer:
         return self.risk.critic == "kept"
 
     def keep(self, record: dict[str, float]) -> dict[str, float]:
-        """Files an iteration's record, says once what looks wrong in it, and returns it."""
+        """Keeps and reports an iteration's record, warns once of what looks wrong in it, and returns it."""
         self.records.append(record)
         iteration = int(record["iteration"])
         self.recorder.record(iteration, record | {f"time/{name}": s for name, s in self.seconds.items()})
@@ -229,7 +230,10 @@ class PPOTrainer:
         return self.policy.values_of(torch.cat(states))[:, 0]
 
     def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
-        """One response to each query, of several processes each to its share; a UserError if logits are not finite."""
+        """One response to each query; each of several processes answers its share.
+
+        Raises: UserError if logits are not finite.
+        """
         return self._decode(queries, iteration)[0]
 
     @torch.no_grad()
@@ -254,7 +258,7 @@ class PPOTrainer:
 
     @torch.no_grad()
     def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
-        """Completes episodes and scores (B,) and joins the processes' shares; `measured` is kept from decoding."""
+        """Measures episodes with scores (B,) and joins the processes' shares; `measured` is what decoding has kept."""
         with self.timed("policy"), self.machine.autocast():
             if measured is None:
                 measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
@@ -280,7 +284,7 @@ class PPOTrainer:
         """One optimiser step on a mini-batch, its gradient summed over micro-batches."""
         tokens = int(batch.episodes.response_mask.sum())
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [torch.zeros(6, device=self.machine.device)]  # all there is, where a process has no row of the batch
+        parts = [torch.zeros(6, device=self.machine.device)]  # for a process that has no row of the batch
         for rows in chunks(self.world.share(len(batch.logprobs)), self.ppo.micro_batch):
             loss, part = self.losses(batch.rows(rows), tokens)
             loss.backward()
@@ -312,7 +316,7 @@ class PPOTrainer:
         clipped = ((ratio - 1.0).abs() > self.ppo.clip).float()
         per_token = (policy, value, clipped, ratio - 1.0 - log_ratio, ratio)
         sums = torch.stack([torch.where(mask, x, 0.0).sum() / tokens for x in per_token])
-        # A critic of the whole batch is fitted apart, by fit_value_head.
+        # A critic of the whole batch is fitted separately, by fit_value_head.
         loss = sums[0] + self.ppo.value_coef * sums[1] if self.risk.critic == "kept" else sums[0]
         return loss, torch.cat([sums, ratio[mask].max().unsqueeze(0)]).detach()
 
@@ -343,14 +347,14 @@ class PPOTrainer:
             self.optimizer.step()
 
     def save(self, path: Path, iteration: int) -> None:
-        """Writes everything that `restore` needs to go on after `iteration` with the same bytes: what is trained."""
+        """Writes what `restore` needs to continue after `iteration` with the same bytes, without frozen weights."""
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
         state |= {"measure": self.measure.state, "settings": self.settings}
         if self.world.rank == 0:
             save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
 
     def restore(self, path: Path) -> int | None:
-        """Takes up the checkpoint at `path`; returns its iteration, or None if there is none.
+        """Restores the checkpoint at `path`; returns its iteration, or None if there is none.
 
         Raises: UserError if it is of another training or model, naming what differs.
         """
@@ -360,7 +364,7 @@ class PPOTrainer:
         self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
         for record in self.records:
             self.recorder.record(int(record["iteration"]), record)
-            self.watch.warnings(record)  # said before the interruption
+            self.watch.warnings(record)  # they were shown before the interruption
         self.recorder.say(f"going on after iteration {max(state['iteration'], 0)} of {self.ppo.iterations}")
         return int(state["iteration"])
 

@@ -1,4 +1,4 @@
-"""From folders to a trained policy: puts together what `PPOTrainer` needs and saves what comes out."""
+"""From folders to a trained policy: builds what `PPOTrainer` needs and saves the result."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 CVaR is the maximum over eta of eta - mean(max(eta - R, 0)) / alpha. At the maximising eta, the alpha-quantile of R, the
 policy's gradient is that of the utility u = -max(eta - R, 0) - beta 1{R <= eta}, up to a factor 1/alpha that whitening
-removes: unbiased, and every episode trains, those above eta on u = 0, which is better than the batch's mean.
+removes: it is unbiased, and every episode trains; those above eta have u = 0, which is above the batch's mean.
 Source: Rockafellar and Uryasev 2000; Tamar et al. 2015 (arXiv 1404.3862) for its gradient. The beta term is ours:
 without it the gradient is off, since R contains log pi.
 """

@@ -1,7 +1,7 @@
 """`entropic`: -T log mean exp(-R / T), all episodes weighted by how bad they are.
 
-T (params `risk.temperature`, score units) says how far below the mean counts: the mean as T grows, the minimum as T
-falls to 0. Close to mean - variance / (2 T) for large T. The schedule raises 1/T from 0.
+T (params `risk.temperature`, score units) sets how averse it is: the value tends to the mean as T grows and to the
+minimum as T falls to 0. Close to mean - variance / (2 T) for large T. The schedule raises 1/T from 0.
 Source: Foellmer and Schied 2002; Howard and Matheson 1972 for exponential utility.
 """
 
@@ -42,7 +42,7 @@ def entropic_utility(returns: Tensor, temperature: float, kl_coef: float) -> Ten
 
 
 class Entropic(RiskMeasure):
-    """Maximises the entropic value at T / progress; `risk.alpha` plays no part."""
+    """Maximises the entropic value at T / progress; `risk.alpha` is not read."""
 
     reads: ClassVar[tuple[str, ...]] = ("temperature", "warmup", "rho", "count_from")
 

@@ -1,8 +1,9 @@
 """`evar`: entropic value at risk, the largest lower bound of CVaR that exponentials give, all episodes.
 
 sup over T > 0 of -T log mean exp(-R / T) + T log alpha. At the maximising T* the weights w = B softmax(-R / T*) have
-the relative entropy mean(w log w) = log(1 / alpha): the worst reweighting within that distance of the batch. Where the
-share of episodes at the minimum is alpha or more, T* is 0, the value is the minimum, and the weights are uniform on it.
+the relative entropy mean(w log w) = log(1 / alpha): the worst reweighting within that distance of the batch. If
+the share of episodes at the minimum is alpha or more, T* is 0, the value is the minimum, and the weights are uniform on
+the minima.
 Source: Ahmadi-Javid 2012; named as future work in the paper's public review answers.
 """
 
@@ -56,7 +57,7 @@ def _spread(returns: Tensor) -> Tensor:
 
 
 class EntropicValueAtRisk(RiskMeasure):
-    """Maximises EVaR at alpha', taking T* anew for every batch."""
+    """Maximises EVaR at alpha'; T* is found for every batch."""
 
     reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from")
 

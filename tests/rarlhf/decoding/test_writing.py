@@ -195,7 +195,7 @@ def test_prompt_and_continuation_must_fit_the_context(
     assert len(lines(capsys, "generate", "lm", "we liked the film .", "--max-new-tokens", str(room))) == 1
     line = refusal(capsys, "generate", "lm", "we", "we liked the film .", "--max-new-tokens", str(room + 1))
     assert line == (
-        f"prompt 2 has {length} tokens and {room + 1} are to follow, but the model reads 32 in all; shorten the prompt "
+        f"prompt 2 has {length} tokens and {room + 1} must follow, but the model reads 32 in all; shorten the prompt "
         "or lower --max-new-tokens"
     )
     assert refusal(capsys, "generate", "lm", "x" * 40).endswith("reads 32 in all; shorten the prompt")

@@ -105,7 +105,7 @@ def test_another_file_is_refused(content: bytes | str, tmp_path: Path) -> None:
         path.write_bytes(content)
     else:
         save_file(TENSORS, path, metadata=None if content == "no state" else {"state": "{"})
-    with pytest.raises(UserError, match=f"{path} is not a checkpoint of a training .*; delete it to begin anew"):
+    with pytest.raises(UserError, match=f"{path} is not a checkpoint of a training .*; delete it to start over"):
         load_checkpoint(path)
 
 
@@ -160,5 +160,5 @@ def test_other_weights_are_refused(wrong: tuple[str, str], tmp_path: Path) -> No
     tensors[wrong[1]] = tensors.pop(wrong[0])
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, tensors, {"settings": {}})
-    with pytest.raises(UserError, match=f"{path} has other weights than this training .*; delete it to begin anew"):
+    with pytest.raises(UserError, match=f"{path} has other weights than this training .*; delete it to start over"):
         load_training(path, {}, layer, optimizer)
