@@ -10,7 +10,7 @@ One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, ar
 6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
 7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
 
-`train` is the loop; steps 1 and 3 to 7 are in `step`. The comments in both carry these numbers.
+`train` is the loop and collects the rollouts; `step` does the rest. The comments in both carry these numbers.
 
 Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so
 the better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample and
@@ -114,10 +114,10 @@ class PPOTrainer:
             while done < last and not held.asked():
                 iteration = done + 1
                 batch = query_batch(queries, iteration - first, self.ppo.batch_size, self.seed)
-                rollout = self.collect_hard_rollout(hard, batch, iteration)  # 1., 2.
+                rollout = self.collect_hard_rollout(hard, batch, iteration)  # 2. at the level of step 1
                 if held.asked():
                     break
-                self.learn(rollout, iteration, show)  # 3. to 7.
+                self.learn(rollout, iteration, show)  # 1. and 3. to 7., in `step`
                 done = iteration
                 if done % self.ppo.checkpoint_every == 0 and done < last:
                     self.save(checkpoint, done)
@@ -147,15 +147,17 @@ class PPOTrainer:
             rollout: B episodes sampled from the current policy.
             iteration: m in 1..M, which sets the risk level.
         """
-        mask, level = rollout.episodes.response_mask, self.schedule.at(iteration)  # 1.
-        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)  # 3.
+        mask = rollout.episodes.response_mask
+        level = self.schedule.at(iteration)  # 1. how risk-averse now
+        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)  # 3. score minus KL penalty
         batch = self.risk_batch(rewards, rollout)
-        treated = self.measure.treat(batch, level)  # 4.
-        advantages, returns = self.gae(risk_rewards(rewards, treated, mask), rollout)  # 5.
-        stats = self.update(select(rollout, advantages, returns, treated.kept, self.centred), iteration)  # 6.
+        treated = self.measure.treat(batch, level)  # 4. kept episodes and utilities
+        advantages, returns = self.gae(risk_rewards(rewards, treated, mask), rollout)  # 5. and value targets
+        targets = select(rollout, advantages, returns, treated.kept, self.centred)  # 6. whitened, then PPO epochs
+        stats = self.update(targets, iteration)
         if self.risk.critic == "all":
             self.fit_value_head(rollout, returns)
-        kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.kept, self.kl.average)  # 7.
+        kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.kept, self.kl.average)  # 7. record, move beta
         record = metrics.of_risk(self.measure, level, batch, treated) | metrics.of_update(stats)
         record |= metrics.of_rollout(rollout, self.policy.sampling.end_id) | metrics.of_critic(rollout, returns)
         record |= metrics.of_returns(batch.returns) | {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
