@@ -41,7 +41,7 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument("--temperature", type=_temperature, default=1.0, help="above 0, at most 10; below 1: tamer (1)")
     parser.add_argument("--seed", type=_seed, default=1, help="equal seeds draw equal continuations (1)")
     parser.add_argument("--batch-size", type=_count, default=32, help="continuations at once: speed and memory (32)")
-    parser.add_argument("--base", type=Path, help="folder of an adapter's base, where it is not the one it names")
+    parser.add_argument("--base", type=Path, help="folder of an adapter's base, if it is not the one it names")
     _add_device(parser)
     parser.add_argument("--json", action="store_true", help="JSON lines: prompt, sample, continuation, tokens, ended")
     parser.set_defaults(run=_generate, refuse=parser.error)
@@ -124,7 +124,7 @@ def add_merge(commands: Commands) -> None:
     )
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder of the adapter, such as models/ra_rlhf/1")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; plain transformers loads it")
-    parser.add_argument("--base", type=Path, help="folder of the base model, where it is not the one the adapter names")
+    parser.add_argument("--base", type=Path, help="folder of the base model, if it is not the one the adapter names")
     parser.set_defaults(run=_merge)
 
 
@@ -253,7 +253,7 @@ def _add_file(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto (the default): a GPU where there is one"
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto (the default): a GPU if there is one"
     )
 
 

@@ -1,4 +1,4 @@
-"""Decoding pass by pass: the model's own cache, which grows in room that is taken once."""
+"""Eager decoding: one uncompiled pass a token, with a cache whose memory is allocated once."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ class EagerDecoder:
 
 
 class _RoomyLayer(DynamicLayer):
-    """A layer's keys and values in room that is taken once, rather than copied whole at each token."""
+    """A layer's keys and values in memory that is allocated once, so that they are not copied at each token."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _RoomyLayer(DynamicLayer):
 
 
 def roomy_cache(lm: PreTrainedModel, room: int) -> DynamicCache:
-    """The model's own cache, its plain growing layers with room for `room` tokens."""
+    """The model's own cache, in which plain growing layers have memory for `room` tokens."""
     cache = DynamicCache(config=lm.config)
     cache.layers = [_RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -3,7 +3,7 @@
 A decoding rule continues a prompt in another way than sampling from one model. It can act in two places:
 
 1. It changes the next-token logits of a batch of prefixes, by transformers' `LogitsProcessorList`. A processor may read
-   further models: a `Reader` is such a model with a cache of its own, which reads each token once.
+   further models: a `Reader` is such a model with its own cache, which reads each token once.
 2. It draws several responses to each prompt and keeps one (best of n, rejection).
 
 Letters for shapes: B prompts, Q query tokens, T response tokens, V vocabulary.
@@ -66,7 +66,7 @@ class DecodingRule:
 
 
 class Reader:
-    """A further model of a rule, with a cache of its own: gives the next-token logits of a batch as it grows."""
+    """A further model of a rule, with its own cache: gives the next-token logits of a batch as it grows."""
 
     def __init__(self, model: RefPolicy, prompts: Prompts, new_tokens: int) -> None:
         self.model = model

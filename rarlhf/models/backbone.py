@@ -1,6 +1,6 @@
 """Models of the pipeline in memory: whole ones, or adapters that share one frozen language model, the backbone.
 
-Code that trains or measures gets its models from here and treats both kinds alike.
+Code that trains or measures gets its models from here and need not know which kind it has.
 """
 
 from collections.abc import Iterator

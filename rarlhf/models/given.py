@@ -75,5 +75,5 @@ def _stored(folder: Path) -> set[str]:
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, it is no dict
+                found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, not a dict
     return {names[kind] for kind in found if kind in names}

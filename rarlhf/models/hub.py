@@ -72,7 +72,7 @@ def _fetch(
         place = snapshot_download(
             name, revision=revision, repo_type=kind, allow_patterns=files, ignore_patterns=ignored
         )
-    except Exception as error:  # whatever the client and the libraries below it raise
+    except Exception as error:  # anything that the client and its libraries raise
         refused = _refused(name, revision, key, kind, error)
         if refused:
             raise UserError(f"{key} = {name!r}: {refused}") from error
@@ -105,6 +105,6 @@ def _unreachable(name: str, revision: str | None, key: str, kind: str, error: Ex
     detail = " ".join(str(error).split())[:120]
     return (
         "neither a local folder nor to be had from the hub, which cannot be reached, and the local cache lacks "
-        f"revision {wanted!r}; where there is network `{command}`, bring that cache here and set HF_HOME to it, or "
-        f"give its folder as {key} ({type(error).__name__}: {detail})"
+        f"revision {wanted!r}; on a machine with network run `{command}`, bring that cache here and set HF_HOME to "
+        f"it, or give its folder as {key} ({type(error).__name__}: {detail})"
     )

@@ -136,11 +136,11 @@ def load_classifier(folder: str, name: str | None = None) -> tuple[PreTrainedMod
         raise UserError(
             f"the tokenizer of {name or folder} has no padding token; set pad_token in its tokenizer_config.json"
         )
-    _read_alike(model, tokenizer)
+    _pad_behind(model, tokenizer)
     return model.eval(), tokenizer
 
 
-def _read_alike(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _pad_behind(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Makes a score depend on its text alone and not on the rest of its batch: padding follows the text.
 
     A decoder's score is read at the last token that is not padding by its configuration.

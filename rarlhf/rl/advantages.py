@@ -39,7 +39,7 @@ def risk_rewards(rewards: Tensor, treated: Treatment, response_mask: Tensor) -> 
         rewards: (B, T) float, as `token_rewards` gives them.
         treated: the measure's utilities (B,), and the weight with which `rewards` stay.
         response_mask: (B, T) bool.
-    Returns: (B, T) float, zero on padding; `rewards` themselves where there is no utility.
+    Returns: (B, T) float, zero on padding; `rewards` themselves if there is no utility.
     """
     if treated.utility is None:
         return rewards

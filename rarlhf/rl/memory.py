@@ -19,14 +19,14 @@ MOMENTS = 2  # of Adam, for every trained weight; they exist from the first step
 
 
 def with_micro_batch(ppo: PPOParams, policy: Policy, query_tokens: int, session: Session) -> PPOParams:
-    """Section `ppo` with a number as `micro_batch_size`: on an accelerator the largest that fits where it is `auto`.
+    """Section `ppo` with a number as `micro_batch_size`: `auto` becomes the largest that fits an accelerator.
 
     Args:
         ppo: the section.
         policy: its weights are not changed.
         query_tokens: of the longest query.
-        session: on a CPU `auto` is the whole mini-batch; of several processes the smallest finding counts; the recorder
-            is told what was found.
+        session: on a CPU `auto` becomes the whole mini-batch; of several processes the smallest number counts; the
+            recorder reports it.
     Raises: UserError if not even one episode fits.
     """
     if ppo.micro_batch_size != "auto":

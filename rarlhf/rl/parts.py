@@ -22,7 +22,7 @@ class Models:
     ref_policy: RefPolicy
     tokenizer: PreTrainedTokenizerBase  # of the policy
     score: Score  # one number per text, higher is better
-    plain_prompts: PlainPrompts | None = None  # messages of queries in a chat template; None where there is none
+    plain_prompts: PlainPrompts | None = None  # messages of queries in a chat template; None without a template
 
 
 @dataclass(frozen=True)

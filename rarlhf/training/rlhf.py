@@ -31,7 +31,7 @@ class Places(NamedTuple):
 
     sft: Path  # folder of the SFT model or adapter: the start and, frozen, the reference policy
     out: Path  # where the policy is written, as `from_pretrained` of transformers, or of peft for an adapter, loads it
-    checkpoint: Path  # file to go on from, and to write to
+    checkpoint: Path  # file to continue from if it exists, and to write to
 
 
 def train_policy(
@@ -53,7 +53,7 @@ def train_policy(
         params: all parameters; `risk.measure` none is plain RLHF.
         session: machine, recorder and the processes that train together; each calls this, and the first one writes.
         seed: of sampling, order and the value head.
-        plain_prompts: messages of queries in a chat template; None where there is none.
+        plain_prompts: messages of queries in a chat template; None without a template.
     Raises: UserError if the model cannot be trained here or the memory is full, and as `PPOTrainer.train`.
     """
     start = load_trainable(places.sft, params.model, seed, session.machine.device)

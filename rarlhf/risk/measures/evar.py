@@ -51,7 +51,7 @@ def evar(returns: Tensor, alpha: Fraction) -> Tensor:
 
 
 def _spread(returns: Tensor) -> Tensor:
-    """Range of the returns in float64, 1 where they are all equal."""
+    """Range of the returns in float64, 1 if they are all equal."""
     spread = returns.double().max() - returns.double().min()
     return torch.where(spread > 0, spread, 1.0)
 
