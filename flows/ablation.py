@@ -41,7 +41,9 @@ from rarlhf.config.errors import UserError
 from rarlhf.evaluation.ablation import Table, compare_cells, csv_rows, markdown, terminal
 from rarlhf.messages.markdown import table as markdown_table
 from tasks.running.outputs import Outputs
-from tasks.tracking.run import PARENT_FILE, PIPELINE, Record, Tracker
+from tasks.tracking.parent import PARENT_FILE, PIPELINE
+from tasks.tracking.record import Record
+from tasks.tracking.tracker import Tracker
 
 REPORTS = Path("reports/ablation")
 Shares = SimpleQueue[Mapping[str, str]]

@@ -1,4 +1,4 @@
-"""What a run of the flow shows on Prefect's pages: the results table, the figures, the way to the run in MLflow."""
+"""What a run of the flow shows on Prefect's pages: the results table, the figures, a link to the run in MLflow."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ MLFLOW = "http://127.0.0.1:5000"  # where `make ui` shows it
 
 
 def publish_results() -> None:
-    """Shows the results table and the figures that stage `evaluate` left; the figures are within the text itself."""
+    """Shows the results table and the figures that stage `evaluate` left; the text holds the figures themselves."""
     from rarlhf.evaluation.statistics import percent
     from rarlhf.evaluation.tables import COLUMNS, result_rows
 
@@ -32,7 +32,7 @@ def publish_results() -> None:
 
 
 def publish_mlflow_link(experiment: str, run: str) -> None:
-    """Shows the way to a run's page in MLflow."""
+    """Shows a link to a run's page in MLflow."""
     server = without_passwords(os.environ.get("MLFLOW_TRACKING_URI", "")).rstrip("/")
     link = f"{server if server.startswith('http') else MLFLOW}/#/experiments/{experiment}/runs/{run}"
     create_link_artifact(link, link_text="run in MLflow", key="mlflow-run", description="`make ui` serves the page")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rarlhf.config.errors import UserError
-from rarlhf.system.files import replacing
+from rarlhf.system.files import replaced
 
 SHOWN = 4  # differing keys that an error names
 
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        with replacing(path) as partial:
+        with replaced(path) as partial:
             save_file(flat, partial, metadata={"state": json.dumps(state)})
     except (OSError, SafetensorError) as error:
         kept = "the one before it is kept" if path.is_file() else "there was none before it"

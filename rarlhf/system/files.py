@@ -40,11 +40,10 @@ def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of the file `target` in one step once it is on the disk.
+def replaced(target: Path) -> Iterator[Path]:
+    """A path to write to; the file then takes the place of `target` in one step: a reader sees the old or the new.
 
-    Where that fails, `target` is as it was before and nothing is left beside it. What a killed process has left is
-    deleted.
+    It is on the disk before that. After a failure `target` is as it was; what a killed process has left is deleted.
     """
     with _beside(target) as folder:  # a folder, because libraries write under further names of their own
         partial = folder / target.name
