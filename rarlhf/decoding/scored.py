@@ -76,9 +76,9 @@ class ScoredContinuations:
     def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> tuple[Episodes, Tensor]:
         """One response to each job, and their KL (B,) to the SFT model in nats.
 
-        It is the KL of the distribution that was drawn from. Without a rule both log-probabilities come from full
-        passes. With a rule, the first one is that under the rule, kept from drawing. Where the rule chooses among
-        several draws, every response's KL has in it what the choice adds at most: its mean is an upper bound.
+        It is the KL of the distribution that the responses were drawn from. Without a rule both log-probabilities come
+        from full passes. With a rule, drawing has kept the log-probabilities under the rule. If the rule chooses among
+        several draws, the most that this can add is added to every response, so that their mean is an upper bound.
         """
         prompts = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
         with self.machine.autocast():
