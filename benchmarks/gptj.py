@@ -160,8 +160,8 @@ def _trainer(
     from rarlhf.models.policy import Policy, sampling_of
     from rarlhf.models.recompute import recompute_blocks
     from rarlhf.rl.memory import with_micro_batch
+    from rarlhf.rl.parts import Models, Plan, Session
     from rarlhf.rl.ppo import PPOTrainer
-    from rarlhf.system.distributed import World
 
     def letters(texts: Sequence[str]) -> torch.Tensor:
         return torch.tensor([float(text.count("1")) for text in texts])
@@ -170,9 +170,10 @@ def _trainer(
     if params.model.gradient_checkpointing:
         recompute_blocks(trained.lm)
     policy = Policy(trained.lm, sampling_of(params, trained.tokenizer.eos_token_id))
-    ppo = with_micro_batch(params.ppo, policy, query_tokens, machine, times, World())
-    sections = (ppo, params.kl, params.risk)
-    return PPOTrainer(policy, ref_policy, trained.tokenizer, letters, *sections, 1, machine, times)
+    session = Session(machine, times)
+    ppo = with_micro_batch(params.ppo, policy, query_tokens, session)
+    models = Models(policy, ref_policy, trained.tokenizer, letters)
+    return PPOTrainer(models, Plan(ppo, params.kl, params.risk, seed=1), session)
 
 
 def _iterate(trainer: "PPOTrainer", sizes: Mapping[str, int], iterations: int) -> list[float]:

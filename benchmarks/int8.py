@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from benchmarks.worker import reset_peak, resident
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
 from rarlhf.models.loading import Storage, load_backbone
 from rarlhf.models.policy import Sampling, response_logprobs
 from rarlhf.system.machine import quieten_libraries
@@ -58,12 +58,11 @@ def random_model(kind: str, std: float, seed: int) -> PreTrainedModel:
 @torch.no_grad()
 def differences(rounded: PreTrainedModel, exact: PreTrainedModel, seed: int) -> Iterator[Tensor]:
     """(tokens,) each: decoding, ratio, weights."""
-    tokens, mask = left_pad(QUERIES, 0, CPU)
     seen: list[Tensor] = []
     head = rounded.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output[:, -1]))
     uniforms = torch.rand(ROWS, SAMPLING.max_new_tokens, generator=generator("int8", seed))
-    episodes = sample_responses(rounded, tokens, mask, SAMPLING, uniforms)
+    episodes = sample_responses(Decoding(rounded, SAMPLING), left_pad(QUERIES, 0, CPU), uniforms)
     hook.remove()
     drawn = torch.stack(seen, dim=1).log_softmax(dim=-1).gather(-1, episodes.responses.unsqueeze(-1)).squeeze(-1)
     full = response_logprobs(rounded, episodes, SAMPLING)

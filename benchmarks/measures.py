@@ -16,16 +16,17 @@ from typing import Any, cast
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
-from rarlhf.decoding.generate import Generator
+from rarlhf.decoding.scored import ScoredContinuations
 from rarlhf.evaluation.evaluate import Evaluation, evaluate
 from rarlhf.evaluation.perplexity import reference_perplexity
 from rarlhf.evaluation.rows import read_tables
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.rewards.scorers import load_reward_model
+from rarlhf.rl.parts import Session
 from rarlhf.system.files import read_jsonl, write_json, write_jsonl
 from rarlhf.system.machine import Machine, prepare
-from rarlhf.training.rlhf import train_policy
+from rarlhf.training.rlhf import Places, train_policy
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"measure": "none"},
@@ -50,7 +51,7 @@ class Workbench:
         self.params, self.seeds = params, list(seeds)
         self.machine: Machine = prepare(params.runtime)
         self.score = load_reward_model(Path("models/reward"), params.reward, self.machine)
-        self.generate = Generator(Path("models/sft"), self.score, params, self.machine)
+        self.generate = ScoredContinuations(Path("models/sft"), self.score, params, self.machine)
         self.queries = [row["input_ids"] for row in read_jsonl(Path("data/prompts/train.jsonl"))]
         self.test = cast("list[Query]", read_jsonl(Path("data/prompts/test.jsonl")))
         self.texts = [row["text"] for row in read_jsonl(Path("data/prompts/perplexity.jsonl"))]
@@ -60,12 +61,11 @@ class Workbench:
         risk = self.params.risk.model_copy(update=VARIANTS[name])
         params = self.params.model_copy(update={"risk": risk})
         with TemporaryDirectory() as scratch:
-            model, checkpoint = Path(scratch, "model"), Path(scratch, "checkpoint.safetensors")
+            model = Path(scratch, "model")
+            places = Places(Path("models/sft"), model, Path(scratch, "checkpoint.safetensors"))
+            session = Session(self.machine, SilentRecorder())
             start = time.perf_counter()
-            train_policy(
-                self.queries, Path("models/sft"), model, checkpoint, self.score, params, seed, self.machine,
-                SilentRecorder(),
-            )  # fmt: skip
+            train_policy(self.queries, places, self.score, params, session, seed=seed)
             seconds = time.perf_counter() - start
             generations.parent.mkdir(parents=True, exist_ok=True)
             write_jsonl(generations, self.generate(f"{name} seed {seed}", model, self.test, seed))

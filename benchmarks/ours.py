@@ -17,6 +17,7 @@ from rarlhf.models.fused import fuse_activations
 from rarlhf.models.policy import Policy, Sampling
 from rarlhf.models.reference import frozen
 from rarlhf.rewards.scorers import RewardModel
+from rarlhf.rl.parts import Models, Plan, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine, prepare
 
@@ -71,17 +72,12 @@ def trainer(setting: Setting, machine: Machine, reporter: Reporter) -> PPOTraine
     sizes = {"label": 0, "sign": 1, "max_length": work.query_tokens + work.response_tokens, "batch_size": work.episodes}
     reward_params = RewardParams.model_validate(PRESET.reward.model_dump() | sizes)
     policy = Policy(lm, Sampling(1.0, work.response_tokens, work.response_tokens, tokenizer.eos_token_id))
+    score = RewardModel(classifier, tokenizer, reward_params, machine)
+    kl = KLParams.model_validate(PRESET.kl.model_dump())
     return PPOTrainer(
-        policy,
-        frozen(deepcopy(lm)),
-        tokenizer,
-        RewardModel(classifier, tokenizer, reward_params, machine),
-        ppo_params(setting),
-        KLParams.model_validate(PRESET.kl.model_dump()),
-        risk_params(setting),
-        seed=1,
-        machine=machine,
-        recorder=Phases(reporter),
+        Models(policy, frozen(deepcopy(lm)), tokenizer, score),
+        Plan(ppo_params(setting), kl, risk_params(setting), seed=1),
+        Session(machine, Phases(reporter)),
     )
 
 

@@ -9,7 +9,7 @@ from tasks.running.stage import Run, stage
 def check(run: Run, out: Path, code: Path) -> None:
     """Estimate time, memory and disk, and refuse a machine that clearly does not suffice."""
     from rarlhf.config.rules import cautions
-    from rarlhf.models.context import refuse_too_long
+    from rarlhf.models.lengths import refuse_too_long
     from rarlhf.training.estimate import accelerator_memory, available_memory, estimate, refuse_if_short
     from rarlhf.training.preflight import refuse_missing
 

@@ -11,22 +11,23 @@ from tasks.tracking.record import all_params
 def ppo(run: Run, method: str, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:
     """Train the SFT model by PPO with one seed, going on from the checkpoint of a killed run if there is one."""
     from rarlhf.rewards.scorers import load_reward_model
+    from rarlhf.rl.parts import Session
     from rarlhf.system.distributed import world
     from rarlhf.system.files import read_jsonl, write_curve
     from rarlhf.system.machine import prepare
-    from rarlhf.training.rlhf import train_policy
+    from rarlhf.training.rlhf import Places, train_policy
 
     params = run.params.model_copy(update={"risk": run.params.risk_of(method)})
     run.tracker.params(all_params(params))  # as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
-    machine = prepare(params.runtime)
+    session = Session(prepare(params.runtime), run.recorder, processes)
     rows = read_jsonl(prompts / "train.jsonl")
     queries = [row["input_ids"] for row in rows]
     messages = {tuple(row["input_ids"]): row["prompt"] for row in rows} if params.prompts.chat_template else None
-    score = load_reward_model(reward, params.reward, machine)
-    arguments = (score, params, seed, machine, run.recorder, processes, messages)
+    score = load_reward_model(reward, params.reward, session.machine)
     with run.output(out) as folder, run.output(curve) as csv:
-        records = train_policy(queries, sft, folder, run.checkpoints / "checkpoint.safetensors", *arguments)
+        places = Places(sft, folder, run.checkpoints / "checkpoint.safetensors")
+        records = train_policy(queries, places, score, params, session, seed=seed, plain_prompts=messages)
         write_curve(records, csv)
         track_training(run, method, seed, csv)
 

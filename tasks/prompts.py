@@ -10,7 +10,7 @@ def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
     """Choose rows, cut them to queries, score the bare prompts."""
     from rarlhf.data.prompts import make_prompts, warn_of_ends
     from rarlhf.data.rows import read_rows
-    from rarlhf.models.context import refuse_too_long
+    from rarlhf.models.lengths import refuse_too_long
     from rarlhf.models.loading import load_tokenizer
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.system.files import write_json, write_jsonl

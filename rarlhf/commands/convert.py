@@ -1,7 +1,7 @@
-"""Pickled weights made into safetensors, once and on purpose: `rarlhf convert SOURCE FOLDER`.
+"""Converts pickled weights to safetensors: `rarlhf convert SOURCE FOLDER`.
 
-Nothing else in this project reads a pickle. `torch.load(weights_only=True)` takes tensors and plain containers alone
-and runs no code of the file; still, convert only what comes from somebody you trust.
+Nothing else in this project reads a pickle. `torch.load(weights_only=True)` accepts only tensors and plain containers
+and runs no code of the file; still, convert only files from somebody you trust.
 """
 
 import json
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def convert(source: str, out: Path, revision: str | None = None) -> list[str]:
-    """Writes a model with pickled weights as one with safetensors to `out`, weights as they are.
+    """Writes a model with pickled weights to `out` with safetensors; the weights stay the same.
 
     Args:
         source: local folder or hub name.
-        out: folder to make; an empty one may be there.
+        out: folder to make; it may exist if it is empty.
         revision: of a hub model.
     Returns: names of the files of weights.
-    Raises: UserError if `out` is taken, there are no pickled weights, or one holds anything but tensors.
+    Raises: UserError if `out` is not empty, there are no pickled weights, or a file holds other things than tensors.
     """
     refuse_no_conversion(source, out, revision)
     from safetensors.torch import save_file

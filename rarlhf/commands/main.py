@@ -1,4 +1,4 @@
-"""The command `rarlhf`: what one does with models that the pipeline made.
+"""The command `rarlhf`: uses models that the pipeline made.
 
 A command is a function that adds its own parser; `COMMANDS` lists them.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rarlhf.system.machine import Machine
 
 Commands = Any  # what argparse's add_subparsers returns has no public type
-STOPPED, BROKEN_PIPE = 130, 141  # as a shell says of SIGINT and SIGPIPE
+STOPPED, BROKEN_PIPE = 130, 141  # a shell's exit statuses for SIGINT and SIGPIPE
 
 
 def add_generate(commands: Commands) -> None:
@@ -41,7 +41,7 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument("--temperature", type=_temperature, default=1.0, help="above 0, at most 10; below 1: tamer (1)")
     parser.add_argument("--seed", type=_seed, default=1, help="equal seeds draw equal continuations (1)")
     parser.add_argument("--batch-size", type=_count, default=32, help="continuations at once: speed and memory (32)")
-    parser.add_argument("--base", type=Path, help="folder of an adapter's base, where it is not the one it names")
+    parser.add_argument("--base", type=Path, help="folder of an adapter's base, if it is not the one it names")
     _add_device(parser)
     parser.add_argument("--json", action="store_true", help="JSON lines: prompt, sample, continuation, tokens, ended")
     parser.set_defaults(run=_generate, refuse=parser.error)
@@ -54,7 +54,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     refuse_no_language_model(arguments.model, arguments.base)  # before slow imports
     prompts = given_texts(arguments.texts, arguments.file, "prompt", [("prompt",)])
     machine = _machine(arguments.device)
-    from rarlhf.decoding.inference import Choices, open_model, write
+    from rarlhf.decoding.writing import Choices, open_model, write
 
     model = open_model(arguments.model, machine.device, arguments.base)
     chosen = (arguments.samples, arguments.max_new_tokens, arguments.temperature, arguments.seed, arguments.batch_size)
@@ -68,7 +68,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _print_text(prompt: str, continuation: str) -> None:
-    """Both as one line, the prompt in bold where that can be seen."""
+    """Both as one line, the prompt in bold on a terminal."""
     from rarlhf.config.escapes import one_line
 
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("", "")
@@ -76,7 +76,7 @@ def _print_text(prompt: str, continuation: str) -> None:
 
 
 def add_score(commands: Commands) -> None:
-    """`rarlhf score`: what the reward model says of texts."""
+    """`rarlhf score`: the reward model's scores of texts."""
     parser = commands.add_parser(
         "score",
         help="score texts by the reward model",
@@ -124,7 +124,7 @@ def add_merge(commands: Commands) -> None:
     )
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder of the adapter, such as models/ra_rlhf/1")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; plain transformers loads it")
-    parser.add_argument("--base", type=Path, help="folder of the base model, where it is not the one the adapter names")
+    parser.add_argument("--base", type=Path, help="folder of the base model, if it is not the one the adapter names")
     parser.set_defaults(run=_merge)
 
 
@@ -171,13 +171,13 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (add_generate, add_score, add
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status.
 
-    0 done, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C, 141 whoever read the output went away.
+    0 done, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C, 141 the reader of the output closed it.
     """
     if sys.stdout is None:  # as under `>&-`
         print("error: standard output is closed, and results are written there", file=sys.stderr)
         return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
+        sys.stdout.reconfigure(encoding="utf-8")  # like the input, in every locale
     try:
         arguments = _parse(argv)
         arguments.run(arguments)
@@ -202,12 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Lets Python, which flushes standard output once more as it ends, write what is left to nowhere."""
+    """Discards the rest of the output, which Python writes once more at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Version(argparse.Action):
-    """Prints the version of the installed package; it is looked up where it is asked for alone."""
+    """Prints the version of the installed package, which is looked up only for this option."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version
@@ -232,12 +232,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     try:
         arguments, rest = parser.parse_known_args(argv)
     except SystemExit:
-        sys.stdout.flush()  # of --help and --version, whose reader may be gone
+        sys.stdout.flush()  # the output of --help and --version, whose reader may be gone
         raise
     if rest and ("texts" not in arguments or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "texts" in arguments:
-        arguments.texts += rest  # argparse leaves what stands behind an option
+        arguments.texts += rest  # texts behind an option, which argparse leaves
         if arguments.texts and arguments.file:
             arguments.refuse("argument --file: not together with texts as arguments")
     return arguments
@@ -253,12 +253,12 @@ def _add_file(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto (the default): a GPU where there is one"
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto (the default): a GPU if there is one"
     )
 
 
 def _machine(device: str) -> "Machine":
-    """The device in float32; equal seeds write alike whatever a pipeline's params say."""
+    """The device in float32, so that equal seeds write equal texts for all params."""
     _quieten()
     import torch
 
@@ -271,7 +271,7 @@ def _machine(device: str) -> "Machine":
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    """A line of JSON; what is not printable stands in it as JSON's escapes, so that a terminal is not steered."""
+    """Prints a line of JSON, with escapes for characters that are not printable: they could control a terminal."""
     line = json.dumps(record, ensure_ascii=False)
     print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line), flush=True)
 
@@ -299,7 +299,7 @@ def _number(text: str, kind: Callable[[str], Any], rule: str, holds: Callable[[A
 
 
 def _quieten() -> None:
-    """Leaves the bars and advice of libraries out."""
+    """Switches off progress bars and advice of libraries."""
     from rarlhf.system.machine import quieten_libraries
 
     quieten_libraries()

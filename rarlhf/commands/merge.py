@@ -1,4 +1,4 @@
-"""An adapter and its base made into one plain model."""
+"""Merges an adapter and its base into one plain model."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from rarlhf.decoding.sampling import sample_responses
+from rarlhf.decoding.rules import Prompts
+from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.files import base_of
@@ -19,14 +20,14 @@ from rarlhf.models.policy import Sampling, response_logprobs
 from rarlhf.system.files import whole
 from rarlhf.system.streams import generator
 
-PROBE_TEXTS, PROBE_TOKENS = 8, 32  # what merging is measured on: texts that the adapter's own model continues
+PROBE_TEXTS, PROBE_TOKENS = 8, 32  # the difference is measured on texts that the adapter's model samples
 CPU = torch.device("cpu")
 
 
 class Difference(NamedTuple):
     """How far the merged model is from the adapter on its backbone as trained, in nats per token."""
 
-    quantization: str | None  # of that backbone; None where the adapter's folder does not say
+    quantization: str | None  # of that backbone; None if the adapter's folder has no note of it
     largest: float
     mean: float
 
@@ -43,15 +44,15 @@ class Difference(NamedTuple):
 def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Difference:
     """Writes base and adapter as one model to `out`, in float32, as plain transformers loads it.
 
-    An adapter of an 8-bit backbone is merged with the weights as they were rounded, which it was trained on; what is
-    left of the difference is the rounding of activations. The folder appears whole or not at all.
+    An adapter of an 8-bit backbone is merged with the rounded weights, on which it was trained; the remaining
+    difference is the rounding of activations. After a failure there is no folder.
 
     Args:
         adapter: folder of an adapter.
-        out: folder to make; an empty one may be there.
-        base: folder of the base model, where it is not the one that the adapter names.
-    Returns: how far the merged model's log-probabilities are from the adapter's, measured.
-    Raises: UserError if `out` is taken, `adapter` is none, its base is not there, or the two do not fit.
+        out: folder to make; it may exist if it is empty.
+        base: folder of the base model, if it is not the one that the adapter names.
+    Returns: the measured distance of the merged model's log-probabilities from the adapter's.
+    Raises: UserError if `out` is not empty, `adapter` holds no adapter, its base is missing, or the two do not fit.
     """
     refuse_no_merge(adapter, out, base)
     storage = storage_in_training(adapter)
@@ -87,11 +88,12 @@ def _sampling(end_id: int) -> Sampling:
 
 
 def _probe(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Episodes:
-    """Texts that the model samples from nothing, all of one length."""
+    """Texts of equal length that the model samples after a start token."""
     end_id = tokenizer.eos_token_id
     start = torch.full((PROBE_TEXTS, 1), end_id)
     uniforms = torch.rand(PROBE_TEXTS, PROBE_TOKENS, generator=generator("merge"))
-    return sample_responses(lm, start, torch.ones_like(start, dtype=torch.bool), _sampling(end_id), uniforms)
+    prompts = Prompts(start, torch.ones_like(start, dtype=torch.bool))
+    return sample_responses(Decoding(lm, _sampling(end_id)), prompts, uniforms)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Texts scored by hand: with the pipeline's reward model as params.yaml describes it, or with any classifier."""
+"""What `rarlhf score` does: opens the pipeline's reward model as params.yaml describes it, or any classifier."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
 from rarlhf.config.load import load_params
 from rarlhf.config.params import RewardParams
+from rarlhf.models.context import positions_of
 from rarlhf.models.files import json_object
 from rarlhf.models.folders import refuse_no_classifier
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 PIPELINES = Path("models/reward")
 PARAMS = Path("params.yaml")
-AFTER_PADDING = ("camembert", "longformer", "mpnet")  # as RoBERTa's, their positions are counted from padding's number
+CONTEXT = 512  # tokens of a text, for a classifier whose configuration sets no limit
+AFTER_PADDING = ("camembert", "longformer", "mpnet")  # like RoBERTa's, their positions start after padding's number
 
 
 class ScoreOptions(NamedTuple):
-    """What a command line says of the reward model; None where it says nothing."""
+    """Options of the command line for the reward model; None: not given."""
 
     label: str | None
     sign: int | None
@@ -30,14 +32,14 @@ class ScoreOptions(NamedTuple):
 
 
 def chosen_scorer(folder: Path | None, options: ScoreOptions) -> tuple[Path, RewardParams]:
-    """Which reward model a command line asks for, told by files alone, before anything slow is imported.
+    """The reward model that a command line names, found without slow imports.
 
     Args:
-        folder: of a classifier. None: the pipeline's, with section `reward` of params.yaml where that is there.
-        options: values that stand instead of those of params.yaml.
+        folder: of a classifier. None: the pipeline's, with section `reward` of params.yaml if that file exists.
+        options: values that replace those of params.yaml.
     Returns: its folder, and section `reward`.
-    Raises: UserError if there is no such model, it is not said which of its outputs is the score, or an option is of no
-        use to it.
+    Raises: UserError if there is no such model, it has several outputs and none is chosen, or an option does not apply
+        to it.
     """
     given = {name: value for name, value in options._asdict().items() if value is not None}
     if "label" in given and given["label"].isdigit():
@@ -89,13 +91,13 @@ def open_reward_model(folder: Path, params: RewardParams, machine: "Machine") ->
 
 
 def _defaults(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """What the classifier itself says, and the rest of section `reward`."""
+    """Section `reward` of a classifier: what its own configuration says, and defaults for the rest."""
     config = json_object(folder / "config.json")
     labels = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     if "label" not in given and len(labels) > 1:
         names = ", ".join(f"{index}: {name}" for index, name in labels.items())
         raise UserError(f"{folder} has several outputs ({names}); name the one that is the score by --label")
-    context = config.get("max_position_embeddings") or config.get("n_positions") or 512
+    context = positions_of(config) or CONTEXT
     if "roberta" in str(config.get("model_type")) or config.get("model_type") in AFTER_PADDING:
         context -= config.get("pad_token_id", 1) + 1
     plain = {"source": str(folder), "output": "logit", "sign": 1, "others": []}

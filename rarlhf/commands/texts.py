@@ -1,4 +1,4 @@
-"""Texts that a command is given: as arguments, in a file, or on standard input, and how they are shown."""
+"""The texts of a command: arguments, lines of a file, or lines of standard input."""
 
 import json
 import sys
@@ -9,28 +9,28 @@ from typing import Any, NamedTuple
 from rarlhf.config.errors import UserError
 
 STDIN = "standard input"
-Fields = Sequence[tuple[str, ...]]  # alternatives, in order; the fields of one that has several are joined
+Fields = Sequence[tuple[str, ...]]  # alternatives, in order; an alternative of several fields joins their texts
 
 
 class Given(NamedTuple):
-    """One text and the record that it came in."""
+    """One text and the record that held it."""
 
     text: str
-    record: Mapping[str, Any]  # a JSON line's own fields; else the text alone
+    record: Mapping[str, Any]  # the fields of a JSON line; otherwise only the text
 
 
 def given_texts(arguments: Sequence[str], file: Path | None, name: str, fields: Fields) -> list[Given]:
     """The texts of a command line: its arguments, or else those in `file`, or else those on standard input.
 
-    A file whose name ends in .jsonl holds one JSON object a line; any other one text a line. Standard input is taken
-    for JSON lines where its first line is a JSON object.
+    A file whose name ends in .jsonl holds one JSON object a line, any other file one text a line. Standard input is
+    read as JSON lines if its first line is a JSON object.
 
     Args:
         arguments: texts given as arguments.
-        file: file to read where there are none; None: standard input.
-        name: what a text is called in messages, and in the record of one that came without.
+        file: file to read if there are no arguments; None: standard input.
+        name: what messages call a text, and its field in the record of a text without one.
         fields: where in a JSON object the text is.
-    Raises: UserError if there is no text, one is blank, or what was read is no such text.
+    Raises: UserError if there is no text, a text is blank, or the input has another form.
     """
     if arguments:
         located = [(f"{name} {number}", text) for number, text in enumerate(arguments, start=1)]
@@ -43,12 +43,12 @@ def given_texts(arguments: Sequence[str], file: Path | None, name: str, fields: 
         if not given.text.strip():
             raise UserError(f"{where} is empty; leave it out or write a {name}")
         if not _is_unicode(given):
-            raise UserError(f"{where} has bytes or escapes that stand for no character: write it in UTF-8")
+            raise UserError(f"{where} has bytes or escapes that are no character: write it in UTF-8")
     return [given for _, given in texts]
 
 
 def _is_unicode(given: Given) -> bool:
-    """Whether all of it can be written as UTF-8, as half a pair of surrogates, which stands for a byte, cannot."""
+    """Whether all of it can be written as UTF-8; a lone surrogate, which Python uses for a wrong byte, cannot."""
     try:
         json.dumps([given.text, given.record], ensure_ascii=False).encode()
     except UnicodeEncodeError:

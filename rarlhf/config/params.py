@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rarlhf.config.function_names import is_function
 
+WITHOUT_LEVEL = ("none", "entropic")  # risk measures that do not read `risk.alpha`
+
 
 def _number_from_text(value: object) -> object:
     """Turns text such as `1e-05` into a number; YAML 1.1 writers leave it as text."""
@@ -282,8 +284,8 @@ class RiskParams(Section):
 
     @property
     def level(self) -> Fraction:
-        """`alpha` as the exact rational it is written as."""
-        return Fraction(str(self.alpha))
+        """`alpha` as the exact rational it is written as; 1 for a measure that singles out no share of the episodes."""
+        return Fraction(1) if self.measure in WITHOUT_LEVEL else Fraction(str(self.alpha))
 
     def schedule_end(self, iterations: int) -> int:
         """J = ceil(rho M): the first of M iterations at which the final level holds, counted in exact rationals."""

@@ -1,1 +1,1 @@
-"""How responses are drawn from a model; nothing here updates a weight."""
+"""How responses are drawn from a model and by which rule; nothing here updates a weight."""

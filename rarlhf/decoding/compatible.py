@@ -1,8 +1,8 @@
-"""Whether a language model does what the engine takes for granted, asked of the model itself before it is trained.
+"""Whether a language model does what the engine assumes, tested on the model itself before it is trained.
 
-The engine takes logits from hidden states by the output embeddings alone, pads queries on the left, and samples with a
-cache. For a model that scales or caps its logits, or keeps its state otherwise, this would give another model's numbers
-without a word.
+The engine computes logits from hidden states by the output embeddings alone, pads queries on the left, and samples with
+a cache. With a model that scales or caps its logits, or keeps its state in another way, the numbers would be wrong and
+nothing would show it.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
 from rarlhf.models.policy import Sampling, logits_of, response_states
 
 LENGTHS = (5, 2)  # of the queries that are tried, in tokens
@@ -25,7 +25,7 @@ def refuse_incompatible(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """Compares the engine's passes over a few tokens with the model's own.
 
     Args:
-        lm: in eval mode; 8-bit weights are tried too, but not held to equal numbers, which they do not give.
+        lm: in eval mode; one with 8-bit weights must run, but need not give equal numbers.
         tokenizer: whose tokens the model must have embeddings for.
     Raises: UserError if the model lacks embeddings, cannot be run so, or gives other numbers.
     """
@@ -40,8 +40,8 @@ def refuse_incompatible(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     limit = TOLERANCE.get(lm.dtype, 0.25)
     if off > limit and not getattr(lm, "is_quantized", False):
         raise UserError(
-            f"model.source: {type(lm).__name__} computes its logits otherwise than by its output embeddings, or does "
-            f"not bear padding on the left (off by {off:.2g}); such a model cannot be trained here"
+            f"model.source: {type(lm).__name__} does not compute its logits by its output embeddings alone, or does "
+            f"not support padding on the left (off by {off:.2g}); such a model cannot be trained here"
         )
 
 
@@ -49,11 +49,11 @@ def refuse_incompatible(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 def _largest_difference(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
     """Between log-probabilities of the engine's passes, cached and whole, and the model's own on a single text."""
     queries = [[(7 * index + 3) % len(tokenizer) for index in range(length)] for length in LENGTHS]
-    tokens, mask = left_pad(queries, tokenizer.eos_token_id, lm.device)
-    sampling = Sampling(1.0, NEW_TOKENS, NEW_TOKENS, tokenizer.eos_token_id)
+    prompts = left_pad(queries, tokenizer.eos_token_id, lm.device)
+    decoding = Decoding(lm, Sampling(1.0, NEW_TOKENS, NEW_TOKENS, tokenizer.eos_token_id))
     cached: list[Tensor] = []
     uniforms = torch.full((len(queries), NEW_TOKENS), 0.5, device=lm.device)
-    episodes = sample_responses(lm, tokens, mask, sampling, uniforms, lambda _, x, *rest: cached.append(x))
+    episodes = sample_responses(decoding, prompts, uniforms, lambda _, x, *rest: cached.append(x))
     whole = logits_of(lm, response_states(lm, episodes))
     differences = []
     for index, query in enumerate(queries):

@@ -1,7 +1,7 @@
 """Decoding for accelerators: keys and values in tensors of fixed size, and a compiled pass of one token.
 
-An eager pass of one token launches hundreds of small kernels, whose launching takes longer than they do. Compiled, an
-accelerator replays them as one graph, which wants every tensor at the same place each time.
+An eager pass of one token launches hundreds of small kernels, and launching them takes longer than running them.
+Compiled, an accelerator replays them as one graph, which needs every tensor at the same place each time.
 """
 
 import torch
@@ -16,7 +16,7 @@ class CompiledSteps:
     """The compiled pass of one model, with a cache for every size of batch that it decoded; compiles at the first."""
 
     def __init__(self, lm: PreTrainedModel) -> None:
-        """Raises: UserError if the model's attention takes no mask of our making."""
+        """Raises: UserError if the model's attention does not take the masks that are made here."""
         kind = lm.config._attn_implementation
         if kind not in {"sdpa", "eager"}:
             raise UserError(f"runtime.decode = 'compiled': not with attention {kind!r} of this model; use eager")
@@ -61,7 +61,7 @@ class StaticDecoder:
         return output.last_hidden_state[:, -1:].clone()  # a replayed graph writes over what it gave before
 
     def _visible(self, start: int) -> Tensor:
-        """(B, 1, t, room) which columns each new token looks at, in the form that the model's attention wants."""
+        """(B, 1, t, room) which columns each new token looks at, in the form that the model's attention takes."""
         own = self.columns[start : self.seen].unsqueeze(1)
         before = self.mask.unsqueeze(1) & (self.columns < own)
         visible = (before | (self.columns == own)).unsqueeze(1)  # padding sees itself: a row of nothing gives no number

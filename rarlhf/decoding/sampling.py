@@ -1,62 +1,119 @@
-"""Sampling responses with a key-value cache.
+"""Drawing responses: the one way in which rollouts, stage `generate` and the command line continue prompts.
 
 Each token is drawn by inverting the distribution at one uniform number that belongs to its episode and column. The
 draws therefore do not depend on how episodes are batched, and a run that resumes draws what it would have drawn.
+
+Letters for shapes: n draws, B prompts, Q query tokens, T response tokens, H hidden size, V vocabulary.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import LogitsProcessorList, PreTrainedModel
 
 from rarlhf.config.errors import UserError
 from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.models.episodes import Episodes, Measured, chunks, joined, stacked
-from rarlhf.models.policy import Policy, Sampling, logits_of, positions
+from rarlhf.decoding.eager import EagerDecoder
+from rarlhf.decoding.rules import DecodingRule, Prompts
+from rarlhf.models.episodes import Episodes, Measured, chunks, joined, stacked, widened
+from rarlhf.models.policy import Policy, Sampling, logits_of
+from rarlhf.system.streams import generator
 
 # Is shown each column: hidden states (B, 1, H), logits and the probabilities they were shaped to (B, V), tokens (B,).
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
-@torch.no_grad()
-def sample_responses(  # noqa: PLR0913, PLR0917, each is a different thing
-    lm: PreTrainedModel,
-    queries: Tensor,
-    query_mask: Tensor,
-    sampling: Sampling,
-    uniforms: Tensor,
-    observe: Observer | None = None,
-    compiled: CompiledSteps | None = None,
-) -> Episodes:
-    """Samples one response to each query.
+@dataclass(frozen=True)
+class Decoding:
+    """How prompts are continued."""
+
+    lm: PreTrainedModel  # in eval mode
+    sampling: Sampling  # temperature, lengths and end of text
+    rule: DecodingRule | None = None  # None: plain sampling from `lm`
+    compiled: CompiledSteps | None = None  # the compiled passes of `lm`; None: eager ones
+
+
+class Responses(NamedTuple):
+    """What was drawn."""
+
+    episodes: Episodes
+    logprobs: Tensor | None  # (B, T) float32, under the rule's distribution; None: without a rule the model's own
+    choice_kl: float = 0.0  # nats that the choice of a draw adds to a response's KL at most, in the mean
+
+
+def uniform_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 1) -> Tensor:
+    """(n, *shape) float32 in [0, 1) on the CPU: the first draw from the stream `names`, each further one from its own.
+
+    So a rule of n draws finds the response of plain sampling among its draws, and those of a rule of fewer draws.
+    """
+    streams = [generator(*names, *([draw] if draw else [])) for draw in range(draws)]
+    return torch.stack([torch.rand(*shape, generator=stream) for stream in streams])
+
+
+def draw(decoding: Decoding, prompts: Prompts, uniforms: Tensor) -> Responses:
+    """One response to each prompt, as the rule draws and chooses it.
 
     Args:
-        lm: the language model, in eval mode.
-        queries: (B, Q) int64, padded on the left.
-        query_mask: (B, Q) bool.
-        sampling: temperature, lengths and end of text.
+        decoding: model and rule.
+        prompts: B queries.
+        uniforms: (n, B, T) float32 in [0, 1), with n the rule's draws; 1 without a rule.
+    Raises: UserError as `sample_responses`.
+    """
+    rule = decoding.rule
+    if rule is None:
+        return Responses(sample_responses(decoding, prompts, uniforms[0]), None)
+    drawn, logprobs = zip(*(_with_logprobs(decoding, prompts, numbers) for numbers in uniforms), strict=True)
+    if rule.draws == 1:
+        return Responses(drawn[0], logprobs[0])
+    count = len(prompts.tokens)
+    rows = rule.choose(drawn) * count + torch.arange(count, device=prompts.tokens.device)
+    kept = stacked(list(drawn), decoding.sampling.end_id).rows(rows)
+    return Responses(kept, widened(list(logprobs), 0.0)[rows], rule.choice_kl)
+
+
+def _with_logprobs(decoding: Decoding, prompts: Prompts, uniforms: Tensor) -> tuple[Episodes, Tensor]:
+    """One draw, and the log-probabilities (B, T) of its tokens under the distributions they were drawn from."""
+    columns: list[Tensor] = []
+
+    def observe(_states: Tensor, _logits: Tensor, probabilities: Tensor, tokens: Tensor) -> None:
+        columns.append(probabilities.gather(1, tokens.unsqueeze(1)).log())
+
+    return sample_responses(decoding, prompts, uniforms, observe), torch.cat(columns, dim=1)
+
+
+@torch.no_grad()
+def sample_responses(
+    decoding: Decoding, prompts: Prompts, uniforms: Tensor, observe: Observer | None = None
+) -> Episodes:
+    """Draws one response to each prompt, once.
+
+    Args:
+        decoding: model and rule, whose `choose` is not asked.
+        prompts: B queries.
         uniforms: (B, T) float32 in [0, 1), one for each token that may be drawn.
         observe: is shown each column as it is drawn.
-        compiled: the compiled passes of `lm`; None: eager ones.
     Returns: the episodes; responses are as wide as the longest of them and hold the end id after their end.
     Raises: UserError if the model gives no distribution to draw from.
     """
-    new_tokens = sampling.max_new_tokens
-    decoder = compiled.decoder(query_mask, new_tokens) if compiled else _Decoder(lm, query_mask, new_tokens)
-    running = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
-    tokens, drawn, real = queries, [], []
+    sampling, new_tokens = decoding.sampling, decoding.sampling.max_new_tokens
+    decoder, processors = _begin(decoding, prompts)
+    running = torch.ones(len(prompts.tokens), dtype=torch.bool, device=prompts.tokens.device)
+    tokens, seen, drawn, real = prompts.tokens, [prompts.tokens], [], []
     for t in range(new_tokens):
         states = decoder(tokens)
-        logits = logits_of(lm, states)
+        logits = logits_of(decoding.lm, states)
+        if processors:
+            logits = processors(torch.cat(seen, dim=1), logits[:, 0]).unsqueeze(1)
         probabilities = sampling.shape(logits, first=t)[:, 0].softmax(dim=-1)
         token = torch.where(running, invert(probabilities, uniforms[:, t]), sampling.end_id)
         vocab_size = logits.shape[-1]
         tokens = token.unsqueeze(1).clamp(max=vocab_size - 1)
         if observe is not None:
             observe(states, logits[:, 0], probabilities, tokens[:, 0])
+        seen.append(tokens)
         drawn.append(token)
         real.append(running)
         running = running & (token != sampling.end_id)
@@ -67,26 +124,37 @@ def sample_responses(  # noqa: PLR0913, PLR0917, each is a different thing
         raise UserError(
             "the model's logits are not finite, so nothing can be drawn from them: its weights are too large"
         )
-    return Episodes(queries, query_mask, responses, torch.stack(real, dim=1))
+    return Episodes(*prompts, responses, torch.stack(real, dim=1))
 
 
-def sample_batches(  # noqa: PLR0913, PLR0917, each is a different thing
-    policy: Policy,
-    queries: Tensor,
-    query_mask: Tensor,
-    uniforms: Tensor,
-    size: int,
-    measure: bool,
-    compiled: CompiledSteps | None = None,
+def _begin(decoding: Decoding, prompts: Prompts) -> tuple[Callable[[Tensor], Tensor], LogitsProcessorList]:
+    """The model's passes with an empty cache, and the rule's processors."""
+    new_tokens, compiled = decoding.sampling.max_new_tokens, decoding.compiled
+    if compiled:
+        decoder: Callable[[Tensor], Tensor] = compiled.decoder(prompts.mask, new_tokens)
+    else:
+        decoder = EagerDecoder(decoding.lm, prompts.mask, new_tokens)
+    return decoder, decoding.rule.processors(prompts, new_tokens) if decoding.rule else LogitsProcessorList()
+
+
+def sample_batches(
+    decoding: Decoding, prompts: Prompts, uniforms: Tensor, size: int, measuring: Policy | None
 ) -> tuple[Episodes, Measured | None]:
-    """Samples `size` episodes at a time; if `measure`, also keeps what `Policy.measure` would compute of them."""
+    """Draws `size` responses at a time, for a rollout.
+
+    Args:
+        decoding: the policy's language model, without a rule: PPO's ratios are of the policy's own distribution.
+        prompts: B queries.
+        uniforms: (B, T) as in `sample_responses`.
+        size: prompts continued at once.
+        measuring: keeps what `Policy.measure` of this policy would compute of the episodes; None: nothing is kept.
+    """
     parts, measured = [], []
-    for rows in chunks(torch.arange(len(queries)), size):
-        columns = Columns(policy) if measure else None
-        args = (queries[rows], query_mask[rows], policy.sampling, uniforms[rows], columns, compiled)
-        parts.append(sample_responses(policy.lm, *args))
+    for rows in chunks(torch.arange(len(uniforms)), size):
+        columns = Columns(measuring) if measuring else None
+        parts.append(sample_responses(decoding, prompts.rows(rows), uniforms[rows], columns))
         measured += [] if columns is None else [columns.measured()]
-    return stacked(parts, policy.sampling.end_id), joined(measured) if measured else None
+    return stacked(parts, decoding.sampling.end_id), joined(measured) if measured else None
 
 
 class Columns:
@@ -110,56 +178,6 @@ class Columns:
         return Measured(*(torch.cat(fields, dim=1) for fields in zip(*self.columns, strict=True)))
 
 
-class _Decoder:
-    """Runs the backbone over new tokens, with all that came before them in its cache."""
-
-    def __init__(self, lm: PreTrainedModel, query_mask: Tensor, new_tokens: int) -> None:
-        self.lm = lm
-        self.cache = roomy_cache(lm, query_mask.shape[1] + new_tokens)
-        self.seen = 0
-        self.padded = not bool(query_mask.all())  # without padding the library needs neither mask nor positions
-        self.mask = torch.nn.functional.pad(query_mask, (0, new_tokens), value=True).long()
-        self.positions = positions(self.mask)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """(B, 1, H) hidden states after `tokens` (B, t)."""
-        start, self.seen = self.seen, self.seen + tokens.shape[1]
-        padding: dict[str, Any] = {}
-        if self.padded:
-            padding = {
-                "attention_mask": self.mask[:, : self.seen],
-                "position_ids": self.positions[:, start : self.seen],
-            }
-        output = self.lm.base_model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **padding)
-        return output.last_hidden_state[:, -1:]
-
-
-class _RoomyLayer(DynamicLayer):
-    """A layer's keys and values in room that is taken once, rather than copied whole at each token."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.rooms = tuple(x.new_empty(*x.shape[:2], self.room, x.shape[3]) for x in (key_states, value_states))
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
-            room[:, :, start:end] = new
-        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
-        return self.keys, self.values
-
-
-def roomy_cache(lm: PreTrainedModel, room: int) -> DynamicCache:
-    """The model's own cache, its plain growing layers with room for `room` tokens."""
-    cache = DynamicCache(config=lm.config)
-    cache.layers = [_RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Tokens at which each row's cumulative distribution first exceeds its uniform number.
 
@@ -174,9 +192,9 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
 
 
-def left_pad(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stacks token lists of unequal lengths: (B, Q) int64 padded on the left, and their (B, Q) bool mask."""
+def left_pad(rows: Sequence[list[int]], pad_id: int, device: torch.device) -> Prompts:
+    """Stacks lists of token ids of unequal lengths."""
     width = max(len(row) for row in rows)
     tokens = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows], device=device)
-    return tokens, mask
+    return Prompts(tokens, mask)

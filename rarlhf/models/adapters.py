@@ -1,8 +1,8 @@
 """LoRA adapters on a frozen language model (arXiv 2106.09685), in folders that plain peft reads.
 
-An adapter's folder holds its configuration, its weights, how its backbone was held, and the tokenizer. The base model
-is not copied: the configuration names its folder, `models/base` in the pipeline, which is looked for here and above the
-adapter's folder.
+An adapter's folder holds its configuration, its weights, the tokenizer, and a note of how the frozen base model was
+stored in memory. The base model is not copied. The configuration names its folder, `models/base` in the pipeline, which
+is searched for in the current folder and in the folders above the adapter's.
 """
 
 import json
@@ -28,15 +28,15 @@ from rarlhf.system.streams import seed_globals
 if TYPE_CHECKING:  # peft takes a second to import, and most stages have no adapter
     from peft import PeftModel
 
-BACKBONE = "backbone.json"  # ours: what the adapter was trained on, which peft's configuration does not say
-POLICY = "default"  # the name that peft leaves out of an adapter's folder
+BACKBONE = "backbone.json"  # our own note of what the adapter was trained on; peft's configuration lacks it
+POLICY = "default"  # peft writes an adapter of this name without a folder of its own
 REFERENCE = "reference"
 
 
 def storage_in_training(folder: Path) -> Storage | None:
-    """How the backbone was held when the adapter was trained; None where the folder does not say.
+    """How the backbone was stored in memory when the adapter was trained; None if the folder has no note of it.
 
-    Raises: UserError if the folder holds no adapter, or says it in another form.
+    Raises: UserError if the folder holds no adapter, or a note in another form.
     """
     adapter_weights(folder)
     note = folder / BACKBONE
@@ -49,12 +49,12 @@ def storage_in_training(folder: Path) -> Storage | None:
 
 
 def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel":
-    """Puts a new adapter on `lm`, in place; it changes nothing until it is trained.
+    """Adds a new adapter to `lm`, in place; the adapter changes nothing until it is trained.
 
     Args:
         lm: the backbone; its own weights are frozen.
         lora: section `model.lora`.
-        seed: of the adapter's initial weights, which are float32 whatever the backbone is stored in.
+        seed: of the adapter's initial weights, which are float32 for every backbone.
     Raises: UserError if the model has no modules of the names in `target_modules`.
     """
     from peft import LoraConfig, get_peft_model
@@ -77,10 +77,10 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel"
 
 
 def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, trainable: bool = False) -> "PeftModel":
-    """Puts the adapter in `folder` on a backbone under `name`, in place; the first one on it becomes the active one.
+    """Adds the adapter in `folder` to a backbone under `name`, in place; the first adapter becomes the active one.
 
-    Raises: UserError if the folder holds no adapter in safetensors, or one that does not fit the backbone: a weight too
-        few, too many, of another shape, or not finite.
+    Raises: UserError if the folder holds no adapter in safetensors, or one that does not fit the backbone: a weight is
+        missing, unknown, of another shape, or not finite.
     """
     from peft import PeftModel
 
@@ -105,7 +105,7 @@ def _unfit(folder: Path, model: "PreTrainedModel | PeftModel", detail: str) -> s
 
 
 def _faults(model: "PeftModel", file: Path, name: str) -> Iterator[str]:
-    """What is wrong with an adapter's weights; peft says little of what it misses and nothing of what it leaves out."""
+    """What is wrong with an adapter's weights: peft only warns of missing ones and ignores unknown ones silently."""
     from peft import get_peft_model_state_dict
 
     wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
@@ -123,7 +123,7 @@ def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder:
         model: a backbone with an adapter `POLICY`.
         tokenizer: of the base model.
         folder: where to write.
-        storage: how the backbone is held, which is noted beside the weights.
+        storage: how the backbone is stored in memory; it is written beside the weights.
     """
     from peft import get_peft_model_state_dict
 
@@ -135,7 +135,7 @@ def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder:
     config = copy(model.peft_config[POLICY])
     config.inference_mode = True
     if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)  # a set's order differs between processes
+        config.target_modules = sorted(config.target_modules)  # the order of a set differs between processes
     config.save_pretrained(str(folder))
     tokenizer.save_pretrained(folder)
 
@@ -167,7 +167,7 @@ def _no_targets(lm: PreTrainedModel, unknown: list[str] | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what peft says of a name in transformers, of an option that it then sets right itself, and of gaps."""
+    """Hides three warnings of peft: a renamed option, an option that it then corrects, and missing weights."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)

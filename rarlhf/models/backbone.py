@@ -1,6 +1,6 @@
-"""Models of the pipeline as they are held in memory: whole ones, or adapters that share one frozen backbone.
+"""Models of the pipeline in memory: whole ones, or adapters that share one frozen language model, the backbone.
 
-Whoever trains or measures takes a model from here and does not ask which of the two it is.
+Code that trains or measures gets its models from here and need not know which kind it has.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ class Backbone:
         self.folder = folder
         self.lm = load_backbone(str(folder), storage_of(params), device).requires_grad_(False)
         self.model: PreTrainedModel | PeftModel = self.lm  # with its first adapter a PeftModel around `lm`
+        self.bare = False  # whether the adapters are switched off
 
     def attach(self, folder: Path, name: str, trainable: bool = False) -> None:
         """Adds the adapter in `folder` under `name`."""
@@ -37,36 +38,40 @@ class Backbone:
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[PreTrainedModel]:
-        """The language model with the adapter `name`, or bare; afterwards the adapter is active that was before."""
+        """The language model with the adapter `name`, or bare; afterwards as it was before. Uses may be nested."""
         if self.model is self.lm:
             yield self.lm
-        elif name is None:
-            with self.model.disable_adapter():
-                yield self.lm
-        else:
-            before = self.model.active_adapter
-            self._activate(name)
-            try:
-                yield self.lm
-            finally:
-                self._activate(before)
+            return
+        before = None if self.bare else self.model.active_adapter
+        self._switch(name)
+        try:
+            yield self.lm
+        finally:
+            self._switch(before)
 
-    def _activate(self, name: str) -> None:
-        self.model.set_adapter(name, inference_mode=name != POLICY)
+    def _switch(self, name: str | None) -> None:
+        layers = self.model.base_model
+        if name is None:
+            layers.disable_adapter_layers()
+        else:
+            if self.bare:
+                layers.enable_adapter_layers()
+            self.model.set_adapter(name, inference_mode=name != POLICY)
+        self.bare = name is None
 
 
 class Trainable(Protocol):
-    """A model that is about to be trained."""
+    """A model to train."""
 
-    lm: PreTrainedModel  # the language model that the trained weights are part of
+    lm: PreTrainedModel  # the language model, with the trained weights in it
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def model(self) -> "PreTrainedModel | PeftModel":
-        """The same model as transformers' trainers take it."""
+        """The same model in the form that transformers' trainers need."""
 
     def ref_policy(self) -> RefPolicy:
-        """The model as it is now, for good: to be taken before training."""
+        """A frozen copy of the model as it is now; call this before training."""
 
     def save(self, folder: Path) -> None:
         """Writes what was trained to `folder`."""
@@ -113,11 +118,11 @@ class AdapterModel:
 
     @property
     def model(self) -> "PeftModel":
-        """The backbone with its adapters, as peft sees it."""
+        """The backbone with its adapters, as peft's class."""
         return self.backbone.model
 
     def ref_policy(self) -> RefPolicy:
-        """The start on the same backbone; no second one is made."""
+        """The starting weights on the same backbone."""
         if self.start is None:
             return partial(self.backbone.using, None)
         self.backbone.attach(self.start, REFERENCE)
@@ -129,13 +134,13 @@ class AdapterModel:
 
 
 def load_trainable(folder: Path, params: ModelParams, seed: int, device: torch.device) -> Trainable:
-    """The model in `folder`, to be trained whole or by an adapter, as `model.adapter` says.
+    """The model in `folder`, to be trained whole or by an adapter, depending on `model.adapter`.
 
     Args:
-        folder: a whole model or, with `model.adapter` lora, an adapter to go on from.
+        folder: a whole model or, with `model.adapter` lora, an adapter to continue.
         params: section `model`.
         seed: of a new adapter's initial weights.
-        device: where the model goes.
+        device: where the model is placed.
     """
     return WholeModel(folder, device) if params.adapter == "none" else AdapterModel(folder, params, seed, device)
 
@@ -163,6 +168,6 @@ class ModelFolders:
 
     def _backbone_of(self, base: Path) -> Backbone:
         if self._backbone is None or not self._backbone.folder.samefile(base):
-            self._backbone = None  # the old one goes before the new one comes
+            self._backbone = None  # frees the old one before the new one is loaded
             self._backbone = Backbone(base, self.params, self.device)
         return self._backbone

@@ -1,37 +1,28 @@
-"""How many tokens a language model was made for, read from its folder before anything is computed."""
+"""How many tokens a model was made for: the one reader of a configuration's number of positions."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rarlhf.config.errors import UserError
-from rarlhf.config.params import Params
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedConfig
 
 NAMES = ("max_position_embeddings", "n_positions")
 
 
-def context_length(folder: Path) -> int | None:
-    """Positions of the model in `folder`; None where its configuration sets no limit, or is not there."""
-    file = folder / "config.json"
-    if not file.is_file():
-        return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    values = values.get("text_config") or values
-    return next((int(values[name]) for name in NAMES if values.get(name)), None)
+def positions_of(config: "PreTrainedConfig | Mapping[str, Any]") -> int | None:
+    """Positions of a model by its configuration, an object of transformers or the values of config.json.
 
-
-def refuse_too_long(folder: Path, params: Params) -> None:
-    """Refuses lengths that the model in `folder` has no positions for.
-
-    Raises: UserError naming the keys with their values, and the number of positions.
+    Returns: None if the configuration sets no limit.
     """
-    context = context_length(folder)
-    query, response, sft = params.prompts.tokens, params.ppo.max_new_tokens, params.sft.tokens
-    if context is not None and query + response > context:
-        raise UserError(
-            f"prompts.tokens = {query}, ppo.max_new_tokens = {response}: together {query + response} tokens, and the "
-            f"base model {params.model.source} has {context} positions; lower one of them"
-        )
-    if context is not None and params.sft.epochs and sft > context:
-        raise UserError(
-            f"sft.tokens = {sft}: the base model {params.model.source} has {context} positions; lower sft.tokens"
-        )
+    if isinstance(config, Mapping):
+        values = config.get("text_config") or config
+        return next((int(values[name]) for name in NAMES if values.get(name)), None)
+    return getattr(config.get_text_config(), NAMES[0], None)  # transformers gives it under this name for every model
+
+
+def context_length(folder: Path) -> int | None:
+    """Positions of the model in `folder`; None if its configuration sets no limit, or there is none."""
+    file = folder / "config.json"
+    return positions_of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

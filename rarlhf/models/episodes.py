@@ -1,4 +1,4 @@
-"""Episodes, queries with their responses: how they are cut and joined, and what is measured of them.
+"""Episodes (queries with their responses), what is measured of them, and how both are cut and joined.
 
 Letters for shapes: B episodes, Q query tokens (padded on the left), T response tokens (padded on the right).
 """
@@ -15,7 +15,7 @@ class Episodes(NamedTuple):
     queries: Tensor  # (B, Q) int64, padded on the left
     query_mask: Tensor  # (B, Q) bool, True = real token
     responses: Tensor  # (B, T) int64, padded on the right
-    response_mask: Tensor  # (B, T) bool, True = real token, the end of text among them
+    response_mask: Tensor  # (B, T) bool, True = real token, including the end of text
 
     def rows(self, index: Tensor) -> "Episodes":
         """The episodes at `index` (int64 or bool), in that order."""
@@ -31,7 +31,7 @@ class Measured(NamedTuple):
 
 
 def chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """`rows` (N,) in pieces of `size`, the last one possibly shorter; none where N is 0."""
+    """`rows` (N,) in pieces of `size`, of which the last may be shorter; none if N is 0."""
     return rows.split(size) if len(rows) else ()
 
 
@@ -56,6 +56,6 @@ def joined(parts: list[Measured]) -> Measured:
 
 
 def widened(parts: list[Tensor], fill: float) -> Tensor:
-    """Joins tensors (B_i, T_i, ...) along B, each filled up on the right to the widest T."""
+    """Joins tensors (B_i, T_i, ...) along B, each padded on the right to the widest T."""
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])

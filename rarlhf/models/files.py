@@ -17,7 +17,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a model's folder, with their index where there are several; empty where there are none."""
+    """The safetensors of a model's folder, with their index if there are several; empty if there are none."""
     if (folder / WEIGHTS[0]).is_file():
         return [folder / WEIGHTS[0]]
     return [folder / INDEX, *sorted(folder.glob(WEIGHTS[1]))] if (folder / INDEX).is_file() else []
@@ -34,10 +34,10 @@ def plain_files(folder: Path) -> list[Path]:
 
 
 def link_or_copy(file: Path, target: Path) -> None:
-    """Makes `target` a second name of a file, which takes no room; a copy where the file system does not allow that.
+    """Makes `target` a hard link to a file, which takes no disk space, or a copy if the file system has no links.
 
-    Whoever writes to one would change both, so this is for files that nobody writes to: the hub's cache does not, and
-    DVC makes them read-only.
+    Writing to one would change both, so this is for files that nothing writes to: the hub's cache does not, and DVC
+    makes them read-only.
     """
     real = file.resolve()  # the cache's snapshots are links to its blobs
     try:
@@ -49,7 +49,7 @@ def link_or_copy(file: Path, target: Path) -> None:
 def json_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file of a model's folder.
 
-    Raises: UserError if it cannot be read, or is none.
+    Raises: UserError if it cannot be read, or is not a JSON object.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def adapter_weights(folder: Path) -> Path:
 def base_of(folder: Path) -> Path:
     """Folder of the base model that an adapter's folder names.
 
-    Raises: UserError if it is not there, neither as named nor below a folder above the adapter's.
+    Raises: UserError if it is not found, neither as named nor below one of the folders above the adapter's.
     """
     name = json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "unnamed"
     for place in (Path(name), *(parent / name for parent in folder.resolve().parents)):

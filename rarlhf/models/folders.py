@@ -1,4 +1,4 @@
-"""Folders that commands read and write: what is wrong with one is said before anything slow is imported."""
+"""Checks of the folders that commands read and write, made before anything slow is imported."""
 
 import os
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 from rarlhf.config.errors import UserError
 from rarlhf.models.files import CONFIG, adapter_weights, base_of, is_adapter, json_object, pickled_files, weight_files
 
-SHOWN = 6  # folders that a refusal lists
+SHOWN = 6  # folders that an error lists
 
 
 def refuse_no_language_model(folder: Path, base: Path | None) -> None:
-    """Refuses what cannot write: no model, a classifier, an adapter without its base, a base that nothing asks for.
+    """Refuses a folder that cannot generate text: no model, a classifier, an adapter without its base, a needless base.
 
     Args:
         folder: of a whole model or an adapter.
-        base: folder of an adapter's base model, where it is not the one that the adapter names.
+        base: folder of an adapter's base model, if it is not the one that the adapter names.
     Raises: UserError.
     """
     if is_adapter(folder):
@@ -41,7 +41,7 @@ def refuse_no_merge(folder: Path, out: Path, base: Path | None) -> None:
 
 
 def refuse_no_classifier(folder: Path) -> None:
-    """Refuses what cannot score: no model, or an adapter. Whether it is a classifier is seen as its weights are loaded.
+    """Refuses a folder that cannot score: no model, or an adapter. A language model is refused when it is loaded.
 
     Raises: UserError.
     """
@@ -51,7 +51,7 @@ def refuse_no_classifier(folder: Path) -> None:
 
 
 def refuse_no_conversion(source: str, out: Path, revision: str | None) -> None:
-    """Refuses what `rarlhf convert` cannot do; a source that is no folder may be on the hub.
+    """Refuses what `rarlhf convert` cannot do; a source that is not a folder may be on the hub.
 
     Raises: UserError.
     """
@@ -77,7 +77,7 @@ def refuse_nothing_pickled(source: str, folder: Path) -> None:
 
 
 def architectures(folder: Path) -> list[str]:
-    """Names of the classes that a model's folder says it is of; none where it does not say.
+    """Names of the model classes in a folder's configuration; none if it names none.
 
     Raises: UserError if its configuration is not JSON.
     """
@@ -108,7 +108,7 @@ def _refuse_no_model(folder: Path, hint: str, lacks: str) -> None:
 
 
 def refuse_taken(out: Path) -> None:
-    """Refuses a file, a folder that holds anything, and a place in what is no folder.
+    """Refuses a file, a folder that is not empty, and a place where no folder can be made.
 
     Raises: UserError.
     """

@@ -3,11 +3,11 @@
 from torch import nn
 from transformers.activations import FastGELUActivation, NewGELUActivation
 
-SLOW_TANH_GELUS = (NewGELUActivation, FastGELUActivation)  # eight elementwise passes, each result kept for the gradient
+SLOW_TANH_GELUS = (NewGELUActivation, FastGELUActivation)  # eight passes over all elements, each result kept
 
 
 def fuse_activations(model: nn.Module) -> None:
-    """Puts one-pass GELUs where `model` has the tanh formula spelt out; weights and config stay as they are."""
+    """Replaces the GELUs of `model` that spell out the tanh formula by GELUs of one pass; weights and config stay."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, SLOW_TANH_GELUS):

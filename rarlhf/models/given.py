@@ -1,4 +1,4 @@
-"""Models that are given, by a local folder or a hub name, and how the pipeline takes them over."""
+"""Models that the user gives by a local folder or a hub name, and how the pipeline stores them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from rarlhf.system.files import write_json
 
 
 class Given(NamedTuple):
-    """A model from a local folder or the hub, as it is to be used."""
+    """A model from a local folder or the hub."""
 
     found: Snapshot  # the folder it was loaded from
     model: PreTrainedModel
@@ -25,8 +25,8 @@ class Given(NamedTuple):
     def write(self, folder: Path) -> None:
         """Writes what `from_pretrained` loads, and for a hub model `source.json` with its name and commit.
 
-        The files of a hub model are linked where its weights are stored as they are used, so that they stand once on
-        disk. A local folder belongs to the user, who may change it, so it is copied.
+        The files of a hub model are linked if its weights need no conversion, so that they are on disk only once. A
+        local folder belongs to the user, who may change it, so it is copied.
         """
         if self.found.commit:
             source = {"source": "hub", "name": self.found.name, "commit": self.found.commit}
@@ -41,7 +41,7 @@ class Given(NamedTuple):
 def given_causal_lm(params: ModelParams) -> Given:
     """The language model of section `model`, in `model.dtype`.
 
-    Raises: UserError as `load_causal_lm`, and if it cannot be had from the hub.
+    Raises: UserError as `load_causal_lm`, and if the hub does not give it.
     """
     found = _located(params.source, params.revision, "model.source")
     return Given(found, *load_causal_lm(str(found.folder), getattr(torch, params.dtype), params.source), params.dtype)
@@ -50,14 +50,14 @@ def given_causal_lm(params: ModelParams) -> Given:
 def given_classifier(source: str, revision: str | None) -> Given:
     """A classifier, in float32.
 
-    Raises: UserError as `load_classifier`, and if it cannot be had from the hub.
+    Raises: UserError as `load_classifier`, and if the hub does not give it.
     """
     found = _located(source, revision, "reward.source")
     return Given(found, *load_classifier(str(found.folder), source), "float32")
 
 
 def _located(source: str, revision: str | None, key: str) -> Snapshot:
-    """The folder of a model: a local one, whose commit is empty, or that of the hub's cache."""
+    """The folder of a model: a local one, with an empty commit, or one in the hub's cache."""
     if Path(source).is_dir():
         return Snapshot(source, "", Path(source))
     found = fetch_model(source, revision, key)
@@ -75,5 +75,5 @@ def _stored(folder: Path) -> set[str]:
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, it is no dict
+                found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, not a dict
     return {names[kind] for kind in found if kind in names}

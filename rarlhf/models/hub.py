@@ -1,7 +1,7 @@
-"""Models and data sets of the Hugging Face hub, fetched at one commit, with one clear line where that fails.
+"""Models and data sets of the Hugging Face hub, fetched at one commit; a failure is one clear line.
 
-Files come by huggingface_hub into its cache (HF_HOME) and are read from there. Of a model only plain files are fetched:
-configuration, tokenizer and safetensors; never code, and never pickled weights unless `rarlhf convert` asks for them.
+huggingface_hub puts files into its cache (HF_HOME), and they are read from there. Only plain files of a model are
+fetched: configuration, tokenizer and safetensors; never code, and pickled weights only for `rarlhf convert`.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ SUBFOLDERS = ["*/*"]  # other formats of the same model
 
 
 class UnreachableError(UserError):
-    """The hub is not to be asked, and its local cache lacks what is wanted."""
+    """The hub is offline by choice, and its local cache lacks the files."""
 
 
 class NoAnswerError(UnreachableError, PassingError):
-    """The hub does not answer now."""
+    """The hub does not answer at the moment."""
 
 
 class Snapshot(NamedTuple):
-    """A repository of the hub at one commit, as it stands in the local cache."""
+    """A repository of the hub at one commit, in the local cache."""
 
     name: str
     commit: str
@@ -35,10 +35,10 @@ def fetch_model(name: str, revision: str | None, key: str, weights: Sequence[str
 
     Args:
         name: of the repository, as in `openai-community/gpt2`.
-        revision: commit, branch, tag or `refs/pr/N`; None: what the main branch is now.
-        key: of params.yaml that names the model, for the error's text.
+        revision: commit, branch, tag or `refs/pr/N`; None: the current main branch.
+        key: key of params.yaml with the model's name, for the error's text.
         weights: patterns of the files of weights.
-    Raises: UserError if there is no such repository or revision, it is gated, or neither to be reached nor cached.
+    Raises: UserError if there is no such repository or revision, it is gated, or it is neither reachable nor cached.
     """
     return _fetch(name, revision, key, "model", [*PLAIN, *weights])
 
@@ -52,7 +52,7 @@ def fetch_config(name: str, revision: str | None, key: str) -> Snapshot:
 
 
 def fetch_data_set(name: str, revision: str | None) -> Snapshot:
-    """Fetches all files of a data set; a local folder of such files is taken as it is, and has no commit.
+    """Fetches all files of a data set; a local folder of such files is used as it is, and has no commit.
 
     Raises: UserError as `fetch_model`.
     """
@@ -72,17 +72,17 @@ def _fetch(
         place = snapshot_download(
             name, revision=revision, repo_type=kind, allow_patterns=files, ignore_patterns=ignored
         )
-    except Exception as error:  # whatever the client and the libraries below it raise
+    except Exception as error:  # anything that the client and its libraries raise
         refused = _refused(name, revision, key, kind, error)
         if refused:
             raise UserError(f"{key} = {name!r}: {refused}") from error
-        kind_of_error = UnreachableError if is_offline_mode() else NoAnswerError  # offline mode does not pass
+        kind_of_error = UnreachableError if is_offline_mode() else NoAnswerError  # offline mode does not end by itself
         raise kind_of_error(f"{key} = {name!r}: {_unreachable(name, revision, key, kind, error)}") from error
     return Snapshot(name, Path(place).name, Path(place))
 
 
 def _refused(name: str, revision: str | None, key: str, kind: str, error: Exception) -> str:
-    """Why the hub does not give it, and the mend; empty where it did not answer."""
+    """Why the hub refuses it and what to do; empty if it did not answer."""
     from huggingface_hub import errors
 
     section = key.partition(".")[0]
@@ -99,12 +99,12 @@ def _refused(name: str, revision: str | None, key: str, kind: str, error: Except
 
 
 def _unreachable(name: str, revision: str | None, key: str, kind: str, error: Exception) -> str:
-    """What to do where the hub cannot be reached."""
-    wish = revision or "main"
-    command = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''} --revision {wish}"
+    """What to do if the hub cannot be reached."""
+    wanted = revision or "main"
+    command = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''} --revision {wanted}"
     detail = " ".join(str(error).split())[:120]
     return (
         "neither a local folder nor to be had from the hub, which cannot be reached, and the local cache lacks "
-        f"revision {wish!r}; where there is network `{command}`, bring that cache here and set HF_HOME to it, or give "
-        f"its folder as {key} ({type(error).__name__}: {detail})"
+        f"revision {wanted!r}; on a machine with network run `{command}`, bring that cache here and set HF_HOME to "
+        f"it, or give its folder as {key} ({type(error).__name__}: {detail})"
     )

@@ -1,7 +1,7 @@
 """Models and tokenizers from local folders or the hub: safetensors only, no remote code, one clear line on failure.
 
-transformers fills what a file lacks with random numbers, and leaves out what it does not know, with no more than a
-warning. Here a model is loaded as its file has it, or refused.
+transformers fills missing weights with random numbers and drops unknown ones, and only warns. Here a model is loaded
+exactly as in its file, or refused.
 """
 
 import json
@@ -25,19 +25,19 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.params import ModelParams
 from rarlhf.models.files import pickled_files, weight_files
 
-# Weights are trained and compared in float32, whatever they are stored in; a run's precision is that of its autocast.
+# Weights are trained and compared in float32 even if they are stored in fewer bits; autocast sets a run's precision.
 WEIGHTS: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
-UNKNOWN = "not part of it"  # weights that a file has and the model has not
-SHOWN = 3  # names of weights that a refusal lists
-# What checkpoints may hold beyond a model's weights: masks of attention that older versions stored (GPT-2, GPT-J,
-# GPT-Neo), and the layer over the first token of an encoder, which some classifiers do without (RoBERTa's).
+UNKNOWN = "not part of it"  # weights that the file has and the model does not
+SHOWN = 3  # names of weights that an error lists
+# Weights that files may have and models do not: masks of attention that older versions stored (GPT-2, GPT-J, GPT-Neo),
+# and the layer over the first token of an encoder, which some classifiers do not use (RoBERTa's).
 LEFTOVERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias$|pooler\.)")
 
 
 class Storage(NamedTuple):
-    """How a frozen backbone is held in memory; as in section `model`."""
+    """How a frozen backbone is stored in memory; as in section `model`."""
 
-    dtype: str  # of what is not quantised
+    dtype: str  # of the weights that are not quantised
     quantization: str
     int8_threshold: float
 
@@ -54,7 +54,7 @@ class Storage(NamedTuple):
 
 
 def storage_of(params: ModelParams) -> Storage:
-    """How section `model` wants the backbone held."""
+    """How the backbone is stored by section `model`."""
     return Storage(params.dtype, params.quantization, params.int8_threshold)
 
 
@@ -67,7 +67,7 @@ def load_config(folder: str, name: str) -> Any:
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder with a causal language model, the end of text serving as padding where there is none.
+    """The tokenizer of a folder with a causal language model, with the end of text as padding if there is none.
 
     Raises: UserError if it is not there or has no end of text.
     """
@@ -77,14 +77,13 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 def load_causal_lm(
     folder: str, dtype: torch.dtype = torch.float32, name: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in eval mode with its tokenizer, the end of text serving as padding where there is none.
+    """A causal language model in eval mode with its tokenizer, with the end of text as padding if there is none.
 
     Args:
         folder: local one.
         dtype: of the weights.
         name: what an error calls it; None: its folder.
-    Raises: UserError if it is not there, is an adapter, its weights are not all there, or its tokenizer has no end of
-        text.
+    Raises: UserError if it is not there, is an adapter, weights are missing, or its tokenizer has no end of text.
     """
     tokenizer = _tokenizer(folder, "model.source", name)
     return _language_model(folder, name, dtype=dtype), _with_padding(tokenizer, name or folder)
@@ -93,13 +92,13 @@ def load_causal_lm(
 def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTrainedModel:
     """The language model that adapters are put on, in eval mode.
 
-    Raises: UserError if it is not there, is an adapter itself, or its weights are not all there.
+    Raises: UserError if it is not there, is an adapter itself, or weights are missing.
     """
     return _language_model(source, **storage.options(device)).to(device)
 
 
 def _language_model(source: str, name: str | None = None, **options: object) -> PreTrainedModel:
-    if Path(source, "adapter_config.json").is_file():  # transformers would load its base without a word
+    if Path(source, "adapter_config.json").is_file():  # transformers would silently load its base
         raise UserError(
             f"{source} is an adapter, and a whole model is needed: set model.adapter: lora, or make one of it with "
             f"`rarlhf merge {source} FOLDER`"
@@ -110,9 +109,9 @@ def _language_model(source: str, name: str | None = None, **options: object) -> 
 
 
 def _make_writable(model: PreTrainedModel) -> None:
-    """Says that it is for sampling of a published generation configuration that names a temperature without saying so.
+    """Sets `do_sample` where a published generation configuration has a temperature but no `do_sample`.
 
-    transformers reads such a one, and refuses to write it once a trainer has touched it.
+    transformers loads such a configuration, and refuses to save it after a training.
     """
     try:
         model.generation_config.validate(strict=True)
@@ -126,10 +125,10 @@ def load_classifier(folder: str, name: str | None = None) -> tuple[PreTrainedMod
     Args:
         folder: local one.
         name: what an error calls it; None: its folder.
-    Raises: UserError if it is not there, is an adapter, its weights are not all there, or its tokenizer cannot pad.
+    Raises: UserError if it is not there, is an adapter, weights are missing, or its tokenizer cannot pad.
     """
     key = "reward.source"
-    if Path(folder, "adapter_config.json").is_file():  # transformers would put it on a base with a random head
+    if Path(folder, "adapter_config.json").is_file():  # transformers would add it to a base with a random head
         raise UserError(f"{key} = {name or folder!r} is an adapter, and a whole classifier is needed: merge it first")
     tokenizer = _tokenizer(folder, key, name)
     model = _model(AutoModelForSequenceClassification, folder, key, name, **WEIGHTS)
@@ -137,14 +136,14 @@ def load_classifier(folder: str, name: str | None = None) -> tuple[PreTrainedMod
         raise UserError(
             f"the tokenizer of {name or folder} has no padding token; set pad_token in its tokenizer_config.json"
         )
-    _read_alike(model, tokenizer)
+    _pad_behind(model, tokenizer)
     return model.eval(), tokenizer
 
 
-def _read_alike(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes a score depend on its text alone, whatever stands beside it in a batch: padding follows the text.
+def _pad_behind(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes a score depend on its text alone and not on the rest of its batch: padding follows the text.
 
-    A decoder's score is read off the last token that its configuration does not take for padding.
+    A decoder's score is read at the last token that is not padding by its configuration.
     """
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     for config in (model.config, model.config.get_text_config()):
@@ -162,7 +161,7 @@ def _with_padding(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrained
 
 
 def _tokenizer(folder: str, key: str, name: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder; transformers makes an empty one where the folder has none."""
+    """The tokenizer of a folder; transformers makes an empty one if the folder has none."""
     tokenizer = _pretrained(AutoTokenizer, folder, key, name)
     files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     there = any((Path(folder) / file).is_file() for file in files) or not tokenizer.vocab_files_names
@@ -175,8 +174,8 @@ def _tokenizer(folder: str, key: str, name: str | None = None) -> PreTrainedToke
 
 
 def _model(auto_class: Any, folder: str, key: str, name: str | None = None, **options: object) -> PreTrainedModel:
-    """A model whose weights are those of its file, all of them and no others."""
-    reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused below
+    """A model with exactly the weights of its file."""
+    reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are reported, and refused below
     model, found = _pretrained(auto_class, folder, key, name, **options, **reported)
     faults = list(_faults(model, found))
     if faults:
@@ -192,9 +191,9 @@ def _faults(model: PreTrainedModel, found: Mapping[str, Any]) -> Iterator[str]:
 
     Args:
         model: as transformers loaded it.
-        found: what it says of that: a tied weight that is stored once is not missing there.
+        found: its report; a tied weight that is stored once is not reported as missing.
     """
-    buffers = {_short_name(name) for name, _ in model.named_buffers()}  # older versions stored those too
+    buffers = {_short_name(name) for name, _ in model.named_buffers()}  # older versions stored buffers too
     unknown = [
         name for name in found["unexpected_keys"] if _short_name(name) not in buffers and not LEFTOVERS.search(name)
     ]
@@ -211,7 +210,7 @@ def _faults(model: PreTrainedModel, found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _misfits(model: PreTrainedModel, found: Mapping[str, Any]) -> list[tuple[str, Sequence[int], Sequence[int]]]:
-    """Names of the weights of another shape, with the shape in the file and the model's; 8-bit ones go unreported."""
+    """Weights of another shape: name, shape in the file, the model's; transformers does not report 8-bit ones."""
     shapes = [
         (f"{name}.weight", tuple(module.weight.shape), (module.out_features, module.in_features))
         for name, module in _quantised(model)
@@ -225,7 +224,7 @@ def _quantised(model: PreTrainedModel) -> list[tuple[str, Any]]:
 
 
 def _short_name(name: str) -> str:
-    """The last two parts of a weight's name: a checkpoint of a model without its head lacks the first."""
+    """The last two parts of a weight's name: a checkpoint of a model without its head lacks the first part."""
     return ".".join(name.split(".")[-2:])
 
 
@@ -234,20 +233,20 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few of some names in order, and how many there are beyond them."""
+    """The first few names in order, and the number of the others."""
     first, rest = sorted(names)[:SHOWN], len(set(names)) - SHOWN
     return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 @torch.no_grad()
 def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """Names of the floating-point tensors that have an infinite value, or one that is not a number."""
+    """Names of the floating-point tensors with a value that is infinite or not a number."""
     floats = ((name, value) for name, value in weights if value.is_floating_point() and value.numel())
     return [name for name, value in floats if not all(map(torch.isfinite, value.aminmax()))]
 
 
 def _mend(folder: Path, auto_class: Any, faults: Sequence[str]) -> str:
-    """What to do about weights that do not fit, by what they are and what the folder says it holds."""
+    """What to do about weights that do not fit."""
     made_for = " ".join(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [])
     if auto_class is AutoModelForSequenceClassification and "SequenceClassification" not in made_for:
         return f"A score needs a sequence classifier, and config.json names {made_for or 'none'}: give one"
@@ -263,7 +262,7 @@ def _pretrained(auto_class: Any, folder: str, key: str, name: str | None = None,
         raise UserError(f"{key} = {name or folder!r}: there is no such folder")
     try:
         return auto_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
-    except Exception as error:  # whatever transformers and the readers of files below it raise
+    except Exception as error:  # anything that transformers and its readers of files raise
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         detail = kind + " ".join(str(error).split())[:200]
         reason = f"{key} = {name or folder!r}: this folder cannot be loaded as such a model ({detail})"

@@ -1,7 +1,7 @@
 """A causal language model as a policy: log-probabilities of given responses, and a value head on the same backbone.
 
 Letters: B episodes, Q query tokens (padded on the left), T response tokens (padded on the right), H hidden size.
-Column t of every (B, T) result belongs to response token t and is computed from what stands before it.
+Column t of every (B, T) result belongs to response token t and is computed from the tokens before it.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ WORKING_SET = 2**19  # logits that one pass of the log-probabilities works on: 2
 
 
 class Sampling(NamedTuple):
-    """What shapes the sampled distribution, and so must be the same wherever log-probabilities are compared."""
+    """What shapes the sampled distribution; it must be the same for all log-probabilities that are compared."""
 
     temperature: float  # logits are divided by it
     min_new_tokens: int  # the end of text has probability 0 before this many tokens
@@ -31,7 +31,7 @@ class Sampling(NamedTuple):
     end_id: int  # the token that ends a response
 
     def shape(self, logits: Tensor, first: int) -> Tensor:
-        """Logits of the distribution that is sampled, float32 or finer; the tensor given where nothing is to be done.
+        """Logits of the distribution that is sampled, float32 or finer; `logits` itself if nothing changes.
 
         Args:
             logits: (B, t, V) of response columns first..first + t - 1.
@@ -47,9 +47,9 @@ class Sampling(NamedTuple):
 
 
 def sampling_of(params: Params, end_id: int) -> Sampling:
-    """How responses are drawn, in training and in evaluation alike.
+    """How responses are drawn, in training and in evaluation.
 
-    With `min_counts_query` a query counts as padded to its full length, as it does in the `min_length` of transformers'
+    With `min_counts_query` a query counts as padded to its full length, as in the `min_length` of transformers'
     `generate`, which the authors' code uses.
     """
     counted = params.prompts.tokens if params.ppo.min_counts_query else 0
@@ -58,7 +58,7 @@ def sampling_of(params: Params, end_id: int) -> Sampling:
 
 
 class PolicyOutput(NamedTuple):
-    """What one forward pass over episodes gives; padding is not zeroed."""
+    """The result of one forward pass over episodes; padding is not zeroed."""
 
     logprobs: Tensor  # (B, T) float32, log pi(a_t) in nats
     values: Tensor  # (B, T) float32, critic in score units
@@ -106,7 +106,7 @@ def response_states(lm: PreTrainedModel, episodes: Episodes) -> Tensor:
     """(B, T, H) hidden states from which each response token is predicted."""
     tokens = torch.cat([episodes.queries, episodes.responses], dim=1)[:, :-1]
     padding: dict[str, Tensor] = {}
-    if not episodes.query_mask.all():  # padding on the right needs no mask: what is real never looks there
+    if not episodes.query_mask.all():  # padding on the right needs no mask: no real token attends to it
         mask = torch.cat([episodes.query_mask, episodes.response_mask], dim=1)[:, :-1]
         padding = {"attention_mask": mask.long(), "position_ids": positions(mask)}
     with _attention(tokens):
@@ -115,9 +115,9 @@ def response_states(lm: PreTrainedModel, episodes: Episodes) -> Tensor:
 
 
 def _attention(tokens: Tensor) -> AbstractContextManager[object]:
-    """Which attention kernel reads `tokens` (B, S): the library's choice, but for short texts in reduced precision.
+    """The attention kernel for `tokens` (B, S): the library's choice, but not for short texts in reduced precision.
 
-    There, on a CPU, the flash kernel's backward pass takes several times as long as the plain products, in float32.
+    On a CPU the flash kernel's backward pass takes several times as long as plain products.
     """
     plain = tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu") and tokens.shape[1] <= SHORT
     return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
@@ -129,24 +129,24 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def logits_of(lm: PreTrainedModel, states: Tensor) -> Tensor:
-    """(B, t, V) logits of (B, t, H) hidden states, float32 or finer, whatever the precision of the rest.
+    """(B, t, V) logits of (B, t, H) hidden states, float32 or finer in every precision of the rest.
 
-    Only where they are needed, the vocabulary being the large axis. A pre-trained model's logits share an offset, -30
-    to -110 in GPT-2, which the log-softmax takes out again. bfloat16 has steps of 0.25 to 0.5 there.
+    A pre-trained model's logits share an offset, -30 to -110 in GPT-2, which the log-softmax removes. At that size
+    bfloat16 has steps of 0.25 to 0.5.
     """
     head = lm.get_output_embeddings()
     if not torch.is_autocast_enabled(states.device.type) and min(states.itemsize, head.weight.itemsize) >= 4:
         return head(states)
     if type(head) is nn.Linear:
         return _FullHead.apply(states, head.weight, head.bias)
-    with torch.autocast(states.device.type, enabled=False):  # an adapter's layer, which is more than its weight
+    with torch.autocast(states.device.type, enabled=False):  # the layer of an adapter is more than its weight
         return head(states.to(head.weight.dtype)).float()
 
 
 class _FullHead(torch.autograd.Function):
     """The output head with a float32 product in a pass of reduced precision; its gradients stay in that precision.
 
-    Errors of the gradient's products are relative to the gradient, in which no offset is.
+    Errors of the gradient's products are relative to the gradient, which has no offset.
     """
 
     @staticmethod
@@ -178,15 +178,15 @@ def _full_product(states: Tensor, weight: Tensor) -> Tensor:
     product = _ONEDNN if _ONEDNN is not None and states.device.type == "cpu" else nn.functional.linear
     if weight.dtype == torch.float32:
         return product(states, weight)
-    # A head stored in fewer bits is widened piece by piece: the whole of it would be one of the largest tensors here.
+    # A head stored in fewer bits is widened in pieces: the whole would be one of the largest tensors here.
     pieces = weight.split(max(1, WIDENED // weight.shape[1]))
     return torch.cat([product(states, piece.float()) for piece in pieces], dim=-1)
 
 
 def _onednn_linear() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """OneDNN's float32 product, which torch.compile uses too; None where PyTorch is built without it.
+    """OneDNN's float32 product, which torch.compile uses too; None if PyTorch is built without it.
 
-    PyTorch's own choice in float32 is MKL, which takes up to four times as long on an AMD processor.
+    PyTorch itself uses MKL in float32.
     """
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
     return None if operator is None else lambda states, weight: operator(states, weight, None, "none", [], "")
@@ -198,8 +198,8 @@ _ONEDNN = _onednn_linear()
 def token_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
     """(B, T) float32 log-probabilities of `tokens` (B, T) where `sampling` shapes `logits` (B, T, V).
 
-    No second (B, T, V) tensor is made. The backward pass writes the gradient over `logits`, so it can run but once, and
-    nothing else may need them after it.
+    No second (B, T, V) tensor is made. The backward pass overwrites `logits` with the gradient, so it can run only
+    once, and nothing else may use `logits` after it.
     """
     return _TokenLogprobs.apply(logits, tokens, sampling)
 

@@ -1,6 +1,6 @@
-"""Gradient checkpointing for a model in eval mode: blocks are recomputed in the backward pass instead of remembered.
+"""Gradient checkpointing for a model in eval mode: blocks are recomputed in the backward pass instead of stored.
 
-transformers' own switch works in training mode alone, where dropout is on; PPO compares log-probabilities without it.
+transformers' own switch works only in training mode, where dropout is on; PPO runs without dropout.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from rarlhf.config.errors import UserError
 
 
 def recompute_blocks(lm: PreTrainedModel) -> None:
-    """Makes every transformer block keep its input alone wherever gradients are recorded; nothing else changes.
+    """Makes every transformer block store only its input while gradients are recorded; nothing else changes.
 
     Raises: UserError if the model's blocks are not of the kind that can be recomputed.
     """

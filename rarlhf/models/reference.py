@@ -1,4 +1,4 @@
-"""The reference policy: what the trainer compares against, however it is held in memory."""
+"""The reference policy: the model that the trainer compares against."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,11 +8,11 @@ from transformers import PreTrainedModel
 RefPolicy = Callable[[], AbstractContextManager[PreTrainedModel]]
 """Opens the reference policy: inside the context the language model that it yields has the reference's weights.
 
-With adapters that model is the policy's own backbone, so nothing else may run on it until the context is left.
+With adapters that model is the policy's own backbone. Inside the context it has the reference's weights for everybody.
 """
 
 
 def frozen(lm: PreTrainedModel) -> RefPolicy:
-    """A language model of its own as the reference, frozen in place."""
+    """A separate language model as the reference, frozen in place."""
     lm.eval().requires_grad_(False)
     return lambda: nullcontext(lm)

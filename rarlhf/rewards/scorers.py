@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
 from rarlhf.config.params import OtherScorerParams, RewardParams
+from rarlhf.models.context import positions_of
 from rarlhf.rewards.functions import PythonScorer
 from rarlhf.system.machine import Machine
 
@@ -60,7 +61,7 @@ class RewardModel:
 
 def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
     """Refuses a `max_length` above the classifier's positions, which may start after the padding's number."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(model.config)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             positions = module.num_embeddings - module.padding_idx - 1

@@ -1,8 +1,9 @@
 """Drawing hard prompts more often: q(x) = (1 - lambda) p(x) + lambda p(x | V(x) <= v_alpha).
 
-New samples of the tail, instead of only more weight on those there are. V is the critic's value of the bare prompt, and
-v_alpha its alpha-quantile. After Greenberg et al. 2022 (CeSoR, arXiv 2205.05138), whose weights p / q say how much of
-the tail a batch holds, so that the level of risk stays alpha; within the kept episodes ours all count alike.
+This gives new samples of the tail, instead of more weight on the ones there are. V is the critic's value of the bare
+prompt, and v_alpha its alpha-quantile. After Greenberg et al. 2022 (CeSoR, arXiv 2205.05138), whose weights p / q
+measure how much of the tail a batch holds, so that the level of risk stays alpha. Here the kept episodes have equal
+weight in the update.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rarlhf.data.batches import query_batch
 
-Values = Callable[[Sequence[list[int]]], Tensor]  # N queries to (N,) values of the critic
+ValueOf = Callable[[Sequence[list[int]]], Tensor]  # N queries to (N,) values of the critic
 
 
 class HardPrompts:
@@ -26,11 +27,11 @@ class HardPrompts:
         self.seed = seed
 
     def mix(
-        self, batch: list[list[int]], index: int, level: Fraction, value_of: Values
+        self, batch: list[list[int]], index: int, level: Fraction, value_of: ValueOf
     ) -> tuple[list[list[int]], float]:
         """Replaces the last prompts of a batch by hard ones.
 
-        As many candidates are drawn from p as have, at alpha', the wanted number below their own quantile.
+        So many candidates are drawn from p that the share alpha' of them is the number of hard prompts.
 
         Args:
             batch: B queries drawn from p.
@@ -38,8 +39,8 @@ class HardPrompts:
             level: alpha' in (0, 1); at 1 every prompt is below the quantile, and nothing is replaced.
             value_of: the critic.
         Returns: B queries, and v_alpha, the value at or below which a prompt is hard (-inf where none is). It lies
-            halfway to the lowest candidate that is not taken: the prompts' values are computed again with their
-            responses, and rounding must not decide what the last one taken weighs.
+            halfway to the lowest candidate that is not taken, because the prompts' values are computed again with
+            their responses, and rounding must not decide the weight of the last one that is taken.
         """
         count = int(len(batch) * self.share) if level < 1 else 0
         size = min(ceil(count / level), len(self.queries))

@@ -1,36 +1,52 @@
-"""The soft-risk schedule: how many episodes of a batch are kept at each iteration (paper, section 4 and Algorithm 1).
+"""The soft-risk schedule: the one owner of how risk-averse each iteration is (paper, section 4 and Algorithm 1).
 
 Counting is done in exact rationals: in floats ceil(0.28 * 25) is 8, not 7.
 """
 
 from fractions import Fraction
 from math import ceil
+from typing import NamedTuple
+
+from rarlhf.config.params import RiskParams
 
 
-def schedule_end(iterations: int, rho: Fraction) -> int:
-    """J = ceil(rho * M), the first iteration at which the final level alpha holds."""
-    return ceil(rho * iterations)
+class RiskLevel(NamedTuple):
+    """How risk-averse an iteration is."""
+
+    progress: Fraction  # of the schedule: 0 is risk-neutral, 1 is the measure with its final parameters
+    alpha: Fraction  # alpha', the share of the episodes that are the tail; 1 is all of them
+
+    def kept(self, batch_size: int) -> int:
+        """B' = ceil(alpha' B), exactly."""
+        return ceil(batch_size * self.alpha)
 
 
-def schedule_progress(iteration: int, iterations: int, warmup: int, rho: Fraction) -> Fraction:
-    """How far the schedule has gone from risk-neutral (0) to the measure's final parameters (1).
+class RiskSchedule:
+    """The level of each iteration of a training, from section `risk`."""
 
-    Args:
-        iteration: m in 1..M, or in 0..M - 1 to count as the authors' code does.
-        iterations: M.
-        warmup: n, the last iteration that is risk-neutral.
-        rho: share of the iterations after which the final parameters hold, in (0, 1].
-    Returns: 0 for m <= n, 1 for m >= J, (m - n) / (J - n) between. With it the level alpha' is
-        1 - (1 - alpha) progress, which is the paper's max(alpha, 1 - K (m - n)) with K = (1 - alpha) / (J - n).
-    Raises: ValueError if J <= n, that is if there is no room for the descent.
-    Source: paper, section 4 (m counted from 1; the authors' code counts from 0).
-    """
-    end = schedule_end(iterations, rho)
-    if end <= warmup:
-        raise ValueError(f"ceil(rho * iterations) = {end} must exceed warmup = {warmup}")
-    return min(max(Fraction(iteration - warmup, end - warmup), Fraction(0)), Fraction(1))
+    def __init__(self, params: RiskParams, iterations: int) -> None:
+        """Takes M, the number of iterations.
 
+        Raises: ValueError if J = ceil(rho M) is not above the warm-up n, so that there is no room for the descent; the
+            measure `none` needs none.
+        """
+        self.params = params
+        self.end = params.schedule_end(iterations)
+        if params.measure != "none" and self.end <= params.warmup:
+            raise ValueError(f"ceil(rho * iterations) = {self.end} must exceed warmup = {params.warmup}")
 
-def kept_episodes(batch_size: int, level: Fraction) -> int:
-    """B' = ceil(B * level), exactly."""
-    return ceil(batch_size * level)
+    def at(self, iteration: int) -> RiskLevel:
+        """The level of an iteration, counted from 1.
+
+        With m the iteration as `risk.count_from` counts, progress is 0 for m <= n, 1 for m >= J and (m - n) / (J - n)
+        between. Alpha' is 1 - (1 - alpha) progress, which is the paper's max(alpha, 1 - K (m - n)) with
+        K = (1 - alpha) / (J - n). Source: paper, section 4 (m counted from 1; the authors' code counts from 0).
+        """
+        m, n = iteration - 1 + self.params.count_from, self.params.warmup
+        if m >= self.end:
+            return self.level(Fraction(1))
+        return self.level(Fraction(max(m - n, 0), self.end - n))
+
+    def level(self, progress: Fraction) -> RiskLevel:
+        """The level at `progress` in [0, 1]."""
+        return RiskLevel(progress, 1 - (1 - self.params.level) * progress)

@@ -1,7 +1,7 @@
 """Lower-tail risk of episode returns. Returns are rewards, so risk is the lower tail and a higher number is better.
 
 A level is a share alpha in (0, 1] of the episodes; 1 is risk-neutral. R_(1) <= ... <= R_(B) are the sorted returns.
-Two tail means are kept apart by name: training keeps whole episodes (the ceil(alpha B) lowest, `worst_episodes`),
+There are two tail means with two names: training keeps whole episodes (the ceil(alpha B) lowest, `worst_episodes`),
 reports use the fractional `cvar`, which equals the Rockafellar-Uryasev maximum.
 """
 
@@ -16,7 +16,7 @@ def worst_episodes(ranking: Tensor, count: int) -> Tensor:
     """Marks the `count` episodes with the lowest ranking value.
 
     Args:
-        ranking: (B,) float, what the worst are worst in; of the whole batch.
+        ranking: (B,) float, the value by which episodes are ranked; of the whole batch.
         count: B' in 1..B.
     Returns: (B,) bool tail mask with exactly `count` True; ties go to the lower index.
     Raises: ValueError if `count` is outside 1..B or a value is NaN.

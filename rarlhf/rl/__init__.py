@@ -1,1 +1,1 @@
-"""PPO: rollouts, advantages, losses, the KL controller, checkpoints; models and data are handed in."""
+"""PPO: rollouts, advantages, losses, the KL controller, checkpoints; models and data are arguments."""

@@ -6,7 +6,7 @@ Letters: B episodes, T response tokens. A response mask is True on real tokens; 
 import torch
 from torch import Tensor
 
-from rarlhf.risk.measures.base import terminal_rewards
+from rarlhf.risk.measures.base import Treatment
 
 
 def token_rewards(scores: Tensor, log_ratio: Tensor, response_mask: Tensor, kl_coef: float) -> Tensor:
@@ -22,6 +22,29 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, response_mask: Tensor, kl_c
     """
     kl_penalty = torch.where(response_mask, kl_coef * log_ratio, torch.zeros_like(log_ratio))
     return terminal_rewards(scores.to(log_ratio.dtype), response_mask) - kl_penalty
+
+
+def terminal_rewards(scores: Tensor, response_mask: Tensor) -> Tensor:
+    """(B, T) float: `scores` (B,) at each row's last real token of `response_mask` (B, T), zero elsewhere."""
+    last = response_mask.sum(dim=1, keepdim=True) - 1
+    return torch.zeros_like(response_mask, dtype=scores.dtype).scatter(1, last, scores.unsqueeze(1))
+
+
+def risk_rewards(rewards: Tensor, treated: Treatment, response_mask: Tensor) -> Tensor:
+    """Per-token rewards after the risk measure: its utility at the last real token, beside a share of the own rewards.
+
+    The measure saw returns with the KL penalty in them, so the penalty stays with the same weight as the score.
+
+    Args:
+        rewards: (B, T) float, as `token_rewards` gives them.
+        treated: the measure's utilities (B,), and the weight with which `rewards` stay.
+        response_mask: (B, T) bool.
+    Returns: (B, T) float, zero on padding; `rewards` themselves if there is no utility.
+    """
+    if treated.utility is None:
+        return rewards
+    placed = terminal_rewards(treated.utility, response_mask)
+    return placed if treated.own_share == 0 else treated.own_share * rewards + placed
 
 
 def gae(
@@ -53,12 +76,12 @@ def gae(
 
 
 def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
-    """Scales the masked entries by their unbiased standard deviation, and shifts their mean to 0 where `centred`.
+    """Divides the masked entries by their unbiased standard deviation; with `centred`, their mean becomes 0.
 
     Args:
         advantages: (B, T) float.
         mask: (B, T) bool, at least two True.
-        centred: False leaves the sign of each advantage as its baseline has it.
+        centred: False keeps the sign of each advantage.
     Returns: (B, T) float, (A - mean) / sqrt(variance + 1e-8), or without the mean; zero outside the mask.
     """
     kept = advantages[mask]

@@ -1,4 +1,4 @@
-"""What a training is known by, so that a checkpoint of another one is not taken for its own."""
+"""Settings that a checkpoint must match to be continued."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from rarlhf.system.machine import Machine
 
 
 def settings_of(sections: dict[str, Section], seed: int, machine: Machine, policy: nn.Module) -> dict[str, object]:
-    """All that decides a training's bytes but for its queries, the weights it starts from and its score.
+    """The settings that decide a training's bytes; its queries, starting weights and score are not among them.
 
     Args:
         sections: of the params, by name.
         seed: of the run.
         machine: device and precision.
-        policy: whose number and shapes of weights count.
-    Returns: values that JSON can hold, by key, as in `ppo.lr`.
+        policy: the number and shapes of its weights are compared.
+    Returns: values that JSON can hold, by keys such as `ppo.lr`.
     """
     settings: dict[str, object] = {
         f"{name}.{key}": value
@@ -33,7 +33,7 @@ def settings_of(sections: dict[str, Section], seed: int, machine: Machine, polic
 
 
 def described(queries: Sequence[list[int]]) -> str:
-    """Queries by their number and a digest of their tokens."""
+    """The number of the queries and a digest of their tokens."""
     return f"{len(queries)} queries ({digest(list(queries))})"
 
 

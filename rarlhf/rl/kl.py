@@ -1,4 +1,4 @@
-"""Which KL the controller sees, and how it moves the KL coefficient."""
+"""The KL controller: which KL it reads, and how it changes the KL coefficient."""
 
 from typing import Literal
 
@@ -9,13 +9,13 @@ KLAverage = Literal["all", "kept", "kept_over_batch"]
 
 
 def controlled_kl(episode_kl: Tensor, tail_mask: Tensor, average: KLAverage) -> float:
-    """Mean summed log-ratio of the episodes that the controller looks at, in nats per response (the k1 estimator).
+    """Mean summed log-ratio of the episodes that the controller reads, in nats per response (the k1 estimator).
 
     Args:
         episode_kl: (B,) float, sum over real tokens of log pi - log pi_ref; single episodes may be negative.
         tail_mask: (B,) bool, episodes kept.
         average: `all` episodes; the `kept` ones (paper, Eq. 6); `kept_over_batch` divides the kept ones' sum by B, as
-            the authors' code does, and so reads the KL too low by the share kept.
+            the authors' code does: the result is too low by the share kept.
     """
     if average == "all":
         return float(episode_kl.mean())

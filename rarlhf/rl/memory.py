@@ -1,6 +1,6 @@
-"""Micro-batches found by memory: the most episodes that one forward and backward pass has room for.
+"""The largest micro-batch: the most episodes whose forward and backward pass fits the memory.
 
-They are tried once before a training, at the longest texts there can be, so that no iteration meets a full memory.
+Sizes are tried once before a training with texts of the largest length, so that no iteration runs out of memory.
 """
 
 from collections.abc import Callable
@@ -9,37 +9,33 @@ import torch
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import PPOParams
-from rarlhf.messages.progress import Recorder
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.policy import Policy
-from rarlhf.system.distributed import World
+from rarlhf.rl.parts import Session
 from rarlhf.system.machine import Machine
 
-SPARE = 0.1  # share of the device's memory that a trial leaves free, for what fragments and for the library's own
-MOMENTS = 2  # of Adam, for every weight that is trained; they are there from the first step on
+SPARE = 0.1  # share of the device's memory that a trial leaves free, for fragmentation and the library itself
+MOMENTS = 2  # of Adam, for every trained weight; they exist from the first step on
 
 
-def with_micro_batch(  # noqa: PLR0913, PLR0917, each is a different thing
-    ppo: PPOParams, policy: Policy, query_tokens: int, machine: Machine, recorder: Recorder, world: World
-) -> PPOParams:
-    """Section `ppo` with a number as `micro_batch_size`: on an accelerator the largest that fits where it is `auto`.
+def with_micro_batch(ppo: PPOParams, policy: Policy, query_tokens: int, session: Session) -> PPOParams:
+    """Section `ppo` with a number as `micro_batch_size`: `auto` becomes the largest that fits an accelerator.
 
     Args:
         ppo: the section.
-        policy: with all its weights in place; they are not changed.
+        policy: its weights are not changed.
         query_tokens: of the longest query.
-        machine: device and precision; on a CPU `auto` is the whole mini-batch.
-        recorder: is told what was found.
-        world: the processes; the smallest of their findings counts.
+        session: on a CPU `auto` becomes the whole mini-batch; of several processes the smallest number counts; the
+            recorder reports it.
     Raises: UserError if not even one episode fits.
     """
     if ppo.micro_batch_size != "auto":
         return ppo
     found = ppo.mini_batch_size
-    if machine.device.type != "cpu":
-        found = largest(ppo.mini_batch_size, lambda size: _trial(policy, size, query_tokens, machine))
-        found = -int(world.max(-found))
-        recorder.say(f"ppo.micro_batch_size auto: {found} episodes fit the memory at a time")
+    if session.machine.device.type != "cpu":
+        found = largest(ppo.mini_batch_size, lambda size: _trial(policy, size, query_tokens, session.machine))
+        found = -int(session.world.max(-found))
+        session.recorder.say(f"ppo.micro_batch_size auto: {found} episodes fit the memory at a time")
     return ppo.model_copy(update={"micro_batch_size": found})
 
 
@@ -61,7 +57,7 @@ def largest(mini_batch_size: int, trial: Callable[[int], None]) -> int:
 
 
 def _trial(policy: Policy, size: int, query_tokens: int, machine: Machine) -> None:
-    """A forward and backward pass over `size` episodes of full length beside all else that training holds."""
+    """A forward and backward pass over `size` episodes of full length, with the memory filled as in training."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     try:
         held = [torch.empty_like(parameter) for parameter in trained for _ in range(MOMENTS)]

@@ -10,17 +10,18 @@ from rarlhf.data.queries import REPLACEMENT, TextQuery, continuation
 from rarlhf.messages.progress import Recorder, SampleRecorder
 from rarlhf.models.episodes import real_tokens
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment
+from rarlhf.risk.schedule import RiskLevel
 from rarlhf.risk.tail import cvar, value_at_risk
 from rarlhf.rl.losses import masked_mean
 from rarlhf.rl.rollout import Rollout, UpdateStats
 
-RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: one for all, so that methods and alphas compare
+RECORDED_TAIL = Fraction(1, 10)  # level of the recorded VaR and CVaR: the same for all methods and alphas
 SHOWN_TIMES = 8  # over a training, and after its first iteration
 SHOWN_EPISODES = 8  # each time
-Record = dict[str, float]
+Numbers = dict[str, float]  # by grouped name, as in `risk/kept`
 
 
-def of_rollout(rollout: Rollout, end_id: int) -> Record:
+def of_rollout(rollout: Rollout, end_id: int) -> Numbers:
     """What was sampled; responses end by the token `end_id` or at the length limit."""
     mask = rollout.episodes.response_mask
     ended = (rollout.episodes.responses == end_id) & mask
@@ -35,7 +36,7 @@ def of_rollout(rollout: Rollout, end_id: int) -> Record:
     }
 
 
-def of_returns(returns: Tensor) -> Record:
+def of_returns(returns: Tensor) -> Numbers:
     """Of the whole batch's episode returns (B,), KL penalty included."""
     return {
         "objective/return_mean": float(returns.mean()),
@@ -45,22 +46,22 @@ def of_returns(returns: Tensor) -> Record:
     }
 
 
-def of_risk(measure: RiskMeasure, progress: Fraction, batch: Batch, treated: Treatment) -> Record:
-    """What the risk measure did at `progress` of its schedule."""
+def of_risk(measure: RiskMeasure, level: RiskLevel, batch: Batch, treated: Treatment) -> Numbers:
+    """What the risk measure did at a level of the schedule."""
     return {
-        "risk/alpha": float(measure.level(progress)),
-        "risk/kept": int(treated.tail_mask.sum()),
-        "risk/objective": float(measure.value(batch.returns, progress)),
+        "risk/alpha": float(level.alpha),
+        "risk/kept": int(treated.kept.sum()),
+        "risk/objective": float(measure.value(batch.returns, level)),
     }
 
 
-def of_critic(rollout: Rollout, returns: Tensor) -> Record:
-    """How well the critic knew the value targets `returns` (B, T)."""
+def of_critic(rollout: Rollout, returns: Tensor) -> Numbers:
+    """How well the critic predicted the value targets `returns` (B, T)."""
     mask = rollout.episodes.response_mask
     return {"value/explained_variance": explained_variance(rollout.values[mask], returns[mask])}
 
 
-def of_update(stats: UpdateStats) -> Record:
+def of_update(stats: UpdateStats) -> Numbers:
     """Of the PPO epochs."""
     return {
         "policy/loss": stats.policy_loss,
@@ -78,7 +79,7 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return float(1.0 - (returns - values).var() / variance) if variance > 0 else 0.0
 
 
-def short(record: Record) -> str:
+def short(record: Numbers) -> str:
     """The few that a progress bar shows."""
     return (
         f"score {record['objective/score_mean']:+.2f} tail {record['risk/score_cvar']:+.2f} "
@@ -86,25 +87,19 @@ def short(record: Record) -> str:
     )
 
 
-def show_samples(  # noqa: PLR0913, PLR0917, each is a different thing
-    recorder: Recorder,
-    iteration: int,
-    last: int,
-    rollout: Rollout,
-    kept: Tensor,
-    tokenizer: PreTrainedTokenizerBase,
+def show_samples(
+    recorder: Recorder, iteration: int, rollout: Rollout, kept: Tensor, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Hands some episodes of an iteration, from the lowest score to the highest, to a recorder that takes samples.
+    """Gives a recorder that takes samples some episodes of an iteration, from the lowest score to the highest.
 
     Args:
         recorder: of the training.
-        iteration: from 1; nothing is shown but after the first and at `SHOWN_TIMES` even steps to the last.
-        last: iteration of the training.
+        iteration: from 1.
         rollout: the iteration's B episodes.
         kept: (B,) bool, whether an episode was trained on.
         tokenizer: of the policy.
     """
-    if not isinstance(recorder, SampleRecorder) or not is_shown(iteration, last):
+    if not isinstance(recorder, SampleRecorder):
         return
     order = rollout.scores.argsort(stable=True)
     places = torch.linspace(0, len(order) - 1, SHOWN_EPISODES).round().long().unique()
@@ -120,5 +115,5 @@ def show_samples(  # noqa: PLR0913, PLR0917, each is a different thing
 
 
 def is_shown(iteration: int, last: int) -> bool:
-    """Whether samples of an iteration are shown."""
+    """Whether samples of an iteration are shown: the first one, and `SHOWN_TIMES` at even distances to the `last`."""
     return iteration == 1 or iteration * SHOWN_TIMES // last > (iteration - 1) * SHOWN_TIMES // last

@@ -2,13 +2,15 @@
 
 One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, arXiv 2501.06911):
 
-1. How risk-averse now: the progress of the soft-risk schedule, for the paper's measure B' = ceil(alpha' B).
+1. How risk-averse now: the level of the soft-risk schedule, for the paper's measure B' = ceil(alpha' B).
 2. Collect a rollout: one response to each of B queries, its score, log-probabilities and values.
 3. Token rewards: minus the KL penalty, plus the score at the last real token (Eq. 5).
 4. The risk measure: the paper's keeps the B' episodes with the lowest return, others turn returns into utilities.
 5. Advantages and value targets by GAE.
 6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
 7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
+
+`train` is the loop and collects the rollouts; `step` does the rest. The comments in both carry these numbers.
 
 Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so
 the better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample and
@@ -22,39 +24,33 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.params import KLParams, PPOParams, RiskParams
 from rarlhf.data.batches import query_batch
-from rarlhf.data.queries import PlainPrompts, episode_texts
+from rarlhf.data.queries import episode_texts
 from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.decoding.sampling import left_pad, sample_batches
+from rarlhf.decoding.sampling import Decoding, left_pad, sample_batches, uniform_numbers
 from rarlhf.messages.diagnostics import Watch
-from rarlhf.messages.progress import Recorder, Update, progress
+from rarlhf.messages.progress import Update, progress
 from rarlhf.models.episodes import Episodes, Measured, chunks, joined
-from rarlhf.models.policy import Policy, response_logprobs, response_states
-from rarlhf.models.reference import RefPolicy
-from rarlhf.rewards.scorers import Score
+from rarlhf.models.policy import response_logprobs, response_states
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import risk_measure
 from rarlhf.risk.measures.base import Batch
-from rarlhf.risk.schedule import schedule_progress
-from rarlhf.rl import metrics as records
-from rarlhf.rl.advantages import gae, token_rewards
+from rarlhf.risk.schedule import RiskSchedule
+from rarlhf.rl import metrics
+from rarlhf.rl.advantages import gae, risk_rewards, token_rewards
 from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensors
 from rarlhf.rl.identity import described, settings_of
 from rarlhf.rl.kl import adapted_kl_coef, controlled_kl
 from rarlhf.rl.losses import policy_loss, value_loss
+from rarlhf.rl.parts import Models, Plan, Session
 from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select
-from rarlhf.system.distributed import World
-from rarlhf.system.machine import Machine
 from rarlhf.system.signals import HeldSignals
 from rarlhf.system.streams import generator
 
@@ -64,38 +60,26 @@ DIVERGED = "lower ppo.lr or ppo.value_lr, or raise kl.coef. The last checkpoint 
 class PPOTrainer:
     """Trains a policy against a score under a KL penalty, on all episodes or on the worst ones.
 
-    Everything is handed in; the trainer loads nothing. `train` runs all iterations with checkpoints; `generate`,
-    `rollout` and `step` are the same pieces for a loop of one's own.
+    Everything is an argument; the trainer loads nothing. `train` runs all iterations with checkpoints; `generate`,
+    `rollout` and `step` are the same pieces for your own loop.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917, each is a different thing
-        self,
-        policy: Policy,
-        ref_policy: RefPolicy,
-        tokenizer: PreTrainedTokenizerBase,
-        score: Score,
-        ppo: PPOParams,
-        kl: KLParams,
-        risk: RiskParams,
-        seed: int,
-        machine: Machine,
-        recorder: Recorder,
-        world: World | None = None,
-        plain_prompts: PlainPrompts | None = None,
-    ) -> None:
-        self.policy = policy.eval()  # dropout stays off: log-probabilities are compared between passes
-        self.ref_policy = ref_policy
-        self.tokenizer, self.plain_prompts, self.score = tokenizer, plain_prompts, score
-        self.ppo, self.kl, self.risk = ppo, kl, risk
-        self.measure = risk_measure(risk)
+    def __init__(self, models: Models, plan: Plan, session: Session) -> None:
+        """Raises: UserError if there are more processes than episodes in a batch."""
+        policy, ppo, kl, machine = models.policy.eval(), plan.ppo, plan.kl, session.machine
+        self.policy = policy  # in eval mode, without dropout: log-probabilities are compared between passes
+        self.ref_policy = models.ref_policy
+        self.tokenizer, self.plain_prompts, self.score = models.tokenizer, models.plain_prompts, models.score
+        self.ppo, self.kl, self.risk, self.seed = ppo, kl, plan.risk, plan.seed
+        self.machine, self.recorder, self.world = machine, session.recorder, session.world
+        self.measure = risk_measure(plan.risk)
+        self.schedule = RiskSchedule(plan.risk, ppo.iterations)
         self.watch = Watch(ppo)
-        self.seed = seed
-        self.machine = machine
-        self.recorder = recorder
-        self.world = world or World()
         if ppo.batch_size < self.world.size:
             raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
-        self.settings: dict[str, object] = settings_of({"ppo": ppo, "kl": kl, "risk": risk}, seed, machine, policy)
+        self.settings: dict[str, object] = settings_of(
+            {"ppo": ppo, "kl": kl, "risk": plan.risk}, plan.seed, machine, policy
+        )
         self.settings["processes"] = self.world.size
         self.compiled = CompiledSteps(policy.lm) if machine.compiled else None
         self.kl_coef = kl.coef
@@ -110,15 +94,16 @@ class PPOTrainer:
         )
 
     def train(self, queries: Sequence[list[int]], checkpoint: Path) -> list[dict[str, float]]:
-        """Runs the value warm-up and all iterations, going on from `checkpoint` if it exists.
+        """Runs the value warm-up and all iterations, starting from `checkpoint` if it exists.
 
-        SIGINT and SIGTERM act at the end of the rollout or iteration at hand, when all is saved; a second one at once.
+        SIGINT and SIGTERM take effect at the end of the current rollout or iteration, after a checkpoint; a second
+        signal takes effect at once.
 
         Args:
             queries: token ids of the training queries, at least `ppo.batch_size`.
             checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up.
         Returns: one record per iteration.
-        Raises: UserError if the checkpoint is of another training, cannot be written, or what is trained diverges.
+        Raises: UserError if the checkpoint is of another training or cannot be written, or if the training diverges.
         """
         self.settings["queries"] = described(queries)
         first, last = 1 - self.ppo.value_warmup, self.ppo.iterations
@@ -127,12 +112,13 @@ class PPOTrainer:
         hard = HardPrompts(queries, self.risk.hard_share, self.seed)
         with HeldSignals(self.world) as held, progress("iteration", last) as show:
             while done < last and not held.asked():
-                batch = query_batch(queries, done + 1 - first, self.ppo.batch_size, self.seed)
-                rollout = self.collect_hard_rollout(hard, batch, done + 1)
+                iteration = done + 1
+                batch = query_batch(queries, iteration - first, self.ppo.batch_size, self.seed)
+                rollout = self.collect_hard_rollout(hard, batch, iteration)  # 2. at the level of step 1
                 if held.asked():
                     break
-                done += 1
-                self.learn(rollout, done, show)
+                self.learn(rollout, iteration, show)  # 1. and 3. to 7., in `step`
+                done = iteration
                 if done % self.ppo.checkpoint_every == 0 and done < last:
                     self.save(checkpoint, done)
             if held.asked():
@@ -149,7 +135,7 @@ class PPOTrainer:
         if iteration < 1:
             self.warm_up_value(rollout)
         else:
-            show(iteration, records.short(self.step(rollout, iteration)))
+            show(iteration, metrics.short(self.step(rollout, iteration)))
         totals = torch.stack([p.detach().sum() for p in self.policy.parameters() if p.requires_grad])
         if not totals.isfinite().all():
             raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
@@ -161,30 +147,32 @@ class PPOTrainer:
             rollout: B episodes sampled from the current policy.
             iteration: m in 1..M, which sets the risk level.
         """
-        mask, progress = rollout.episodes.response_mask, self.progress(iteration)
-        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)
-        batch = Batch(rewards, mask, self.ranking(rewards, rollout), self.kl_coef, rollout.weights)
-        treated = self.measure.treat(batch, progress)
-        advantages, returns = self.gae(treated.rewards, rollout)
-        stats = self.update(select(rollout, advantages, returns, treated.tail_mask, self.centred), iteration)
+        mask = rollout.episodes.response_mask
+        level = self.schedule.at(iteration)  # 1. how risk-averse now
+        rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)  # 3. score minus KL penalty
+        batch = self.risk_batch(rewards, rollout)
+        treated = self.measure.treat(batch, level)  # 4. kept episodes and utilities
+        advantages, returns = self.gae(risk_rewards(rewards, treated, mask), rollout)  # 5. and value targets
+        targets = select(rollout, advantages, returns, treated.kept, self.centred)  # 6. whitened, then PPO epochs
+        stats = self.update(targets, iteration)
         if self.risk.critic == "all":
             self.fit_value_head(rollout, returns)
-        kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.tail_mask, self.kl.average)
-        record = records.of_risk(self.measure, progress, batch, treated) | records.of_update(stats)
-        record |= records.of_rollout(rollout, self.policy.sampling.end_id) | records.of_critic(rollout, returns)
-        record |= records.of_returns(batch.returns) | {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
-        records.show_samples(self.recorder, iteration, self.ppo.iterations, rollout, treated.tail_mask, self.tokenizer)
+        kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.kept, self.kl.average)  # 7. record, move beta
+        record = metrics.of_risk(self.measure, level, batch, treated) | metrics.of_update(stats)
+        record |= metrics.of_rollout(rollout, self.policy.sampling.end_id) | metrics.of_critic(rollout, returns)
+        record |= metrics.of_returns(batch.returns) | {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
+        if metrics.is_shown(iteration, self.ppo.iterations):
+            metrics.show_samples(self.recorder, iteration, rollout, treated.kept, self.tokenizer)
         self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
         return self.keep({"iteration": iteration} | dict(sorted(record.items())))
 
-    def progress(self, iteration: int) -> Fraction:
-        """Of the soft-risk schedule, 0 to 1."""
-        rho = Fraction(str(self.risk.rho))
-        counted = iteration - 1 + self.risk.count_from
-        return schedule_progress(counted, self.ppo.iterations, self.risk.warmup, rho)
+    def risk_batch(self, rewards: Tensor, rollout: Rollout) -> Batch:
+        """What the risk measure sees of a rollout with token rewards (B, T)."""
+        mask, ranking = rollout.episodes.response_mask, self.ranking(rewards, rollout)
+        return Batch(rollout.scores, rewards.sum(dim=1), mask, ranking, self.kl_coef, rollout.weights)
 
     def ranking(self, rewards: Tensor, rollout: Rollout) -> Tensor:
-        """(B,) what the worst episodes are worst in: the paper's return, the code's lambda-return, or the critic."""
+        """(B,) the value by which episodes are ranked: the paper's return, the code's lambda-return, or the critic."""
         if self.risk.ranking == "episode_return":
             return rewards.sum(dim=1)
         if self.risk.ranking == "value":
@@ -202,7 +190,7 @@ class PPOTrainer:
         return self.risk.critic == "kept"
 
     def keep(self, record: dict[str, float]) -> dict[str, float]:
-        """Files an iteration's record, says once what looks wrong in it, and returns it."""
+        """Keeps and reports an iteration's record, warns once of what looks wrong in it, and returns it."""
         self.records.append(record)
         iteration = int(record["iteration"])
         self.recorder.record(iteration, record | {f"time/{name}": s for name, s in self.seconds.items()})
@@ -225,8 +213,8 @@ class PPOTrainer:
         return self.rollout(episodes, scores, measured)
 
     def collect_hard_rollout(self, hard: HardPrompts, batch: list[list[int]], iteration: int) -> Rollout:
-        """A rollout in which `risk.hard_share` of the batch gives way to hard prompts; a plain one where that is 0."""
-        level = self.measure.level(self.progress(iteration))
+        """A rollout in which hard prompts replace `risk.hard_share` of the batch; a plain one where that is 0."""
+        level = self.schedule.at(iteration).alpha
         batch, threshold = hard.mix(batch, iteration, level, self.query_values)
         rollout = self.collect_rollout(batch, iteration)
         if threshold == -torch.inf:
@@ -236,29 +224,33 @@ class PPOTrainer:
     @torch.no_grad()
     def query_values(self, queries: Sequence[list[int]]) -> Tensor:
         """(N,) float32, the critic's value of bare queries: that of the first response token."""
-        tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
-        nothing = torch.full((len(queries), 1), self.policy.sampling.end_id, device=tokens.device)
-        episodes = Episodes(tokens, mask, nothing, torch.ones_like(nothing, dtype=torch.bool))
+        prompts = left_pad(queries, self.policy.sampling.end_id, self.machine.device)
+        nothing = torch.full((len(queries), 1), self.policy.sampling.end_id, device=self.machine.device)
+        episodes = Episodes(*prompts, nothing, torch.ones_like(nothing, dtype=torch.bool))
         with self.timed("candidates"), self.machine.autocast():
             states = [response_states(self.policy.lm, part) for part in self._micro_batches(episodes)]
         return self.policy.values_of(torch.cat(states))[:, 0]
 
     def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
-        """One response to each query, of several processes each to its share; a UserError if logits are not finite."""
+        """One response to each query; each of several processes answers its share.
+
+        Raises: UserError if logits are not finite.
+        """
         return self._decode(queries, iteration)[0]
 
     @torch.no_grad()
     def _decode(self, queries: Sequence[list[int]], iteration: int) -> tuple[Episodes, Measured | None]:
         """Episodes, and what was measured as they were drawn if `rollout_logprobs` is `decode`."""
-        tokens, mask = left_pad(list(queries), self.policy.sampling.end_id, self.machine.device)
-        draws = generator("rollout", self.seed, iteration)
-        uniforms = torch.rand(len(queries), self.ppo.max_new_tokens, generator=draws).to(self.machine.device)
-        ours = self.world.share(len(queries))
-        measure = self.ppo.rollout_logprobs == "decode"
-        args = (tokens[ours], mask[ours], uniforms[ours], self.ppo.decode_batch_size, measure, self.compiled)
+        prompts = left_pad(queries, self.policy.sampling.end_id, self.machine.device)
+        (numbers,) = uniform_numbers(("rollout", self.seed, iteration), (len(queries), self.ppo.max_new_tokens))
+        uniforms, ours = numbers.to(self.machine.device), self.world.share(len(queries))
+        measuring = self.policy if self.ppo.rollout_logprobs == "decode" else None
+        decoding = Decoding(self.policy.lm, self.policy.sampling, compiled=self.compiled)
         try:
             with self.machine.autocast():
-                return sample_batches(self.policy, *args)
+                return sample_batches(
+                    decoding, prompts.rows(ours), uniforms[ours], self.ppo.decode_batch_size, measuring
+                )
         except UserError as error:
             raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
 
@@ -268,7 +260,7 @@ class PPOTrainer:
 
     @torch.no_grad()
     def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
-        """Completes episodes and scores (B,) and joins the processes' shares; `measured` is kept from decoding."""
+        """Measures episodes with scores (B,) and joins the processes' shares; `measured` is what decoding has kept."""
         with self.timed("policy"), self.machine.autocast():
             if measured is None:
                 measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
@@ -294,7 +286,7 @@ class PPOTrainer:
         """One optimiser step on a mini-batch, its gradient summed over micro-batches."""
         tokens = int(batch.episodes.response_mask.sum())
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [torch.zeros(6, device=self.machine.device)]  # all there is, where a process has no row of the batch
+        parts = [torch.zeros(6, device=self.machine.device)]  # for a process that has no row of the batch
         for rows in chunks(self.world.share(len(batch.logprobs)), self.ppo.micro_batch):
             loss, part = self.losses(batch.rows(rows), tokens)
             loss.backward()
@@ -326,7 +318,7 @@ class PPOTrainer:
         clipped = ((ratio - 1.0).abs() > self.ppo.clip).float()
         per_token = (policy, value, clipped, ratio - 1.0 - log_ratio, ratio)
         sums = torch.stack([torch.where(mask, x, 0.0).sum() / tokens for x in per_token])
-        # A critic of the whole batch is fitted apart, by fit_value_head.
+        # A critic of the whole batch is fitted separately, by fit_value_head.
         loss = sums[0] + self.ppo.value_coef * sums[1] if self.risk.critic == "kept" else sums[0]
         return loss, torch.cat([sums, ratio[mask].max().unsqueeze(0)]).detach()
 
@@ -357,14 +349,14 @@ class PPOTrainer:
             self.optimizer.step()
 
     def save(self, path: Path, iteration: int) -> None:
-        """Writes everything that `restore` needs to go on after `iteration` with the same bytes: what is trained."""
+        """Writes what `restore` needs to continue after `iteration` with the same bytes, without frozen weights."""
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
         state |= {"measure": self.measure.state, "settings": self.settings}
         if self.world.rank == 0:
             save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
 
     def restore(self, path: Path) -> int | None:
-        """Takes up the checkpoint at `path`; returns its iteration, or None if there is none.
+        """Restores the checkpoint at `path`; returns its iteration, or None if there is none.
 
         Raises: UserError if it is of another training or model, naming what differs.
         """
@@ -374,7 +366,7 @@ class PPOTrainer:
         self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
         for record in self.records:
             self.recorder.record(int(record["iteration"]), record)
-            self.watch.warnings(record)  # said before the interruption
+            self.watch.warnings(record)  # they were shown before the interruption
         self.recorder.say(f"going on after iteration {max(state['iteration'], 0)} of {self.ppo.iterations}")
         return int(state["iteration"])
 

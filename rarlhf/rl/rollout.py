@@ -48,7 +48,7 @@ class Targets(NamedTuple):
 
 
 class UpdateStats(NamedTuple):
-    """Means over the optimiser steps of one update, but for the largest ratio."""
+    """Means over the optimiser steps of one update; of the ratios also the largest."""
 
     policy_loss: float
     value_loss: float

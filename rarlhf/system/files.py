@@ -41,13 +41,28 @@ def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 @contextmanager
 def replaced(target: Path) -> Iterator[Path]:
-    """A path to write to; the file then takes the place of `target` in one step: a reader sees the old or the new."""
+    """A path to write to; the file then takes the place of `target` in one step: a reader sees the old or the new.
+
+    It is on the disk before that. After a failure `target` is as it was; what a killed process has left is deleted.
+    """
+    with _beside(target) as folder:  # a folder, because libraries write under further names of their own
+        partial = folder / target.name
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, which is deleted at the end."""
     partial = target.with_name(f".{target.name}.partial")
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+        partial.mkdir(parents=True)
         yield partial
-        os.replace(partial, target)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -59,17 +74,13 @@ def whole(out: Path) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     target = out.absolute()
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
-        partial.mkdir(parents=True)
-        yield partial
-        os.replace(partial, target)
+        with _beside(target) as partial:
+            yield partial
+            os.replace(partial, target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{out} could not be written ({reason}); what was written of it is deleted. Free some space there, or name "
             "a folder where you may write"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""From folders to a trained policy: puts together what `PPOTrainer` needs and saves what comes out."""
+"""From folders to a trained policy: builds what `PPOTrainer` needs and saves the result."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -9,16 +10,14 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.data.queries import PlainPrompts
 from rarlhf.decoding.compatible import refuse_incompatible
-from rarlhf.messages.progress import Recorder
 from rarlhf.models.backbone import load_trainable
 from rarlhf.models.fused import fuse_activations
 from rarlhf.models.policy import Policy, reset_value_head, sampling_of
 from rarlhf.models.recompute import recompute_blocks
 from rarlhf.rewards.scorers import Score
 from rarlhf.rl.memory import with_micro_batch
+from rarlhf.rl.parts import Models, Plan, Session
 from rarlhf.rl.ppo import PPOTrainer
-from rarlhf.system.distributed import World
-from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator
 
 _FULL = (
@@ -27,50 +26,51 @@ _FULL = (
 )
 
 
-def train_policy(  # noqa: PLR0913, PLR0917, each is a different thing
+class Places(NamedTuple):
+    """What a training reads and writes."""
+
+    sft: Path  # folder of the SFT model or adapter: the start and, frozen, the reference policy
+    out: Path  # where the policy is written, as `from_pretrained` of transformers, or of peft for an adapter, loads it
+    checkpoint: Path  # file to continue from if it exists, and to write to
+
+
+def train_policy(
     queries: Sequence[list[int]],
-    sft: Path,
-    folder: Path,
-    checkpoint: Path,
+    places: Places,
     score: Score,
     params: Params,
+    session: Session,
+    *,
     seed: int,
-    machine: Machine,
-    recorder: Recorder,
-    world: World | None = None,
     plain_prompts: PlainPrompts | None = None,
 ) -> list[dict[str, float]]:
-    """Trains the SFT model by PPO and writes the policy to `folder`; returns one record per iteration.
+    """Trains the SFT model by PPO and writes the policy; returns one record per iteration.
 
     Args:
         queries: token ids of the training queries.
-        sft: folder of the SFT model or adapter: the start and, frozen, the reference policy.
-        folder: where the policy is written, as `from_pretrained` of transformers, or of peft for an adapter, loads it.
-        checkpoint: file to go on from, and to write to.
+        places: what is read and written.
         score: the reward model.
         params: all parameters; `risk.measure` none is plain RLHF.
+        session: machine, recorder and the processes that train together; each calls this, and the first one writes.
         seed: of sampling, order and the value head.
-        machine: device and precision.
-        recorder: takes the numbers of each iteration.
-        world: the processes that train together, each of which calls this; the first one writes. None: this one alone.
-        plain_prompts: messages of queries in a chat template; None where there is none.
+        plain_prompts: messages of queries in a chat template; None without a template.
+    Raises: UserError if the model cannot be trained here or the memory is full, and as `PPOTrainer.train`.
     """
-    start = load_trainable(sft, params.model, seed, machine.device)
+    start = load_trainable(places.sft, params.model, seed, session.machine.device)
     refuse_incompatible(start.lm, start.tokenizer)
     fuse_activations(start.lm)
-    tokenizer, ref_policy = start.tokenizer, start.ref_policy()
-    policy = Policy(start.lm, sampling_of(params, tokenizer.eos_token_id))
+    ref_policy = start.ref_policy()
+    policy = Policy(start.lm, sampling_of(params, start.tokenizer.eos_token_id))
     if params.model.gradient_checkpointing:
         recompute_blocks(policy.lm)
     reset_value_head(policy.value_head, generator("value_head", seed))
-    ppo = with_micro_batch(params.ppo, policy, max(map(len, queries)), machine, recorder, world or World())
-    trainer = PPOTrainer(
-        policy, ref_policy, tokenizer, score, ppo, params.kl, params.risk, seed, machine, recorder, world, plain_prompts
-    )
+    ppo = with_micro_batch(params.ppo, policy, max(map(len, queries)), session)
+    models = Models(policy, ref_policy, start.tokenizer, score, plain_prompts)
+    trainer = PPOTrainer(models, Plan(ppo, params.kl, params.risk, seed), session)
     try:
-        records = trainer.train(queries, checkpoint)
+        records = trainer.train(queries, places.checkpoint)
     except torch.OutOfMemoryError as error:
         raise UserError(_FULL.format(str(error).split(". ")[0])) from error
-    if trainer.world.rank == 0:
-        start.save(folder)
+    if session.world.rank == 0:
+        start.save(places.out)
     return records

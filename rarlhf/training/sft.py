@@ -28,18 +28,19 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
 ) -> list[dict[str, float]]:
     """Fine-tunes the model in `base`, or an adapter on it, and writes that to `folder`; returns its curve.
 
-    Texts are cut to `sft.tokens`, not packed. With `sft.end_of_text` those that fit end with the end of text, which is
-    learned; without it, and where a text is cut, no end is. In a chat the template alone says where an answer ends.
+    Texts are cut to `sft.tokens` and not packed. With `sft.end_of_text`, texts that fit end with the end of text, which
+    is learned. Without it, and for texts that are cut, no end is learned. In a chat the template decides where an
+    answer ends.
 
     Args:
-        records: `text` or, in a chat, `messages` of each wanted row; read where `sft.epochs` is not 0.
+        records: `text` or, in a chat, `messages` of each wanted row; not read if `sft.epochs` is 0.
         base: folder of the base model.
         folder: where the result is written.
-        model: section `model`, which says what is trained.
+        model: section `model`, which decides what is trained.
         params: section `sft`.
         machine: device and precision.
-        recorder: takes the loss.
-    Raises: UserError if there is no text, or none of two tokens.
+        recorder: gets the loss.
+    Raises: UserError if there is no text, or no text has two tokens.
     """
     start = load_trainable(base, model, params.seed, machine.device)
     if params.epochs == 0:
@@ -55,7 +56,7 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
 
     def build(scratch: str) -> Trainer:
         keywords = options | {"remove_unused_columns": True, "gradient_checkpointing": model.gradient_checkpointing}
-        with warnings.catch_warnings():  # trl sets this option under the name that transformers is giving up
+        with warnings.catch_warnings():  # trl uses a name of this option that is deprecated in transformers
             warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
             config = SFTConfig(output_dir=scratch, max_length=params.tokens, packing=False, **keywords)
         trainer = SFTTrainer(start.model, config, train_dataset=rows, processing_class=start.tokenizer)
@@ -73,9 +74,9 @@ def _learned(
     params: SFTParams,
     recorder: Recorder,
 ) -> list[dict[str, Any]]:
-    """What trl learns: token ids, to which it adds no end of its own, or the messages of chats.
+    """What trl learns: token ids, to which it adds no end, or the messages of chats.
 
-    Some tokenizers end every text by themselves: such an end is the one asked for, or is taken away.
+    Some tokenizers end every text themselves; such an end is removed unless it is asked for.
     """
     if "messages" in records[0]:
         return [dict(record) for record in records]
@@ -84,7 +85,7 @@ def _learned(
     bare = [ids[:-1] if ids[-1:] == end else ids for ids in encoded["input_ids"]]
     rows = [[*ids, *(end if params.end_of_text else [])][: params.tokens] for ids in bare]
     learned = [{"input_ids": ids} for ids in rows if len(ids) > 1]
-    if len(learned) < len(rows):  # a batch of such texts alone would have no loss
+    if len(learned) < len(rows):  # a batch of only such texts would have no loss
         recorder.say(f"{len(rows) - len(learned):,} texts of one token are left out: nothing follows it to be learned")
     if not learned:
         raise UserError("no text of the wanted class has two tokens, so there is nothing to fine-tune on")
@@ -92,7 +93,7 @@ def _learned(
 
 
 def _in_float32(trainer: SFTTrainer) -> SFTTrainer:
-    """Undoes that trl rounds an adapter on a quantised model to bfloat16, which small steps would not move."""
+    """Makes an adapter float32 again: trl rounds it to bfloat16 on a quantised model, and small steps would be lost."""
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

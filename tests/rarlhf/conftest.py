@@ -15,6 +15,7 @@ from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import save_model
 from rarlhf.models.policy import Policy, Sampling, reset_value_head
 from rarlhf.models.reference import frozen
+from rarlhf.rl.parts import Models, Plan, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator
@@ -111,6 +112,13 @@ def changed(params: Params, values: dict[str, object]) -> Params:
     return params
 
 
+def parts(trainer: PPOTrainer) -> tuple[Models, Plan, Session]:
+    """What a trainer was given, for another one that differs from it in something."""
+    models = Models(trainer.policy, trainer.ref_policy, trainer.tokenizer, trainer.score, trainer.plain_prompts)
+    plan = Plan(trainer.ppo, trainer.kl, trainer.risk, trainer.seed)
+    return models, plan, Session(trainer.machine, trainer.recorder, trainer.world)
+
+
 class Keeping(SilentRecorder):
     """Keeps what it is told."""
 
@@ -131,8 +139,7 @@ def make_trainer(
         p = changed(params, PPO | values)
         policy = Policy(deepcopy(lm), Sampling(0.8, 0, p.ppo.max_new_tokens, tokenizer.eos_token_id))
         reset_value_head(policy.value_head, generator("value_head", seed))
-        return PPOTrainer(
-            policy, frozen(deepcopy(lm)), tokenizer, score, p.ppo, p.kl, p.risk, seed, machine, recorder=Keeping()
-        )
+        models = Models(policy, frozen(deepcopy(lm)), tokenizer, score)
+        return PPOTrainer(models, Plan(p.ppo, p.kl, p.risk, seed), Session(machine, Keeping()))
 
     return trainer

@@ -1,12 +1,12 @@
-"""What a risk measure is to the trainer: which episodes train, on which token rewards, and what it maximises.
+"""What a risk measure is to the trainer: which episodes train, on which utility, and what the measure maximises.
 
 Returns are rewards, so risk is the lower tail. R_1..R_B are the returns of the whole batch with the KL penalty in them.
 
-A measure either *selects* (drops episodes, rewards untouched) or turns each return into a *utility* u: an episode's
-rewards become u at its last real token, in place of score and KL penalty. For an objective whose derivative with
-respect to the distribution is f(R), the utility is f(R) - beta f'(R): R holds -beta log pi, so that a step in the
-policy moves the returns themselves as well as how likely they are. For f(R) = R the second term is a constant without
-effect.
+A measure either *selects* (drops episodes, rewards untouched) or turns each return into a *utility* u. The trainer
+places it at the episode's last real token and decides what becomes of the KL penalty (`rarlhf.rl.advantages`). For an
+objective whose derivative with respect to the distribution is f(R), the utility is f(R) - beta f'(R): R holds
+-beta log pi, so that a step in the policy moves the returns themselves as well as how likely they are. For f(R) = R the
+second term is a constant without effect.
 """
 
 from abc import ABC, abstractmethod
@@ -18,28 +18,26 @@ import torch
 from torch import Tensor
 
 from rarlhf.config.params import RiskParams
+from rarlhf.risk.schedule import RiskLevel
 
 
 class Batch(NamedTuple):
-    """What a measure sees of a rollout; under several processes, of the global batch's returns."""
+    """What a measure sees of a rollout; under several processes, of the whole batch."""
 
-    rewards: Tensor  # (B, T) float, per token: score units, KL penalty included, zero on padding
-    response_mask: Tensor  # (B, T) bool
-    ranking: Tensor  # (B,) float, what the worst episodes are worst in (params `risk.ranking`)
-    kl_coef: float  # beta, score units per nat
+    scores: Tensor  # (B,) float, the reward model's values, without the KL penalty
+    returns: Tensor  # (B,) float, R: score units, KL penalty included
+    response_mask: Tensor  # (B, T) bool, True = real token
+    ranking: Tensor  # (B,) float, the value by which episodes are ranked (params `risk.ranking`)
+    kl_coef: float  # beta, score units per nat: the weight of -log pi in R
     weights: Sequence[Fraction] | None = None  # B numbers, p(x) / q(x) of the prompts; None: all drawn from p
-
-    @property
-    def returns(self) -> Tensor:
-        """(B,) float, R: the sum of an episode's rewards."""
-        return self.rewards.sum(dim=1)
 
 
 class Treatment(NamedTuple):
     """What the PPO epochs train on."""
 
-    rewards: Tensor  # (B, T) float, zero on padding
-    tail_mask: Tensor  # (B,) bool, the episodes that are put through the epochs
+    kept: Tensor  # (B,) bool, the episodes that are put through the epochs
+    utility: Tensor | None = None  # (B,) float, score units, for the last real token; None: none
+    own_share: float = 1.0  # weight with which an episode's own rewards stay beside its utility
 
 
 class RiskMeasure(ABC):
@@ -56,30 +54,20 @@ class RiskMeasure(ABC):
         self.params = params
         self.state: dict[str, float] = {}
 
-    def level(self, progress: Fraction) -> Fraction:
-        """Alpha' of the soft-risk schedule: 1 at progress 0, `risk.alpha` at progress 1, a line between."""
-        return 1 - (1 - self.params.level) * progress
-
     @abstractmethod
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """The objective on a batch of returns (B,): () float, score units, never above the mean."""
 
     @abstractmethod
-    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
-        """What is trained on, at `progress` in [0, 1] of the schedule; at 0 all episodes with their own rewards."""
+    def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
+        """What is trained on at a level of the schedule; at progress 0 all episodes with their own rewards."""
 
 
 def everything(batch: Batch) -> Treatment:
     """All episodes with their own rewards: the risk-neutral treatment."""
-    return Treatment(batch.rewards, torch.ones_like(batch.ranking, dtype=torch.bool))
+    return Treatment(torch.ones_like(batch.ranking, dtype=torch.bool))
 
 
-def utilities(batch: Batch, utility: Tensor) -> Treatment:
-    """All episodes, each with its utility (B,) at its last real token and nothing else."""
-    return everything(batch._replace(rewards=terminal_rewards(utility, batch.response_mask)))
-
-
-def terminal_rewards(scores: Tensor, response_mask: Tensor) -> Tensor:
-    """(B, T) float, zero but for `scores` (B,) at each row's last real token of `response_mask` (B, T)."""
-    last = response_mask.sum(dim=1, keepdim=True) - 1
-    return torch.zeros_like(response_mask, dtype=scores.dtype).scatter(1, last, scores.unsqueeze(1))
+def utilities(batch: Batch, utility: Tensor, own_share: float = 0.0) -> Treatment:
+    """All episodes, each with its utility (B,), and with `own_share` of its own rewards."""
+    return everything(batch)._replace(utility=utility, own_share=own_share)

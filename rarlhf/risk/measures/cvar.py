@@ -1,7 +1,8 @@
 """`cvar`: the paper's hard selection of the worst episodes.
 
-The B' = ceil(alpha' B) episodes with the lowest ranking value train, the others are left out of the PPO epochs: the
-only measure that saves compute. Its gradient is biased once advantages are centred over the kept (docs/algorithm.md).
+The B' = ceil(alpha' B) episodes with the lowest ranking value train. The others are left out of the PPO epochs, so this
+is the only measure that saves compute. Its gradient is biased once advantages are centred over the kept episodes
+(docs/algorithm.md).
 Source: Chaudhary et al. 2024 (arXiv 2501.06911), Algorithm 1; the soft schedule after Greenberg et al. 2022 (CeSoR).
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment
-from rarlhf.risk.schedule import kept_episodes
+from rarlhf.risk.schedule import RiskLevel
 from rarlhf.risk.tail import worst_episodes
 
 
@@ -24,25 +25,23 @@ class HardSelection(RiskMeasure):
 
     reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "ranking", "hard_share")
 
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """Mean of the B' lowest R: the ceil-mean, at or above the fractional CVaR that reports use."""
-        kept = kept_episodes(len(returns), self.level(progress))
-        return returns[worst_episodes(returns, kept)].mean()
+        return returns[worst_episodes(returns, level.kept(len(returns)))].mean()
 
-    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
+    def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """Keeps the worst B', ties by lower index; of weighted prompts, that share."""
-        level = self.level(progress)
-        kept = kept_episodes(len(batch.ranking), level)
+        kept = level.kept(len(batch.ranking))
         if batch.weights is not None:
-            kept = weighted_count(batch.ranking, batch.weights, level)
-        return Treatment(batch.rewards, worst_episodes(batch.ranking, kept))
+            kept = weighted_count(batch.ranking, batch.weights, level.alpha)
+        return Treatment(worst_episodes(batch.ranking, kept))
 
 
-def weighted_count(ranking: Tensor, weights: Sequence[Fraction], level: Fraction) -> int:
-    """How many of the lowest `ranking` (B,) hold the share `level` of the B `weights`; ceil(level B) if all are equal.
+def weighted_count(ranking: Tensor, weights: Sequence[Fraction], alpha: Fraction) -> int:
+    """How many of the lowest `ranking` (B,) hold the share `alpha` of the B `weights`; ceil(alpha B) if all are equal.
 
     Counted in exact rationals: in floats 7 of 25 episodes hold a share that is short of 0.28.
     """
     order = torch.sort(ranking, stable=True).indices.tolist()
     held = list(accumulate(weights[index] for index in order))
-    return bisect_left(held, level * held[-1]) + 1
+    return bisect_left(held, alpha * held[-1]) + 1

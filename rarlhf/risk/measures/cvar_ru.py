@@ -2,19 +2,18 @@
 
 CVaR is the maximum over eta of eta - mean(max(eta - R, 0)) / alpha. At the maximising eta, the alpha-quantile of R, the
 policy's gradient is that of the utility u = -max(eta - R, 0) - beta 1{R <= eta}, up to a factor 1/alpha that whitening
-removes: unbiased, and every episode trains, those above eta on u = 0, which is better than the batch's mean.
+removes: it is unbiased, and every episode trains; those above eta have u = 0, which is above the batch's mean.
 Source: Rockafellar and Uryasev 2000; Tamar et al. 2015 (arXiv 1404.3862) for its gradient. The beta term is ours:
 without it the gradient is off, since R contains log pi.
 """
 
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything, utilities
-from rarlhf.risk.schedule import kept_episodes
+from rarlhf.risk.schedule import RiskLevel
 from rarlhf.risk.tail import cvar
 
 ETA = "eta"
@@ -37,26 +36,25 @@ class RockafellarUryasev(RiskMeasure):
 
     reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "eta_rate")
 
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """The fractional CVaR, which is the maximum over eta."""
-        return cvar(returns, self.level(progress))
+        return cvar(returns, level.alpha)
 
-    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
+    def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """All episodes with their shortfall below eta; the risk-neutral treatment while alpha' is 1."""
-        level = self.level(progress)
-        if level == 1:
+        if level.alpha == 1:
             return everything(batch)
         return utilities(batch, shortfall_utility(batch.returns, self.threshold(batch.returns, level), batch.kl_coef))
 
-    def threshold(self, returns: Tensor, level: Fraction) -> float:
+    def threshold(self, returns: Tensor, level: RiskLevel) -> float:
         """Eta for this batch; a running one then moves by `eta_rate` (1 - share of R <= eta / alpha').
 
         It starts at the first averse batch's quantile, and the step is the gradient ascent of the maximum over eta.
         """
-        quantile = float(torch.sort(returns).values[kept_episodes(len(returns), level) - 1])
+        quantile = float(torch.sort(returns).values[level.kept(len(returns)) - 1])
         if self.params.eta_rate is None:
             return quantile
         eta = self.state.get(ETA, quantile)
         share = float((returns <= eta).double().mean())
-        self.state[ETA] = eta + self.params.eta_rate * (1.0 - share / float(level))
+        self.state[ETA] = eta + self.params.eta_rate * (1.0 - share / float(level.alpha))
         return eta

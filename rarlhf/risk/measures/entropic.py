@@ -1,7 +1,7 @@
 """`entropic`: -T log mean exp(-R / T), all episodes weighted by how bad they are.
 
-T (params `risk.temperature`, score units) says how far below the mean counts: the mean as T grows, the minimum as T
-falls to 0. Close to mean - variance / (2 T) for large T. The schedule raises 1/T from 0.
+T (params `risk.temperature`, score units) sets how averse it is: the value tends to the mean as T grows and to the
+minimum as T falls to 0. Close to mean - variance / (2 T) for large T. The schedule raises 1/T from 0.
 Source: Foellmer and Schied 2002; Howard and Matheson 1972 for exponential utility.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything, utilities
+from rarlhf.risk.schedule import RiskLevel
 
 
 def log_weights(returns: Tensor, temperature: float) -> Tensor:
@@ -41,23 +42,19 @@ def entropic_utility(returns: Tensor, temperature: float, kl_coef: float) -> Ten
 
 
 class Entropic(RiskMeasure):
-    """Maximises the entropic value at T / progress; `risk.alpha` plays no part."""
+    """Maximises the entropic value at T / progress; `risk.alpha` is not read."""
 
     reads: ClassVar[tuple[str, ...]] = ("temperature", "warmup", "rho", "count_from")
 
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """-T log mean exp(-R / T); the mean at progress 0."""
-        return entropic_value(returns, self.temperature(progress)) if progress > 0 else returns.mean()
+        return entropic_value(returns, self.temperature(level.progress)) if level.progress > 0 else returns.mean()
 
-    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
+    def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """All episodes with their exponential utility; the risk-neutral treatment at progress 0."""
-        if progress == 0:
+        if level.progress == 0:
             return everything(batch)
-        return utilities(batch, entropic_utility(batch.returns, self.temperature(progress), batch.kl_coef))
-
-    def level(self, progress: Fraction) -> Fraction:
-        """1: no share of the episodes is singled out."""
-        return Fraction(1)
+        return utilities(batch, entropic_utility(batch.returns, self.temperature(level.progress), batch.kl_coef))
 
     def temperature(self, progress: Fraction) -> float:
         """T / progress, for progress above 0."""

@@ -1,8 +1,9 @@
 """`evar`: entropic value at risk, the largest lower bound of CVaR that exponentials give, all episodes.
 
 sup over T > 0 of -T log mean exp(-R / T) + T log alpha. At the maximising T* the weights w = B softmax(-R / T*) have
-the relative entropy mean(w log w) = log(1 / alpha): the worst reweighting within that distance of the batch. Where the
-share of episodes at the minimum is alpha or more, T* is 0, the value is the minimum, and the weights are uniform on it.
+the relative entropy mean(w log w) = log(1 / alpha): the worst reweighting within that distance of the batch. If
+the share of episodes at the minimum is alpha or more, T* is 0, the value is the minimum, and the weights are uniform on
+the minima.
 Source: Ahmadi-Javid 2012; named as future work in the paper's public review answers.
 """
 
@@ -11,67 +12,64 @@ from math import log
 from typing import ClassVar
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything, utilities
 from rarlhf.risk.measures.entropic import entropic_utility, entropic_value, log_weights
+from rarlhf.risk.schedule import RiskLevel
 
-BISECTIONS = 100  # halvings of a range of T: far below float64's resolution
 
-
-def evar_temperature(returns: Tensor, level: Fraction) -> float:
-    """T* at which the weights' relative entropy is log(1 / alpha), by bisection on log T in float64.
+def evar_temperature(returns: Tensor, alpha: Fraction) -> float:
+    """T* at which the weights' relative entropy is log(1 / alpha), by a root of log T in float64.
 
     Args:
         returns: (B,) float R.
-        level: alpha in (0, 1).
+        alpha: level in (0, 1).
     Returns: T* in score units; 0.0 where the share of minima is at least alpha.
     """
     excess = (returns.double() - returns.double().min()) / _spread(returns)
-    if float((excess == 0).double().mean()) >= level:
+    if float((excess == 0).double().mean()) >= alpha:
         return 0.0
-    low, high, bound = -30.0, 30.0, log(1 / level)  # of log T, in spreads
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        log_w = log_weights(excess, 10.0**middle)
-        if float((log_w.exp() * log_w).mean()) > bound:
-            low = middle
-        else:
-            high = middle
-    return float(10.0**high * _spread(returns))
+
+    def above(exponent: float) -> float:
+        """By how much the relative entropy at T = 10^exponent spreads is above its bound; it falls as T rises."""
+        log_w = log_weights(excess, 10.0**exponent)
+        return float((log_w.exp() * log_w).mean()) - log(1 / alpha)
+
+    return float(10.0 ** brentq(above, -30.0, 30.0, xtol=1e-15) * _spread(returns))
 
 
-def evar(returns: Tensor, level: Fraction) -> Tensor:
+def evar(returns: Tensor, alpha: Fraction) -> Tensor:
     """Entropic value at risk of `returns` (B,) at alpha in (0, 1]: () float, never above CVaR; the mean at 1."""
-    if level == 1:
+    if alpha == 1:
         return returns.mean()
-    temperature = evar_temperature(returns, level)
+    temperature = evar_temperature(returns, alpha)
     if temperature == 0:
         return returns.min()
-    return entropic_value(returns, temperature) + temperature * log(level)
+    return entropic_value(returns, temperature) + temperature * log(alpha)
 
 
 def _spread(returns: Tensor) -> Tensor:
-    """Range of the returns in float64, 1 where they are all equal."""
+    """Range of the returns in float64, 1 if they are all equal."""
     spread = returns.double().max() - returns.double().min()
     return torch.where(spread > 0, spread, 1.0)
 
 
 class EntropicValueAtRisk(RiskMeasure):
-    """Maximises EVaR at alpha', taking T* anew for every batch."""
+    """Maximises EVaR at alpha'; T* is found for every batch."""
 
     reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from")
 
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """EVaR of the batch at alpha'."""
-        return evar(returns, self.level(progress))
+        return evar(returns, level.alpha)
 
-    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
+    def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """All episodes with the entropic utility at T*; the risk-neutral treatment while alpha' is 1."""
-        level = self.level(progress)
-        if level == 1:
+        if level.alpha == 1:
             return everything(batch)
-        temperature = evar_temperature(batch.returns, level)
+        temperature = evar_temperature(batch.returns, level.alpha)
         if temperature == 0:
             return utilities(batch, _minimum_utility(batch.returns, batch.kl_coef))
         return utilities(batch, entropic_utility(batch.returns, temperature, batch.kl_coef))

@@ -1,11 +1,11 @@
 """`none`: the mean return, plain RLHF."""
 
-from fractions import Fraction
 from typing import ClassVar
 
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything
+from rarlhf.risk.schedule import RiskLevel
 
 
 class RiskNeutral(RiskMeasure):
@@ -13,14 +13,10 @@ class RiskNeutral(RiskMeasure):
 
     reads: ClassVar[tuple[str, ...]] = ()
 
-    def level(self, progress: Fraction) -> Fraction:
-        """1 at all times."""
-        return Fraction(1)
-
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """Mean of R."""
         return returns.mean()
 
-    def treat(self, batch: Batch, progress: Fraction) -> Treatment:
+    def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """All episodes with their own rewards."""
         return everything(batch)

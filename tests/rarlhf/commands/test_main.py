@@ -163,7 +163,7 @@ def test_output_that_cannot_be_written_is_one_line(
 
 
 def test_text_that_is_no_text_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = "has bytes or escapes that stand for no character: write it in UTF-8"
+    message = "has bytes or escapes that are no character: write it in UTF-8"
     assert (
         refusal(capsys, "generate lm", "a\udcff") == f"prompt 1 {message}"
     )  # as Python reads a byte that is not UTF-8

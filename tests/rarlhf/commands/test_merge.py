@@ -25,6 +25,7 @@ from rarlhf.commands.main import main
 from rarlhf.commands.merge import merge_adapter, whole
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import ModelParams, Params
+from rarlhf.decoding.sampling import Decoding
 from rarlhf.models.backbone import AdapterModel
 from rarlhf.models.loading import load_causal_lm, save_model
 
@@ -120,10 +121,11 @@ def test_the_texts_of_the_check_are_sampled_from_what_was_trained(
 ) -> None:
     sample, asked = rarlhf.commands.merge.sample_responses, []
 
-    def noted(lm: torch.nn.Module, *rest: object) -> object:
+    def noted(decoding: Decoding, *rest: object) -> object:
+        lm = decoding.lm
         adapted = any("lora_B" in name for name, _ in lm.named_parameters())
         asked.append((adapted, any(isinstance(module, bitsandbytes.nn.Linear8bitLt) for module in lm.modules())))
-        return sample(lm, *rest)
+        return sample(decoding, *rest)
 
     monkeypatch.setattr(rarlhf.commands.merge, "sample_responses", noted)
     merge_adapter(Path("models", mode), Path("out"))

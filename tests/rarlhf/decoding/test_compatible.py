@@ -13,7 +13,8 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.decoding.compatible import refuse_incompatible
-from rarlhf.models.context import context_length, refuse_too_long
+from rarlhf.models.context import context_length
+from rarlhf.models.lengths import refuse_too_long
 
 
 def test_a_model_whose_logits_are_its_embeddings_of_its_states_is_taken(
@@ -41,7 +42,7 @@ def changed_logits(lm: GPT2LMHeadModel, change: Callable[[Tensor], Tensor]) -> G
 def test_a_model_that_does_more_to_its_logits_is_refused(
     change: Callable[[Tensor], Tensor], lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    with pytest.raises(UserError, match="GPT2LMHeadModel computes its logits otherwise than by its output embeddings"):
+    with pytest.raises(UserError, match="GPT2LMHeadModel does not compute its logits by its output embeddings alone"):
         refuse_incompatible(changed_logits(lm, change), tokenizer)
 
 
@@ -54,7 +55,7 @@ def test_a_model_that_minds_padding_is_refused(
         return forward(*args, **keywords)
 
     monkeypatch.setattr(lm.transformer, "forward", without_positions)
-    with pytest.raises(UserError, match=r"or does not bear padding on the left \(off by "):
+    with pytest.raises(UserError, match=r"or does not support padding on the left \(off by "):
         refuse_incompatible(lm, tokenizer)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import GPT2LMHeadModel
 
 from rarlhf.config.errors import UserError
 from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
 from rarlhf.models.policy import Sampling
 from rarlhf.rl.ppo import PPOTrainer
+from tests.rarlhf.conftest import parts
 
 SAMPLING = Sampling(temperature=1.0, min_new_tokens=0, max_new_tokens=6, end_id=0)
 QUERIES = [[5, 6, 7], [8], [9, 10], [5, 5, 5]]
@@ -26,8 +27,9 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drawn(lm: GPT2LMHeadModel, queries: list[list[int]], compiled: CompiledSteps | None) -> Any:
-    rows = left_pad(queries, 0, torch.device("cpu"))
-    return sample_responses(lm, *rows, SAMPLING, UNIFORMS[: len(queries)], compiled=compiled).responses.tolist()
+    prompts = left_pad(queries, 0, torch.device("cpu"))
+    decoding = Decoding(lm, SAMPLING, compiled=compiled)
+    return sample_responses(decoding, prompts, UNIFORMS[: len(queries)]).responses.tolist()
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -55,22 +57,10 @@ def test_the_compiled_pass_draws_what_the_eager_one_draws(lm: GPT2LMHeadModel) -
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_trainer_decodes_so_where_it_is_asked_to(
-    make_trainer: Callable[..., PPOTrainer], tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_trainer_decodes_so_where_it_is_asked_to(make_trainer: Callable[..., PPOTrainer]) -> None:
     eager, other = make_trainer(), make_trainer()
-    compiled = PPOTrainer(
-        other.policy,
-        other.ref_policy,
-        tokenizer,
-        other.score,
-        other.ppo,
-        other.kl,
-        other.risk,
-        other.seed,
-        replace(other.machine, compiled=True),
-        other.recorder,
-    )
+    models, plan, session = parts(other)
+    compiled = PPOTrainer(models, plan, replace(session, machine=replace(other.machine, compiled=True)))
     rollouts = [trainer.collect_rollout([[5, 6], [7], [8, 9, 10]], 1) for trainer in (eager, compiled)]
     torch.testing.assert_close(rollouts[0].episodes.responses, rollouts[1].episodes.responses, rtol=0, atol=0)
     assert list(compiled.compiled.caches) == [(3, 8)]  # rows, and 3 + 5 tokens

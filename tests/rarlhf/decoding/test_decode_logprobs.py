@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import DynamicCache, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-import rarlhf.decoding.sampling
-from rarlhf.decoding.sampling import Columns, left_pad, sample_responses
+import rarlhf.decoding.eager
+from rarlhf.decoding.sampling import Columns, Decoding, left_pad, sample_responses
 from rarlhf.models.episodes import Measured, joined
 from rarlhf.models.policy import Policy, Sampling
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 
+CPU = torch.device("cpu")
 EVEN = [[5, 6, 7], [8, 9, 3], [9, 10, 4], [5, 5, 5]]
 UNEVEN = [[5, 6, 7], [8], [9, 10], [5, 5, 5]]
 SAMPLING = Sampling(temperature=0.8, min_new_tokens=2, max_new_tokens=6, end_id=0)
@@ -39,7 +40,7 @@ def model(request: pytest.FixtureRequest, lm: GPT2LMHeadModel) -> PreTrainedMode
 def test_measured_columns_are_those_of_a_full_pass(model: PreTrainedModel, queries: list[list[int]]) -> None:
     policy = Policy(model, SAMPLING).eval()
     columns = Columns(policy)
-    episodes = sample_responses(model, *left_pad(queries, 0, torch.device("cpu")), SAMPLING, UNIFORMS, columns)
+    episodes = sample_responses(Decoding(model, SAMPLING), left_pad(queries, 0, CPU), UNIFORMS, columns)
     real = episodes.response_mask
     full = policy.measure(episodes)
     for one, other in zip(columns.measured(), full, strict=True):
@@ -52,7 +53,7 @@ def test_measured_columns_are_those_of_a_full_pass(model: PreTrainedModel, queri
 def test_the_roomy_cache_is_the_librarys(
     model: PreTrainedModel, queries: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    args = (model, *left_pad(queries, 0, torch.device("cpu")), SAMPLING, UNIFORMS)
+    args = (Decoding(model, SAMPLING), left_pad(queries, 0, CPU), UNIFORMS)
     ours = sample_responses(*args)
     calls = []
 
@@ -60,7 +61,7 @@ def test_the_roomy_cache_is_the_librarys(
         calls.append(room)
         return DynamicCache(config=lm.config)
 
-    monkeypatch.setattr(rarlhf.decoding.sampling, "roomy_cache", library)
+    monkeypatch.setattr(rarlhf.decoding.eager, "roomy_cache", library)
     theirs = sample_responses(*args)
     assert calls == [3 + 6]
     assert torch.equal(ours.responses, theirs.responses)
@@ -68,7 +69,7 @@ def test_the_roomy_cache_is_the_librarys(
 
 
 def test_the_cache_takes_its_room_once(lm: GPT2LMHeadModel) -> None:
-    cache = rarlhf.decoding.sampling.roomy_cache(lm, 5)
+    cache = rarlhf.decoding.eager.roomy_cache(lm, 5)
     seen = []
     for start in range(3):
         key = torch.full((1, 2, 1, 4), float(start))
@@ -124,7 +125,7 @@ def test_an_offset_of_all_logits_changes_nothing_drawn_in_bfloat16(
     for lm in shifted:
         columns = Columns(Policy(lm, SAMPLING).eval())
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            sample_responses(lm, *left_pad(UNEVEN, 0, torch.device("cpu")), SAMPLING, UNIFORMS, columns)
+            sample_responses(Decoding(lm, SAMPLING), left_pad(UNEVEN, 0, CPU), UNIFORMS, columns)
         drawn.append(columns.measured())
     plain, lower = drawn
     torch.testing.assert_close(lower.logprobs, plain.logprobs, atol=2e-5, rtol=0)

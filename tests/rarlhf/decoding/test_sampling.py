@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from rarlhf.config.errors import UserError
-from rarlhf.decoding.sampling import invert, left_pad, sample_responses
+from rarlhf.decoding.sampling import Decoding, invert, left_pad, sample_responses
 from rarlhf.models.policy import Sampling
 
 SAMPLING = Sampling(temperature=1.0, min_new_tokens=0, max_new_tokens=6, end_id=0)
@@ -33,9 +33,9 @@ def test_left_pad() -> None:
 
 
 def test_responses_end_at_the_end_of_text(lm: GPT2LMHeadModel) -> None:
-    queries, mask = left_pad(QUERIES * 25, 0, torch.device("cpu"))
+    prompts = left_pad(QUERIES * 25, 0, torch.device("cpu"))
     uniforms = torch.rand(100, 6, generator=torch.Generator().manual_seed(7))
-    episodes = sample_responses(lm, queries, mask, SAMPLING, uniforms)
+    episodes = sample_responses(Decoding(lm, SAMPLING), prompts, uniforms)
     assert set(episodes.response_mask.sum(dim=1).tolist()) == {1, 2, 3, 4, 5, 6}
     for response, real in zip(episodes.responses.tolist(), episodes.response_mask.tolist(), strict=True):
         length = sum(real)
@@ -47,27 +47,27 @@ def test_responses_end_at_the_end_of_text(lm: GPT2LMHeadModel) -> None:
 
 @pytest.mark.parametrize("forced", [3, 6])
 def test_min_new_tokens_forbids_the_end(lm: GPT2LMHeadModel, forced: int) -> None:
-    queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
-    episodes = sample_responses(lm, queries, mask, SAMPLING._replace(min_new_tokens=forced), torch.zeros(4, 6))
+    prompts = left_pad(QUERIES, 0, torch.device("cpu"))
+    episodes = sample_responses(Decoding(lm, SAMPLING._replace(min_new_tokens=forced)), prompts, torch.zeros(4, 6))
     assert (episodes.responses[:, :forced] != 0).all()
 
 
 def test_the_end_is_allowed_again_after_min_new_tokens(lm: GPT2LMHeadModel) -> None:
     with torch.no_grad():
         lm.transformer.ln_f.bias.mul_(50.0)  # the end is all but certain wherever it may be drawn
-    queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
-    episodes = sample_responses(lm, queries, mask, SAMPLING._replace(min_new_tokens=3), torch.full((4, 6), 0.5))
+    prompts = left_pad(QUERIES, 0, torch.device("cpu"))
+    episodes = sample_responses(Decoding(lm, SAMPLING._replace(min_new_tokens=3)), prompts, torch.full((4, 6), 0.5))
     assert episodes.response_mask.tolist() == [[True] * 4] * 4
     assert (episodes.responses == 0).tolist() == [[False, False, False, True]] * 4
 
 
 def test_batching_does_not_change_the_draws(lm: GPT2LMHeadModel) -> None:
-    queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
+    prompts = left_pad(QUERIES, 0, torch.device("cpu"))
     uniforms = torch.rand(4, 6, generator=torch.Generator().manual_seed(8))
-    together = sample_responses(lm, queries, mask, SAMPLING, uniforms)
+    together = sample_responses(Decoding(lm, SAMPLING), prompts, uniforms)
     for row, query in enumerate(QUERIES):
-        one, one_mask = left_pad([query], 0, torch.device("cpu"))
-        alone = sample_responses(lm, one, one_mask, SAMPLING, uniforms[row : row + 1])
+        one = left_pad([query], 0, torch.device("cpu"))
+        alone = sample_responses(Decoding(lm, SAMPLING), one, uniforms[row : row + 1])
         width = alone.responses.shape[1]
         assert alone.responses[0].tolist() == together.responses[row, :width].tolist()
         assert alone.response_mask[0].tolist() == together.response_mask[row, :width].tolist()
@@ -76,10 +76,10 @@ def test_batching_does_not_change_the_draws(lm: GPT2LMHeadModel) -> None:
 @pytest.mark.parametrize("forced", [0, 3])  # the forbidden end of text has the logit -inf, which is no overflow
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_logits_that_are_not_finite_are_refused(wrong: float, forced: int, lm: GPT2LMHeadModel) -> None:
-    queries, mask = left_pad(QUERIES, 0, torch.device("cpu"))
-    arguments = (queries, mask, SAMPLING._replace(min_new_tokens=forced), torch.full((4, 6), 0.5))
-    sample_responses(lm, *arguments)
+    prompts = left_pad(QUERIES, 0, torch.device("cpu"))
+    decoding, uniforms = Decoding(lm, SAMPLING._replace(min_new_tokens=forced)), torch.full((4, 6), 0.5)
+    sample_responses(decoding, prompts, uniforms)
     with torch.no_grad():
         lm.transformer.wte.weight[7, 0] = wrong
     with pytest.raises(UserError, match="logits are not finite"):
-        sample_responses(lm, *arguments)
+        sample_responses(decoding, prompts, uniforms)

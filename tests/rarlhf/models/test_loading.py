@@ -28,7 +28,7 @@ from transformers import (
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
 from rarlhf.models.loading import Storage, load_backbone, load_causal_lm, load_classifier, load_tokenizer, save_model
 from rarlhf.models.policy import Sampling, response_logprobs
 from rarlhf.training.reward import train_tokenizer
@@ -70,10 +70,10 @@ def test_a_gptj_is_sampled_and_measured_like_a_gpt2(tokenizer: PreTrainedTokeniz
     config = GPTJConfig(vocab_size=len(tokenizer), bos_token_id=END, eos_token_id=END, **shape)
     save_model(GPTJForCausalLM(config), tokenizer, tmp_path)
     model, _ = load_causal_lm(str(tmp_path))
-    queries, mask = left_pad([[5, 6, 7], [8]], END, torch.device("cpu"))
+    prompts = left_pad([[5, 6, 7], [8]], END, torch.device("cpu"))
     sampling = Sampling(temperature=1.0, min_new_tokens=4, max_new_tokens=4, end_id=END)
     uniforms = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
-    episodes = sample_responses(model, queries, mask, sampling, uniforms)
+    episodes = sample_responses(Decoding(model, sampling), prompts, uniforms)
     logprobs = response_logprobs(model, episodes, sampling._replace(min_new_tokens=0))
     for row, query in enumerate(([5, 6, 7], [8])):
         response = episodes.responses[row]

@@ -4,23 +4,24 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import exp, log
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from rarlhf.config.params import Params, RiskParams
+from rarlhf.config.params import WITHOUT_LEVEL, Params, RiskParams
 from rarlhf.data.batches import query_batch
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import MEASURES, risk_measure
-from rarlhf.risk.measures.base import Batch, RiskMeasure
+from rarlhf.risk.measures.base import Batch
 from rarlhf.risk.measures.cvar import weighted_count
 from rarlhf.risk.measures.cvar_ru import shortfall_utility
 from rarlhf.risk.measures.entropic import entropic_utility, entropic_value, log_weights
 from rarlhf.risk.measures.evar import evar, evar_temperature
-from rarlhf.risk.schedule import kept_episodes
+from rarlhf.risk.schedule import RiskLevel, RiskSchedule
 from rarlhf.risk.tail import cvar
+from rarlhf.rl.advantages import risk_rewards
 from rarlhf.rl.ppo import PPOTrainer
 
 RETURNS = torch.tensor([-3.0, -1.0, 0.0, 2.0])
@@ -33,14 +34,42 @@ ONE, HALF = Fraction(1), Fraction(1, 2)
 SAMPLE = torch.randn(41, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2.0
 
 
-def measure(params: Params, **edits: object) -> RiskMeasure:
-    return risk_measure(params.risk.model_copy(update={"alpha": 0.5, "temperature": 2.0, "mix": 0.5, **edits}))
+class Trained(NamedTuple):
+    """What the trainer makes of a measure's treatment."""
+
+    rewards: Tensor
+    kept: Tensor
+
+
+class Scheduled:
+    """A measure at a progress of its schedule, applied as the trainer applies it."""
+
+    def __init__(self, params: RiskParams) -> None:
+        self.measure, self.schedule = risk_measure(params), RiskSchedule(params, iterations=1000)
+
+    def treat(self, given: Batch, progress: Fraction) -> Trained:
+        treated = self.measure.treat(given, self.schedule.level(progress))
+        own = REWARDS if given.response_mask is MASK else given.returns.unsqueeze(1)
+        return Trained(risk_rewards(own, treated, given.response_mask), treated.kept)
+
+    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
+        return self.measure.value(returns, self.schedule.level(progress))
+
+    def alpha(self, progress: Fraction) -> Fraction:
+        return self.schedule.level(progress).alpha
+
+    @property
+    def state(self) -> dict[str, float]:
+        return self.measure.state
+
+
+def measure(params: Params, **edits: object) -> Scheduled:
+    return Scheduled(params.risk.model_copy(update={"alpha": 0.5, "temperature": 2.0, "mix": 0.5, **edits}))
 
 
 def batch(returns: Tensor = RETURNS, weights: Sequence[Fraction] | None = None) -> Batch:
-    rewards = REWARDS if returns is RETURNS else returns.unsqueeze(1)
-    mask = MASK if returns is RETURNS else torch.ones_like(rewards, dtype=torch.bool)
-    return Batch(rewards, mask, rewards.sum(dim=1), BETA, weights)
+    mask = MASK if returns is RETURNS else torch.ones(len(returns), 1, dtype=torch.bool)
+    return Batch(returns + 0.1, returns, mask, returns, BETA, weights)
 
 
 def at_the_end(utility: list[float]) -> Tensor:
@@ -52,18 +81,19 @@ def at_the_end(utility: list[float]) -> Tensor:
 
 def test_the_params_know_the_measures() -> None:
     assert set(get_args(RiskParams.model_fields["measure"].annotation)) == set(MEASURES)
+    assert set(WITHOUT_LEVEL) == {name for name, measure in MEASURES.items() if "alpha" not in measure.reads}
 
 
 def test_none_takes_all_as_they_are(params: Params) -> None:
     treated = measure(params, measure="none").treat(batch(), ONE)
     assert torch.equal(treated.rewards, REWARDS)
-    assert treated.tail_mask.all()
+    assert treated.kept.all()
     assert measure(params, measure="none").value(RETURNS, ONE) == -0.5
 
 
 def test_cvar_keeps_the_worst_and_leaves_their_rewards(params: Params) -> None:
     treated = measure(params, measure="cvar").treat(batch(), ONE)
-    assert treated.tail_mask.tolist() == [True, True, False, False]
+    assert treated.kept.tolist() == [True, True, False, False]
     assert torch.equal(treated.rewards, REWARDS)
     assert measure(params, measure="cvar").value(RETURNS, ONE) == -2.0
     # alpha .4 of 4 keeps ceil(1.6) = 2 whole episodes
@@ -73,7 +103,7 @@ def test_cvar_keeps_the_worst_and_leaves_their_rewards(params: Params) -> None:
 def test_cvar_keeps_the_worst_by_the_ranking_that_is_asked_for(params: Params) -> None:
     """`risk.ranking` may be another than the return."""
     ranked = batch()._replace(ranking=torch.tensor([4.0, 1.0, 3.0, 2.0]))
-    assert measure(params, measure="cvar").treat(ranked, ONE).tail_mask.tolist() == [False, True, False, True]
+    assert measure(params, measure="cvar").treat(ranked, ONE).kept.tolist() == [False, True, False, True]
 
 
 def test_cvar_keeps_the_share_of_the_weight(params: Params) -> None:
@@ -81,7 +111,7 @@ def test_cvar_keeps_the_share_of_the_weight(params: Params) -> None:
     kept = [
         measure(params, measure="cvar")
         .treat(batch(weights=[Fraction(w) for w in weights.split()]), ONE)
-        .tail_mask.sum()
+        .kept.sum()
         .item()
         for weights in ("1 1 1 1", ".5 .5 .5 2", "4 1 1 1", ".6 .6 .6 .2")
     ]
@@ -97,7 +127,10 @@ def test_the_share_of_equal_weights_is_the_count_of_the_schedule() -> None:
         for percent in range(1, 100):
             level = Fraction(percent, 100)
             for weight in (ONE, Fraction(10, 13)) if percent % 28 == 0 else (ONE,):
-                assert weighted_count(ranking, [weight] * size, level) == kept_episodes(size, level), (size, level)
+                assert weighted_count(ranking, [weight] * size, level) == RiskLevel(ONE, level).kept(size), (
+                    size,
+                    level,
+                )
 
 
 def test_a_share_of_unlike_weights_is_exact() -> None:
@@ -112,9 +145,9 @@ def test_a_share_of_unlike_weights_is_exact() -> None:
 def test_weights_are_counted_from_the_lowest_ranking_on(params: Params) -> None:
     """Wherever in the batch the lowest stand: half of 7 is 3.5, passed within the fourth of 1, 1, 1, 4."""
     weighted = batch(weights=[4 * ONE, ONE, ONE, ONE])._replace(ranking=torch.tensor([4.0, 3.0, 2.0, 1.0]))
-    assert measure(params, measure="cvar").treat(weighted, ONE).tail_mask.tolist() == [True, True, True, True]
+    assert measure(params, measure="cvar").treat(weighted, ONE).kept.tolist() == [True, True, True, True]
     later = weighted._replace(weights=[ONE, ONE, ONE, 4 * ONE])
-    assert measure(params, measure="cvar").treat(later, ONE).tail_mask.tolist() == [False, False, False, True]
+    assert measure(params, measure="cvar").treat(later, ONE).kept.tolist() == [False, False, False, True]
 
 
 def test_rockafellar_uryasev_by_hand(params: Params) -> None:
@@ -123,7 +156,7 @@ def test_rockafellar_uryasev_by_hand(params: Params) -> None:
     ru = measure(params, measure="cvar_ru")
     treated = ru.treat(batch(), ONE)
     torch.testing.assert_close(treated.rewards, at_the_end([-2.2, -0.2, 0.0, 0.0]))
-    assert treated.tail_mask.all()
+    assert treated.kept.all()
     assert ru.value(RETURNS, ONE) == -2.0  # -1 - (2 / 4) / .5
     torch.testing.assert_close(measure(params, measure="cvar_ru", alpha=0.4).value(RETURNS, ONE), torch.tensor(-2.25))
 
@@ -215,7 +248,7 @@ def test_mean_cvar_ends_in_its_two_parts(params: Params) -> None:
 def test_every_measure_begins_risk_neutral_bit_for_bit(name: str, params: Params) -> None:
     treated = measure(params, measure=name).treat(batch(), Fraction(0))
     assert torch.equal(treated.rewards, REWARDS)
-    assert treated.tail_mask.all()
+    assert treated.kept.all()
     assert measure(params, measure=name).value(SAMPLE, Fraction(0)) == SAMPLE.mean()
 
 
@@ -223,24 +256,24 @@ def test_every_measure_begins_risk_neutral_bit_for_bit(name: str, params: Params
 def test_half_way_through_the_schedule_so_is_the_level(name: str, params: Params) -> None:
     # alpha .5: 1 - .5 x .5 = .75
     half, there = measure(params, measure=name), measure(params, measure=name, alpha=0.75)
-    assert half.level(HALF) == there.level(ONE) == Fraction(3, 4)
+    assert half.alpha(HALF) == there.alpha(ONE) == Fraction(3, 4)
     one, other, end = half.treat(batch(), HALF), there.treat(batch(), ONE), half.treat(batch(), ONE)
     assert torch.equal(one.rewards, other.rewards)
-    assert torch.equal(one.tail_mask, other.tail_mask)
+    assert torch.equal(one.kept, other.kept)
     assert half.value(SAMPLE, HALF) == there.value(SAMPLE, ONE) > half.value(SAMPLE, ONE)
-    assert not torch.equal(one.rewards, end.rewards) or not torch.equal(one.tail_mask, end.tail_mask)
+    assert not torch.equal(one.rewards, end.rewards) or not torch.equal(one.kept, end.kept)
 
 
 @pytest.mark.parametrize("name", ["none", "entropic"])
 def test_a_measure_without_a_tail_has_the_level_one_throughout(name: str, params: Params) -> None:
-    assert {measure(params, measure=name).level(progress) for progress in (Fraction(0), HALF, ONE)} == {1}
+    assert {measure(params, measure=name).alpha(progress) for progress in (Fraction(0), HALF, ONE)} == {1}
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if name != "entropic"])
 def test_alpha_one_is_risk_neutral_bit_for_bit(name: str, params: Params) -> None:
     treated = measure(params, measure=name, alpha=1.0).treat(batch(), ONE)
     assert torch.equal(treated.rewards, REWARDS)
-    assert treated.tail_mask.all()
+    assert treated.kept.all()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -299,7 +332,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(torch.cosine_similarity(one, other, dim=0))
 
 
-def utilities_of(one: RiskMeasure) -> Tensor:
+def utilities_of(one: Scheduled) -> Tensor:
     """(4, 401) utilities of the outcomes, from a batch that holds each as often as P says."""
     copies = (P * 10).round().long()
     repeated = returns_of(P.log()).repeat_interleave(copies, dim=0)
@@ -323,7 +356,8 @@ def test_without_the_kl_term_the_gradient_of_the_tail_is_off(params: Params) -> 
     """Negative control: returns hold log pi."""
     ru = measure(params, measure="cvar_ru")
     returns = returns_of(P.log())
-    eta = ru.threshold(returns.repeat_interleave((P * 10).round().long(), dim=0).flatten(), HALF)
+    repeated = returns.repeat_interleave((P * 10).round().long(), dim=0).flatten()
+    eta = float(repeated.sort().values[len(repeated) // 2 - 1])
     right, wrong = (policy_gradient(shortfall_utility(returns, eta, beta)) for beta in (BETA, 0.0))
     torch.testing.assert_close(policy_gradient(utilities_of(ru)), right)
     assert float((wrong - right).norm() / right.norm()) > 0.05

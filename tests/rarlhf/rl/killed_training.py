@@ -20,8 +20,9 @@ import torch
 import rarlhf.rl.checkpoint
 from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
+from rarlhf.rl.parts import Session
 from rarlhf.system.machine import prepare
-from rarlhf.training.rlhf import train_policy
+from rarlhf.training.rlhf import Places, train_policy
 
 WITHIN = ("train", "warm_up_value", "collect_rollout", "update", "save_checkpoint", "restore")
 
@@ -80,8 +81,8 @@ def main(folder: Path, name: str = "", call: str = "0") -> None:
         rarlhf.rl.checkpoint.save_file = dying_half_way(rarlhf.rl.checkpoint.save_file, int(call))
     profile = Profile(name, int(call))
     sys.setprofile(profile)
-    arguments = (letters, params, 1, machine, SilentRecorder())
-    records = train_policy(queries, folder / "lm", folder / "out", folder / "checkpoint.safetensors", *arguments)
+    places = Places(folder / "lm", folder / "out", folder / "checkpoint.safetensors")
+    records = train_policy(queries, places, letters, params, Session(machine, SilentRecorder()), seed=1)
     sys.setprofile(None)
     (folder / "records.json").write_text(json.dumps(records))
     (folder / "calls.json").write_text(json.dumps({name: profile.calls[name] for name in WITHIN}))

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from rarlhf.rl.advantages import gae, token_rewards, whiten
+from rarlhf.risk.measures.base import Treatment
+from rarlhf.rl.advantages import gae, risk_rewards, token_rewards, whiten
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -81,3 +82,14 @@ def test_whitening_over_kept_episodes_differs_from_whitening_over_all() -> None:
 
     assert centred(whiten(advantages, kept))  # the better of two bad episodes is reinforced
     assert not centred(both)
+
+
+def test_a_utility_is_placed_at_the_last_real_token_beside_a_share_of_the_rewards() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    rewards, kept = torch.tensor([[-1.0, 3.0, 0.0], [2.0, 0.0, 0.0]]), torch.tensor([True, True])
+    utility = torch.tensor([5.0, -4.0])
+    assert risk_rewards(rewards, Treatment(kept), mask) is rewards
+    alone = risk_rewards(rewards, Treatment(kept, utility, own_share=0.0), mask)
+    assert alone.tolist() == [[0.0, 5.0, 0.0], [-4.0, 0.0, 0.0]]
+    both = risk_rewards(rewards, Treatment(kept, utility, own_share=0.5), mask)
+    assert both.tolist() == [[-0.5, 1.5 + 5.0, 0.0], [1.0 - 4.0, 0.0, 0.0]]

@@ -8,8 +8,16 @@ import torch
 from safetensors.torch import save_file
 
 import rarlhf.rl.checkpoint
+import rarlhf.system.files
 from rarlhf.config.errors import UserError
-from rarlhf.rl.checkpoint import load_checkpoint, refuse_other, restore_training, save_checkpoint, training_tensors
+from rarlhf.rl.checkpoint import (
+    load_checkpoint,
+    load_training,
+    refuse_other,
+    restore_training,
+    save_checkpoint,
+    training_tensors,
+)
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
 STATE = {"iteration": 4, "kl_coef": 0.1 + 0.2, "records": [{"x": 1e-300}]}
@@ -57,7 +65,7 @@ def test_a_failure_while_writing_leaves_the_old_one(
             Path(str(arguments[1])).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(rarlhf.rl.checkpoint if step == "save_file" else rarlhf.rl.checkpoint.os, step, fail)
+    monkeypatch.setattr(rarlhf.rl.checkpoint if step == "save_file" else rarlhf.system.files.os, step, fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UserError):
         save_checkpoint(path, {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before
@@ -77,13 +85,13 @@ def test_no_room_is_told_and_leaves_the_old_one(tmp_path: Path) -> None:
                 save_checkpoint(path, {"a": torch.zeros(5000)}, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        assert not path.with_suffix(".partial").exists()
+        assert not [file for file in tmp_path.iterdir() if file != path]
         save_checkpoint(path, TENSORS, STATE)
         assert load_checkpoint(path)[1] == STATE  # type: ignore[index]
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    left = tmp_path / "c.partial"
+    left = tmp_path / ".c.safetensors.partial"
     left.mkdir()
     (left / ".tmpName").write_bytes(b"half")
     save_checkpoint(tmp_path / "c.safetensors", TENSORS, STATE)
@@ -97,7 +105,7 @@ def test_another_file_is_refused(content: bytes | str, tmp_path: Path) -> None:
         path.write_bytes(content)
     else:
         save_file(TENSORS, path, metadata=None if content == "no state" else {"state": "{"})
-    with pytest.raises(UserError, match=f"{path} is not a checkpoint of a training .*; delete it to begin anew"):
+    with pytest.raises(UserError, match=f"{path} is not a checkpoint of a training .*; delete it to start over"):
         load_checkpoint(path)
 
 
@@ -127,7 +135,7 @@ def test_an_optimiser_goes_on_as_if_never_stopped() -> None:
     whole, optimizer = start()
     step(whole, optimizer, 1.0)
     kept = {name: tensor.clone() for name, tensor in training_tensors(whole, optimizer).items()}
-    moments = {f"adam/{name}/{field}" for name in ("weight", "bias") for field in ("step", "exp_avg", "exp_avg_sq")}
+    moments = {f"adam/{index}/{field}" for index in (0, 1) for field in ("step", "exp_avg", "exp_avg_sq")}
     assert set(kept) == {"policy/weight", "policy/bias"} | moments
     step(whole, optimizer, 3.0)
 
@@ -142,3 +150,15 @@ def test_an_optimiser_goes_on_as_if_never_stopped() -> None:
     restore_training(cold, untold, {name: tensor for name, tensor in kept.items() if name.startswith("policy/")})
     step(cold, untold, 3.0)  # negative control: without its moments
     assert not torch.equal(cold.weight, whole.weight)
+
+
+@pytest.mark.parametrize("wrong", [("policy/bias", "policy/other"), ("adam/0/step", "adam/weight/step")])
+def test_other_weights_are_refused(wrong: tuple[str, str], tmp_path: Path) -> None:
+    layer, optimizer = start()
+    step(layer, optimizer, 1.0)
+    tensors = training_tensors(layer, optimizer)
+    tensors[wrong[1]] = tensors.pop(wrong[0])
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, tensors, {"settings": {}})
+    with pytest.raises(UserError, match=f"{path} has other weights than this training .*; delete it to start over"):
+        load_training(path, {}, layer, optimizer)

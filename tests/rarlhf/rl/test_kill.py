@@ -85,10 +85,10 @@ def test_a_training_killed_three_times_ends_with_the_bytes_of_one_never_killed(
     before = checkpoint.read_bytes()
     assert run(killed, ("fsync", 1)) == -signal.SIGKILL  # the new checkpoint is whole and not yet in its place
     assert checkpoint.read_bytes() == before
-    assert len(list(checkpoint.with_suffix(".partial").iterdir())) == 1
+    assert len(list(checkpoint.with_name(f".{checkpoint.name}.partial").iterdir())) == 1
     assert run(killed) == 0
     assert result(killed) == result(whole)
-    assert not checkpoint.with_suffix(".partial").exists()
+    assert not checkpoint.with_name(f".{checkpoint.name}.partial").exists()
 
 
 def chain(calls: dict[str, int], rng: random.Random) -> list[Start]:

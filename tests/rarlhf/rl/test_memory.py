@@ -12,6 +12,7 @@ from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.episodes import Episodes
 from rarlhf.rl import memory
 from rarlhf.rl.memory import largest, with_micro_batch
+from rarlhf.rl.parts import Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.distributed import World
 from rarlhf.system.machine import Machine
@@ -40,9 +41,9 @@ def test_what_does_not_fit_at_all_is_told() -> None:
 
 def test_a_cpu_takes_the_whole_mini_batch(params: Params, make_trainer: Callable[..., PPOTrainer]) -> None:
     trainer = make_trainer(**{"ppo.micro_batch_size": "auto"})
-    found = with_micro_batch(trainer.ppo, trainer.policy, 3, trainer.machine, SilentRecorder(), World())
+    found = with_micro_batch(trainer.ppo, trainer.policy, 3, Session(trainer.machine, SilentRecorder()))
     assert found.micro_batch_size == found.mini_batch_size == 3
-    assert with_micro_batch(params.ppo, trainer.policy, 3, trainer.machine, SilentRecorder(), World()) is params.ppo
+    assert with_micro_batch(params.ppo, trainer.policy, 3, Session(trainer.machine, SilentRecorder())) is params.ppo
 
 
 def test_a_trial_is_as_long_as_any_episode_and_leaves_nothing(
@@ -99,5 +100,5 @@ def test_the_smallest_finding_of_the_processes_counts(
     for room, found in ((6, 4), (2, 2)):
         monkeypatch.setattr(memory, "_trial", lambda policy, size, *_, room=room: room_for(room, [])(size))
         card = Machine(torch.device("cuda"), torch.float32)
-        ppo = with_micro_batch(trainer.ppo, trainer.policy, 3, card, SilentRecorder(), Two())
+        ppo = with_micro_batch(trainer.ppo, trainer.policy, 3, Session(card, SilentRecorder(), Two()))
         assert ppo.micro_batch_size == found

@@ -52,5 +52,5 @@ def test_a_character_split_between_query_and_response_is_shown_whole(
     real = torch.ones_like(ids, dtype=torch.bool)
     rollout = make_trainer().rollout(Episodes(ids[:, :4], real[:, :4], ids[:, 4:], real[:, 4:]), torch.zeros(1))
     recorder = Samples()
-    show_samples(recorder, 1, 4, rollout, real[:, 0], tokenizer)
+    show_samples(recorder, 1, rollout, real[:, 0], tokenizer)
     assert [(row["prompt"], row["continuation"]) for row in recorder.rows] == [("caf", "é !")]

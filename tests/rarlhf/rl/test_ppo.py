@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from rarlhf.models.episodes import Episodes, chunks
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures.base import Batch, Treatment
+from rarlhf.risk.schedule import RiskLevel
 from rarlhf.rl.advantages import gae, token_rewards
 from rarlhf.rl.metrics import of_rollout
 from rarlhf.rl.ppo import PPOTrainer
@@ -138,7 +139,7 @@ def test_all_are_kept_during_the_warmup(make_trainer: Make, monkeypatch: pytest.
     assert len(caught[0].logprobs) == record["risk/kept"] == 6
 
 
-def test_what_the_worst_are_worst_in(make_trainer: Make) -> None:
+def test_the_value_by_which_episodes_are_ranked(make_trainer: Make) -> None:
     rewards = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]] * 3)
     rollout = rollout_by_hand([0.0] * 6)
     values = torch.tensor([[5.0, 1.0, 1.0]] * 6)
@@ -177,25 +178,26 @@ def test_a_measure_is_shown_the_iterations_own_coefficient_ranking_weights_and_p
 ) -> None:
     trainer = make_trainer(**{"kl.coef": 0.5, "risk.ranking": "value"})
     capture(trainer, monkeypatch)
-    shown: list[tuple[Batch, Fraction]] = []
+    shown: list[tuple[Batch, RiskLevel]] = []
     treat = trainer.measure.treat
 
-    def seen(batch: Batch, progress: Fraction) -> Treatment:
-        shown.append((batch, progress))
-        return treat(batch, progress)
+    def seen(batch: Batch, level: RiskLevel) -> Treatment:
+        shown.append((batch, level))
+        return treat(batch, level)
 
     monkeypatch.setattr(trainer.measure, "treat", seen)
     trainer.kl_coef = 0.25  # as the controller has moved it
     values = torch.arange(18.0).view(6, 3)
     rollout = replace(rollout_by_hand(SCORES, LOG_RATIOS), values=values, weights=(Fraction(1, 2),) * 6)
     trainer.step(rollout, iteration=3)
-    ((batch, progress),) = shown
+    ((batch, level),) = shown
     assert batch.kl_coef == 0.25
-    assert batch.rewards[:2].tolist() == [[-0.125, 3 - 0.25, 0.0], [-0.5, -1.0, 0.0]]
+    assert batch.returns[:2].tolist() == [-0.125 + 3 - 0.25, -0.5 - 1.0]
+    assert batch.scores is rollout.scores
     assert torch.equal(batch.response_mask, rollout.episodes.response_mask)
     assert batch.ranking.tolist() == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
     assert batch.weights is rollout.weights
-    assert progress == Fraction(2, 3)  # n = 1 and J = 4: (3 - 1) / (4 - 1)
+    assert level == (Fraction(2, 3), Fraction(2, 3))  # n = 1 and J = 4: (3 - 1) / (4 - 1); 1 - .5 x 2 / 3
 
 
 @pytest.mark.parametrize("critic", ["kept", "all"])

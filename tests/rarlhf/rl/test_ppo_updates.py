@@ -11,6 +11,7 @@ from torch import Tensor
 import rarlhf.rl.ppo
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.rl.rollout import Rollout, Targets, select
+from tests.rarlhf.conftest import parts
 
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(6)]
 Make = Callable[..., PPOTrainer]
@@ -92,8 +93,8 @@ def test_padding_teaches_the_value_head_nothing(make_trainer: Make) -> None:
 def test_no_layer_drops_anything_out(make_trainer: Make) -> None:
     """Whatever the state of the policy that is handed in: log-probabilities are compared between passes."""
     made = make_trainer()
-    rest = (made.tokenizer, made.score, made.ppo, made.kl, made.risk, made.seed, made.machine, made.recorder)
-    trainer = PPOTrainer(made.policy.train(), made.ref_policy, *rest)
+    made.policy.train()
+    trainer = PPOTrainer(*parts(made))
     assert not any(module.training for module in trainer.policy.modules())
 
 
@@ -101,13 +102,13 @@ def test_no_layer_drops_anything_out(make_trainer: Make) -> None:
 def test_progress_counts_from_where_it_is_told(count_from: int, thirds: list[int], make_trainer: Make) -> None:
     # M 4, n 1, rho 1: J = 4
     trainer = make_trainer(**{"risk.count_from": count_from})
-    assert [trainer.progress(m) for m in (1, 2, 3, 4)] == [Fraction(k, 3) for k in thirds]
+    assert [trainer.schedule.at(m).progress for m in (1, 2, 3, 4)] == [Fraction(k, 3) for k in thirds]
 
 
 def test_the_share_rho_is_the_number_as_it_is_written(make_trainer: Make) -> None:
     trainer = make_trainer(**{"ppo.iterations": 25, "risk.rho": 0.28})
     # J = ceil(.28 x 25) = 7, though .28 is a little more in binary; n = 1
-    assert [trainer.progress(m) for m in (2, 6, 7)] == [Fraction(1, 6), Fraction(5, 6), 1]
+    assert [trainer.schedule.at(m).progress for m in (2, 6, 7)] == [Fraction(1, 6), Fraction(5, 6), 1]
 
 
 def test_the_seconds_of_a_phase_are_added_up_and_belong_to_one_iteration(

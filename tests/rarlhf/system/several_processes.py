@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 
@@ -20,8 +19,10 @@ from rarlhf.models.backbone import load_trainable
 from rarlhf.models.policy import Policy, reset_value_head, sampling_of
 from rarlhf.risk.measures.base import Batch, Treatment
 from rarlhf.risk.measures.cvar import HardSelection
+from rarlhf.risk.schedule import RiskLevel
 from rarlhf.risk.tail import worst_episodes
 from rarlhf.rl.checkpoint import training_tensors
+from rarlhf.rl.parts import Models, Plan, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.distributed import World, world
 from rarlhf.system.machine import prepare
@@ -52,15 +53,14 @@ def make(folder: Path, edits: dict[str, dict[str, object]], world: World, score:
     reference = start.ref_policy()
     policy = Policy(start.lm, sampling_of(p, start.tokenizer.eos_token_id))
     reset_value_head(policy.value_head, generator("value_head", 1))
-    sections = (p.ppo, p.kl, p.risk)
-    return PPOTrainer(policy, reference, start.tokenizer, score, *sections, 1, machine, SilentRecorder(), world)
+    models = Models(policy, reference, start.tokenizer, score)
+    return PPOTrainer(models, Plan(p.ppo, p.kl, p.risk, 1), Session(machine, SilentRecorder(), world))
 
 
-def local_treat(self: HardSelection, batch: Batch, progress: Fraction) -> Treatment:
+def local_treat(self: HardSelection, batch: Batch, level: RiskLevel) -> Treatment:
     """The worst of each half of the batch, as if each process chose from its own episodes."""
     halves = batch.ranking.chunk(2)
-    masks = [worst_episodes(half, -(-len(half) * self.level(progress) // 1)) for half in halves]
-    return Treatment(batch.rewards, torch.cat(masks))
+    return Treatment(torch.cat([worst_episodes(half, level.kept(len(half))) for half in halves]))
 
 
 class Terminated(BaseException):

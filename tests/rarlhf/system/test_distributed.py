@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from rarlhf.models.episodes import Episodes
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.rl.rollout import Rollout
 from rarlhf.system.distributed import Processes, World
+from tests.rarlhf.conftest import parts
 
 CHILD = Path(__file__).with_name("several_processes.py")
 PPO = {
@@ -140,9 +142,9 @@ def test_more_processes_than_episodes_are_refused(make_trainer: Callable[..., PP
     trainer = make_trainer()
     world = World()
     world.size = 7
-    arguments = (trainer.policy, trainer.ref_policy, trainer.tokenizer, trainer.score, trainer.ppo, trainer.kl)
+    models, plan, session = parts(trainer)
     with pytest.raises(UserError, match="ppo.batch_size = 6: fewer episodes than the 7 processes"):
-        PPOTrainer(*arguments, trainer.risk, 1, trainer.machine, trainer.recorder, world)
+        PPOTrainer(models, plan, replace(session, world=world))
 
 
 OURS = torch.device("cuda", 1)

@@ -10,8 +10,9 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_causal_lm
+from rarlhf.rl.parts import Session
 from rarlhf.system.machine import Machine
-from rarlhf.training.rlhf import train_policy
+from rarlhf.training.rlhf import Places, train_policy
 
 PPO = {
     "iterations": 2,
@@ -37,9 +38,18 @@ def test_a_policy_is_trained_from_the_sft_model_and_saved(
         return torch.tensor([float(len(text)) for text in texts])
 
     queries = [tokenizer(text)["input_ids"] for text in ("we saw", "we liked", "we", "the film", "the plot")]
-    arguments = (small, 3, machine, SilentRecorder())
-    records = train_policy(queries, lm_folder, tmp_path / "a", tmp_path / "a.safetensors", score, *arguments)
-    again = train_policy(queries, lm_folder, tmp_path / "b", tmp_path / "b.safetensors", score, *arguments)
+    session = Session(machine, SilentRecorder())
+    records, again = (
+        train_policy(
+            queries,
+            Places(lm_folder, tmp_path / name, tmp_path / f"{name}.safetensors"),
+            score,
+            small,
+            session,
+            seed=3,
+        )
+        for name in "ab"
+    )
     assert [record["risk/kept"] for record in records] == [4, 2]
     assert records == again
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
@@ -56,7 +66,7 @@ def test_a_full_memory_is_told_in_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB")
 
     queries = [tokenizer(text)["input_ids"] for text in ("we saw", "we liked", "we", "the film", "the plot")]
-    arguments = (tmp_path / "a", tmp_path / "a.safetensors", score, small, 3, machine, SilentRecorder())
+    places = Places(lm_folder, tmp_path / "a", tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory\); set ppo.micro_batch_size to auto"):
-        train_policy(queries, lm_folder, *arguments)
+        train_policy(queries, places, score, small, Session(machine, SilentRecorder()), seed=3)
     assert not (tmp_path / "a").exists()

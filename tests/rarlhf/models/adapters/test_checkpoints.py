@@ -11,16 +11,17 @@ from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.backbone import AdapterModel
 from rarlhf.rl.checkpoint import load_checkpoint
+from rarlhf.rl.parts import Session
 from rarlhf.system.machine import Machine
-from rarlhf.training.rlhf import train_policy
+from rarlhf.training.rlhf import Places, train_policy
 from tests.rarlhf.models.adapters.tiny import CPU, QUERIES, lengths, make_trainer, section
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(sft: Path, mode: str, small: Params, machine: Machine) -> None:
     def train(name: str, score: Callable[[Sequence[str]], Tensor]) -> bytes:
         params = small.model_copy(update={"model": section(small, mode)})
-        places = (sft, Path(name), Path(f"{name}.safetensors"))
-        train_policy(QUERIES, *places, score, params, 1, machine, SilentRecorder())
+        places = Places(sft, Path(name), Path(f"{name}.safetensors"))
+        train_policy(QUERIES, places, score, params, Session(machine, SilentRecorder()), seed=1)
         return (Path(name) / "adapter_model.safetensors").read_bytes()
 
     calls = 0

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PretrainedConfig, PreTrainedTokenizerBase
 
 from rarlhf.config.params import Params
-from rarlhf.decoding.sampling import left_pad, sample_responses
-from rarlhf.models.backbone import AdapterModel
+from rarlhf.decoding.rules import DecodingRule, Prompts, Reader
+from rarlhf.decoding.sampling import Decoding, draw, left_pad, sample_responses
+from rarlhf.models.backbone import AdapterModel, ModelFolders
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.models.policy import Sampling
+from rarlhf.models.reference import RefPolicy
 from rarlhf.system.streams import generator
 from tests.rarlhf.models.adapters.tiny import CPU, QUERIES, logprobs, section, with_outliers
 
@@ -24,11 +26,11 @@ def sharp(base: Path) -> PretrainedConfig:
 def cached_and_full(start: AdapterModel) -> float:
     """Largest difference between the probability a token was drawn with and that of the full pass, in nats."""
     sampling = Sampling(1.0, 0, 8, start.tokenizer.eos_token_id)
-    tokens, mask = left_pad(QUERIES, 0, CPU)
+    uniforms = torch.rand(14, 8, generator=generator("draws"))
     seen = []
     head = start.lm.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output[:, -1]))
-    episodes = sample_responses(start.lm, tokens, mask, sampling, torch.rand(14, 8, generator=generator("draws")))
+    episodes = sample_responses(Decoding(start.lm, sampling), left_pad(QUERIES, 0, CPU), uniforms)
     hook.remove()
     cached = torch.stack(seen, dim=1).log_softmax(dim=-1).gather(-1, episodes.responses.unsqueeze(-1)).squeeze(-1)
     return float((cached - logprobs(start.lm, episodes))[episodes.response_mask].abs().max())
@@ -50,3 +52,34 @@ def test_where_weights_alone_are_8_bit_companions_do_not_matter(
     }
     assert off[6.0] > 0.01  # negative control
     assert off[1e-9] < 1e-4
+
+
+class Products(DecodingRule):
+    """The product of the model's distribution and a further model's."""
+
+    def __init__(self, model: RefPolicy) -> None:
+        self.model = model
+
+    def processors(self, prompts: Prompts, new_tokens: int) -> LogitsProcessorList:
+        reader = Reader(self.model, prompts, new_tokens)
+        return LogitsProcessorList([lambda tokens, logits: logits + reader(tokens)])
+
+
+def test_a_rule_may_read_an_adapter_on_the_models_own_backbone(sft: Path, base: Path, small: Params) -> None:
+    folders = ModelFolders(section(small, "lora"), CPU)
+    tuned, bare = folders.open(sft), folders.open(base)
+    apart = load_causal_lm(str(base))[0]
+    prompts = left_pad(QUERIES, 0, CPU)
+    uniforms = torch.rand(1, 14, 8, generator=generator("draws"))
+    with bare() as lm:
+        before = lm(prompts.tokens[:1]).logits
+        episodes, kept, _ = draw(Decoding(lm, Sampling(1.0, 8, 8, 0), Products(tuned)), prompts, uniforms)
+        assert torch.equal(lm(prompts.tokens[:1]).logits, before)  # the adapter is off again
+    assert kept is not None
+    with tuned() as lm, torch.no_grad():
+        for query, response, logprobs in zip(QUERIES, episodes.responses, kept, strict=True):
+            text = torch.tensor([[*query, *response.tolist()]])
+            product = sum(model(text).logits[0, len(query) - 1 : -1] for model in (lm, apart))
+            product[:, 0] = -torch.inf  # the end cannot be drawn
+            expected = product.log_softmax(dim=-1).gather(1, response.unsqueeze(1)).squeeze(1)
+            torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=0)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from rarlhf.decoding.inference import open_model
+from rarlhf.decoding.writing import open_model
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.adapters import POLICY, attach
 from rarlhf.models.backbone import AdapterModel, load_trainable

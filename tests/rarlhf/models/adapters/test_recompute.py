@@ -16,8 +16,9 @@ from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.backbone import AdapterModel, WholeModel
 from rarlhf.models.policy import response_states
 from rarlhf.models.recompute import recompute_blocks
+from rarlhf.rl.parts import Session
 from rarlhf.system.machine import Machine
-from rarlhf.training.rlhf import train_policy
+from rarlhf.training.rlhf import Places, train_policy
 from rarlhf.training.sft import train_sft
 from tests.rarlhf.models.adapters.tiny import CPU, QUERIES, RECORDS, lengths, make_trainer, section
 
@@ -68,8 +69,8 @@ def test_training_recomputes_where_it_is_asked_to(
     monkeypatch.setattr(rarlhf.training.rlhf, "recompute_blocks", lambda lm: seen.append(True))
     params = small.model_copy(update={"model": section(small, "lora", gradient_checkpointing=asked)})
     train_sft(RECORDS, base, Path("sft"), params.model, small.sft, machine, SilentRecorder())
-    places = (Path("sft"), Path("rlhf"), Path("checkpoint.safetensors"))
-    train_policy(QUERIES, *places, lengths, params, 1, machine, SilentRecorder())
+    places = Places(Path("sft"), Path("rlhf"), Path("checkpoint.safetensors"))
+    train_policy(QUERIES, places, lengths, params, Session(machine, SilentRecorder()), seed=1)
     assert seen == ([True, True] if asked else [False])
 
 

@@ -1,6 +1,8 @@
-"""Models that the pipeline made, opened without its params, to write with.
+"""What `rarlhf generate` does: opens a model that the pipeline made, without its params, and writes with it.
 
-A folder says itself what it holds: a whole model, or an adapter with its base's name and how that was held in memory.
+The name is that of what a person at the command line does, write texts; drawing them is `rarlhf.decoding.sampling`.
+A model's folder tells what it holds: a whole model, or an adapter with the name of its base and how that was held in
+memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.data.queries import TextQuery, continuation
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.rules import DecodingRule
+from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
+from rarlhf.models.context import positions_of
 from rarlhf.models.episodes import Episodes, chunks, real_tokens
 from rarlhf.models.files import base_of, is_adapter
 from rarlhf.models.folders import refuse_no_language_model
 from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer
 from rarlhf.models.policy import Sampling
-from rarlhf.system.streams import generator
 
-LONGEST = 48  # new tokens where no number is given, as the paper's longest responses; fewer where the context is short
+LONGEST = 48  # new tokens by default, as the paper's longest responses; fewer if the context is short
 
 
 class Choices(NamedTuple):
@@ -41,7 +44,7 @@ class Written(NamedTuple):
     sample: int  # its index among those of the prompt
     text: str
     tokens: int  # the end of text included
-    ended: bool  # by the end of text; else it was cut at the limit
+    ended: bool  # by the end of text; otherwise it was cut at the limit
 
 
 class OpenModel(NamedTuple):
@@ -57,7 +60,7 @@ def open_model(folder: Path, device: torch.device, base: Path | None = None) -> 
     Args:
         folder: of the model or adapter.
         device: where it goes.
-        base: folder of an adapter's base model, where it is not the one that the adapter names.
+        base: folder of an adapter's base model, if it is not the one that the adapter names.
     Raises: UserError if the folder holds neither, or what it holds cannot be loaded.
     """
     refuse_no_language_model(folder, base)
@@ -72,21 +75,24 @@ def open_model(folder: Path, device: torch.device, base: Path | None = None) -> 
     return OpenModel(lm.eval(), tokenizer)
 
 
-def write(model: OpenModel, prompts: Sequence[str], choices: Choices) -> Iterator[Written]:
+def write(
+    model: OpenModel, prompts: Sequence[str], choices: Choices, rule: DecodingRule | None = None
+) -> Iterator[Written]:
     """Continues every prompt, in order, all samples of one together.
 
-    The random numbers of a continuation are named by the seed and the indices of prompt and sample, so that neither
-    the batch size nor other prompts change it, but for what rounding does to the model's own numbers.
+    The random numbers of a continuation depend on the seed and the indices of prompt and sample alone. So neither the
+    batch size nor other prompts change it, apart from rounding in the model's own numbers.
 
-    Raises: UserError if a prompt has no token, or with the new tokens more than the model reads.
+    Raises: UserError if a prompt has no token, or prompt and new tokens together are more than the model reads.
     """
     rows = [_tokens(model.tokenizer, prompt) for prompt in prompts]
     length = _new_tokens(model.lm, rows, choices.max_new_tokens)
     sampling = Sampling(choices.temperature, 0, length, model.tokenizer.eos_token_id)
+    decoding = Decoding(model.lm, sampling, rule)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(choices.samples)]
     for batch in chunks(torch.arange(len(jobs)), choices.batch_size):
         some = [jobs[i] for i in batch]
-        episodes = _episodes(model.lm, [rows[index] for index, _ in some], some, sampling, choices.seed)
+        episodes = _episodes(decoding, [rows[index] for index, _ in some], some, choices.seed)
         for (index, sample), response, mask in zip(some, *(x.tolist() for x in episodes[2:]), strict=True):
             ids = real_tokens(response, mask)
             text = continuation(TextQuery(prompts[index], rows[index]), ids, model.tokenizer, chat=False)
@@ -98,27 +104,26 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids  # some tokenizers end every text
 
 
-def _episodes(
-    lm: PreTrainedModel, rows: list[list[int]], jobs: Sequence[tuple[int, int]], sampling: Sampling, seed: int
-) -> Episodes:
-    draws = [torch.rand(sampling.max_new_tokens, generator=generator("write", seed, *job)) for job in jobs]
-    tokens, mask = left_pad(rows, sampling.end_id, lm.device)
-    return sample_responses(lm, tokens, mask, sampling, torch.stack(draws).to(lm.device))
+def _episodes(decoding: Decoding, rows: Sequence[list[int]], jobs: Sequence[tuple[int, int]], seed: int) -> Episodes:
+    shape, draws = (decoding.sampling.max_new_tokens,), decoding.rule.draws if decoding.rule else 1
+    uniforms = torch.stack([uniform_numbers(("write", seed, *job), shape, draws) for job in jobs], dim=1)
+    device = decoding.lm.device
+    return draw(decoding, left_pad(rows, decoding.sampling.end_id, device), uniforms.to(device)).episodes
 
 
 def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | None) -> int:
-    """Longest continuation, given that it must fit behind the longest prompt."""
+    """The most new tokens: they must fit behind the longest prompt."""
     for number, row in enumerate(rows, start=1):
         if not row:
-            raise UserError(f"prompt {number} has no token to go on from; write a longer one")
-    context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+            raise UserError(f"prompt {number} has no token to continue; write a longer one")
+    context = positions_of(lm.config)
     if context is None:
         return wanted or LONGEST
     longest = max(range(len(rows)), key=lambda index: len(rows[index]))
     room = context - len(rows[longest])
     if room < (wanted or 1):
         raise UserError(
-            f"prompt {longest + 1} has {len(rows[longest])} tokens and {wanted or 1} are to follow, but the model "
+            f"prompt {longest + 1} has {len(rows[longest])} tokens and {wanted or 1} must follow, but the model "
             f"reads {context} in all; shorten the prompt" + (" or lower --max-new-tokens" if room > 0 else "")
         )
     return wanted or min(LONGEST, room)

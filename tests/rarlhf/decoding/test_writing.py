@@ -15,10 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
 import rarlhf.commands.main
-import rarlhf.decoding.inference
+import rarlhf.decoding.writing
 from rarlhf.commands.main import main
 from rarlhf.config.params import Params
-from rarlhf.decoding.inference import Choices, open_model, write
+from rarlhf.decoding.writing import Choices, open_model, write
 from rarlhf.models.backbone import AdapterModel
 from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tests.rarlhf.conftest import TEXTS
@@ -195,7 +195,7 @@ def test_prompt_and_continuation_must_fit_the_context(
     assert len(lines(capsys, "generate", "lm", "we liked the film .", "--max-new-tokens", str(room))) == 1
     line = refusal(capsys, "generate", "lm", "we", "we liked the film .", "--max-new-tokens", str(room + 1))
     assert line == (
-        f"prompt 2 has {length} tokens and {room + 1} are to follow, but the model reads 32 in all; shorten the prompt "
+        f"prompt 2 has {length} tokens and {room + 1} must follow, but the model reads 32 in all; shorten the prompt "
         "or lower --max-new-tokens"
     )
     assert refusal(capsys, "generate", "lm", "x" * 40).endswith("reads 32 in all; shorten the prompt")

@@ -1,4 +1,7 @@
-"""Continuations of the test prompts by one model, scored, with their KL to the SFT model."""
+"""What stage `generate` does: continuations of the test prompts by one model, scored, with their KL to the SFT model.
+
+The name is that of what comes out, scored continuations; drawing them is `rarlhf.decoding.sampling`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +15,8 @@ from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.data.queries import TextQuery, continuation, episode_texts
 from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.decoding.sampling import left_pad, sample_responses
+from rarlhf.decoding.rules import DecodingRule
+from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
 from rarlhf.messages.progress import progress
 from rarlhf.models.backbone import ModelFolders
 from rarlhf.models.episodes import Episodes, chunks, real_tokens
@@ -21,21 +25,23 @@ from rarlhf.models.policy import response_logprobs, sampling_of
 from rarlhf.models.reference import RefPolicy
 from rarlhf.rewards.scorers import Score
 from rarlhf.system.machine import Machine
-from rarlhf.system.streams import generator
 
 Job = tuple[Query, int]  # a query and the index of its sample
 
 
-class Generator:
-    """Samples, scores and measures continuations; made once for all seeds of a method."""
+class ScoredContinuations:
+    """Draws, scores and measures continuations; made once for all seeds of a method."""
 
-    def __init__(self, sft: Path, score: Score, params: Params, machine: Machine) -> None:
+    def __init__(
+        self, sft: Path, score: Score, params: Params, machine: Machine, rule: DecodingRule | None = None
+    ) -> None:
         self.folders = ModelFolders(params.model, machine.device)
         self.tokenizer = load_tokenizer(str(sft))
         self.sft = self.folders.open(sft)
         self.score = score
         self.params = params
         self.machine = machine
+        self.rule = rule
         self.sampling = sampling_of(params, self.tokenizer.eos_token_id)
         self.compiled: CompiledSteps | None = None
 
@@ -52,14 +58,14 @@ class Generator:
         """
         policy = self.folders.open(model)
         jobs = [(query, sample) for query in queries for sample in range(self.params.generate.samples)]
-        draws = generator("generate", self.params.generate.seed, seed)
-        uniforms = torch.rand(len(jobs), self.sampling.max_new_tokens, generator=draws)
+        names, shape = ("generate", self.params.generate.seed, seed), (len(jobs), self.sampling.max_new_tokens)
+        uniforms = uniform_numbers(names, shape, self.rule.draws if self.rule else 1)
         rows: list[dict[str, Any]] = []
         texts: list[str] = []
         with progress(name, len(jobs)) as show:
             for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
                 some = [jobs[i] for i in index]
-                episodes, kl = self._batch(policy, some, uniforms[index])
+                episodes, kl = self._batch(policy, some, uniforms[:, index])
                 rows += _rows(some, episodes, kl, self.tokenizer, self.params.prompts.chat_template)
                 texts += self._texts(some, episodes)
                 show(len(rows), "")
@@ -68,16 +74,22 @@ class Generator:
 
     @torch.no_grad()
     def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> tuple[Episodes, Tensor]:
-        """One response to each job, and their KL (B,) to the SFT model in nats."""
-        tokens, mask = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
+        """One response to each job, and their KL (B,) to the SFT model in nats.
+
+        It is the KL of the distribution that the responses were drawn from. Without a rule both log-probabilities come
+        from full passes. With a rule, drawing has kept the log-probabilities under the rule. If the rule chooses among
+        several draws, the most that this can add is added to every response, so that their mean is an upper bound.
+        """
+        prompts = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
         with self.machine.autocast():
             with policy() as lm:
-                draws = uniforms.to(self.machine.device)
-                episodes = sample_responses(lm, tokens, mask, self.sampling, draws, compiled=self._compiled(lm))
-                logprobs = response_logprobs(lm, episodes, self.sampling)
+                decoding = Decoding(lm, self.sampling, self.rule, self._compiled(lm))
+                episodes, logprobs, choice_kl = draw(decoding, prompts, uniforms.to(self.machine.device))
+                if logprobs is None:
+                    logprobs = response_logprobs(lm, episodes, self.sampling)
             with self.sft() as lm:
                 log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
-        return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)  # both from full passes
+        return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1) + choice_kl
 
     def _texts(self, jobs: Sequence[Job], episodes: Episodes) -> list[str]:
         """What the score sees: the texts that it would see in training."""

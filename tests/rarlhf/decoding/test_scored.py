@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
-import rarlhf.decoding.generate
+import rarlhf.decoding.scored
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.data.queries import TextQuery, continuation
-from rarlhf.decoding.generate import Generator
-from rarlhf.decoding.sampling import sample_responses
+from rarlhf.decoding.rules import Prompts
+from rarlhf.decoding.sampling import Decoding, Responses, draw
+from rarlhf.decoding.scored import ScoredContinuations
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.loading import save_model
 from rarlhf.models.policy import sampling_of
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 
-Make = Callable[..., Generator]
+Make = Callable[..., ScoredContinuations]
 PROMPTS = ["we liked", "we", "we regret the old", "we saw the music ."]
 
 
@@ -45,10 +46,12 @@ def queries(tokenizer: PreTrainedTokenizerBase) -> list[Query]:
 def make(lm_folder: Path, params: Params, machine: Machine) -> Make:
     """A generator of 3 samples of 6 tokens."""
 
-    def generator(batch_size: int = 5, score: Callable[[Sequence[str]], Tensor] = length) -> Generator:
+    def generator(batch_size: int = 5, score: Callable[[Sequence[str]], Tensor] = length) -> ScoredContinuations:
         generate = params.generate.model_copy(update={"samples": 3, "batch_size": batch_size})
         ppo = params.ppo.model_copy(update={"max_new_tokens": 6})
-        return Generator(lm_folder, score, params.model_copy(update={"generate": generate, "ppo": ppo}), machine)
+        return ScoredContinuations(
+            lm_folder, score, params.model_copy(update={"generate": generate, "ppo": ppo}), machine
+        )
 
     return generator
 
@@ -98,11 +101,12 @@ def test_kl_is_the_summed_log_ratio_over_the_response(
 ) -> None:
     drawn: list[Episodes] = []
 
-    def keep(*arguments: Any, **keywords: Any) -> Episodes:
-        drawn.append(sample_responses(*arguments, **keywords))
-        return drawn[-1]
+    def keep(*arguments: Any) -> Responses:
+        responses = draw(*arguments)
+        drawn.append(responses.episodes)
+        return responses
 
-    monkeypatch.setattr(rarlhf.decoding.generate, "sample_responses", keep)
+    monkeypatch.setattr(rarlhf.decoding.scored, "draw", keep)
     rows = make(batch_size=12)("other", other_folder, queries, 1)
     other = GPT2LMHeadModel.from_pretrained(other_folder).eval()
     assert len({row["tokens"] for row in rows}) > 1  # padding is at stake
@@ -181,16 +185,16 @@ def test_training_and_evaluation_score_one_text(
     drawn: list[Episodes] = []
     seen: list[str] = []
 
-    def answers(_: object, tokens: Tensor, mask: Tensor, *args: object, **keywords: object) -> Episodes:
-        response = torch.tensor([[*ids[4:], end]]).expand(len(tokens), -1)
-        drawn.append(Episodes(tokens, mask, response, torch.ones_like(response, dtype=torch.bool)))
-        return drawn[-1]
+    def answers(_: Decoding, prompts: Prompts, uniforms: Tensor) -> Responses:
+        response = torch.tensor([[*ids[4:], end]]).expand(len(prompts.tokens), -1)
+        drawn.append(Episodes(*prompts, response, torch.ones_like(response, dtype=torch.bool)))
+        return Responses(drawn[-1], None)
 
     def score(texts: Sequence[str]) -> Tensor:
         seen.extend(texts)
         return length(texts)
 
-    monkeypatch.setattr(rarlhf.decoding.generate, "sample_responses", answers)
+    monkeypatch.setattr(rarlhf.decoding.scored, "draw", answers)
     cut = Query(prompt_id=1, prompt="caf", prompt_score=0.0, label=None, input_ids=ids[:4])
     rows = make(score=score)("sft", lm_folder, [cut], 1)
     assert seen == ["café !"] * 3 == make_trainer().texts(drawn[0])
