@@ -17,9 +17,9 @@ from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.decoding.generate import Generator
-from rarlhf.evaluation.evaluate import Evaluation, evaluate
+from rarlhf.evaluation.comparisons import Evaluation, compare_methods
+from rarlhf.evaluation.generations import read_tables
 from rarlhf.evaluation.perplexity import reference_perplexity
-from rarlhf.evaluation.rows import read_tables
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.rewards.scorers import load_reward_model
@@ -89,7 +89,7 @@ def compare(bench: Workbench, names: Sequence[str]) -> tuple[Evaluation, dict[st
                 path = Path(folder, name, f"{seed}.jsonl")
                 perplexities[name][seed], taken = bench.run(name, seed, path)
                 seconds[name].append(taken)
-        return evaluate(read_tables(Path(folder), names, bench.seeds), perplexities, bench.params), seconds
+        return compare_methods(read_tables(Path(folder), names, bench.seeds), perplexities, bench.params), seconds
 
 
 def table(evaluation: Evaluation, seconds: dict[str, list[float]]) -> str:

@@ -1,4 +1,4 @@
-"""What a run of the flow shows on Prefect's pages: the results table, the figures, the way to the run in MLflow."""
+"""What a run of the flow shows on Prefect's pages: the results table, the figures, a link to the run in MLflow."""
 
 import base64
 import json
@@ -16,14 +16,14 @@ MLFLOW = "http://127.0.0.1:5000"  # where `make ui` shows it
 
 
 def publish_results() -> None:
-    """Shows the results table and the figures that stage `evaluate` left; the figures are within the text itself."""
-    from rarlhf.evaluation.statistics import percent
+    """Shows the results table and the figures that stage `evaluate` wrote; the figures are within the text itself."""
     from rarlhf.evaluation.tables import COLUMNS, result_rows
+    from rarlhf.evaluation.words import counted, percent
 
     evaluation = json.loads(RESULTS.read_text(encoding="utf-8"))
     heading = ["method", *COLUMNS.values()]
     results = table(heading, result_rows(evaluation, list(COLUMNS)), [":--", *["--:"] * len(COLUMNS)])
-    about = f"preset {escaped(evaluation['preset'])}, {len(evaluation['seeds'])} seeds"
+    about = f"preset {escaped(evaluation['preset'])}, {counted(len(evaluation['seeds']), 'seed')}"
     note = f"mean ± half-width of the {percent(evaluation['confidence'])} t interval over seeds"
     create_markdown_artifact(f"{results}\n\n{note}\n", key="results", description=about)
     pictures = "\n\n".join(f"## {escaped(path.stem)}\n\n{_embedded(path)}" for path in sorted(FIGURES.glob("*.png")))
@@ -32,7 +32,7 @@ def publish_results() -> None:
 
 
 def publish_mlflow_link(experiment: str, run: str) -> None:
-    """Shows the way to a run's page in MLflow."""
+    """Shows a link to a run's page in MLflow."""
     server = without_passwords(os.environ.get("MLFLOW_TRACKING_URI", "")).rstrip("/")
     link = f"{server if server.startswith('http') else MLFLOW}/#/experiments/{experiment}/runs/{run}"
     create_link_artifact(link, link_text="run in MLflow", key="mlflow-run", description="`make ui` serves the page")

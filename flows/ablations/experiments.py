@@ -19,7 +19,7 @@ from rarlhf.config.params import Params
 from tasks.tracking.passwords import without_passwords
 
 if TYPE_CHECKING:
-    from rarlhf.evaluation.evaluate import Evaluation
+    from rarlhf.evaluation.comparisons import Evaluation
 
 METRICS = "metrics/evaluate.json"
 RESULTS = ("params.yaml", "dvc.lock", "metrics")  # what differs between experiments on the same code

@@ -13,6 +13,7 @@ from typing import Literal
 from rarlhf.config.params import Params, RiskParams
 
 START = ("base", "sft")  # in the order in which they are made
+RLHF = "rlhf"  # the method of plain RLHF, with which all other methods that PPO trains are compared
 
 
 @dataclass(frozen=True)

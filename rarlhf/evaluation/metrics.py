@@ -11,10 +11,12 @@ from math import ceil, floor
 import numpy as np
 
 from rarlhf.config.errors import UserError
-from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations
+from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations
 
-TAIL_LEVELS: Mapping[str, float] = {"05": 0.05, "10": 0.10, "20": 0.20}  # part of the metrics' names
-PROMPT_CVAR_MIN_SAMPLES = 10  # below this the worst 10 % of one prompt's samples is less than one sample
+# The tails' levels are part of the metrics' names, which other programs read: another level is another metric.
+TAIL_LEVELS: Mapping[str, float] = {"05": 0.05, "10": 0.10, "20": 0.20}
+# Part of what reward_prompt_cvar_10 is: with fewer, the worst 10 % of a prompt's samples is less than one sample.
+PROMPT_CVAR_MIN_SAMPLES = 10
 
 
 def tail_size(share: float, count: int) -> Fraction:
@@ -56,6 +58,8 @@ def cvar(values: FloatArray, risk_alpha: float) -> FloatArray:
 
     Raises: ValueError if `risk_alpha` is outside (0, 1] or n is 0.
     """
+    # `rarlhf.risk.tail.cvar` is the same for tensors of any device, within training. Numpy and torch add in another
+    # order, so that one of the two could not replace the other without a change to the last digits of results.
     size = tail_size(risk_alpha, values.shape[-1])
     whole = floor(size)
     ordered = np.sort(values, axis=-1)

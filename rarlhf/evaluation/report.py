@@ -9,16 +9,19 @@ from unicodedata import category
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from rarlhf.config.methods import colours_of, label_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation import figures
+from rarlhf.evaluation.comparisons import COMPARED, Evaluation, any_table
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
-from rarlhf.evaluation.evaluate import COMPARED, Evaluation, any_table
-from rarlhf.evaluation.findings import LABELS, SIGN, UNLIKE_KL, best_methods, findings, headline, pair_label
-from rarlhf.evaluation.rows import BoolArray, Tables, stacked
-from rarlhf.evaluation.statistics import distinguishable, percent
+from rarlhf.evaluation.findings import SIGN, best_methods, findings, headlines, mark_explained, pair_label
+from rarlhf.evaluation.generations import BoolArray, Tables, stacked
+from rarlhf.evaluation.statistics import distinguishable
 from rarlhf.evaluation.tables import COLUMNS, difference_text, number, result_rows, with_half_width
+from rarlhf.evaluation.words import counted, listed, percent
 
 KEPT = "\n\t\u200c\u200d\u200e\u200f"  # line feed, tab, zero-width joiners, direction marks
+LIGHTER = 0.45  # share of white in a colour on a dark page
 CAPTIONS: Mapping[str, tuple[str, str]] = {
     "reward_quantile": (
         "Reward by prompt difficulty",
@@ -79,13 +82,14 @@ class TailSample:
 
 def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluation, params: Params) -> list[Picture]:
     """Every figure of the report, in reading order; the training curves only where a method was trained by PPO."""
+    colours = colours_of(tables)
     rewards = {method: stacked(by_seed, "scores").reshape(-1) for method, by_seed in tables.items()}
     drawn = {
-        "reward_quantile": figures.reward_quantiles(quantile_curves(tables)),
-        "cvar_curve": figures.outcome_cvar(cvar_curves(tables)),
-        "reward_distribution": figures.reward_distribution(rewards),
-        "trade_off": figures.trade_off(evaluation),
-        "training": figures.training_curves(training, params.kl.target),
+        "reward_quantile": figures.reward_quantiles(quantile_curves(tables), colours),
+        "cvar_curve": figures.outcome_cvar(cvar_curves(tables), colours),
+        "reward_distribution": figures.reward_distribution(rewards, colours),
+        "trade_off": figures.trade_off(evaluation, colours),
+        "training": figures.training_curves(training, colours, params.kl.target),
     }
     return [Picture(name, *CAPTIONS[name], figures.png(figure)) for name, figure in drawn.items() if figure is not None]
 
@@ -143,10 +147,13 @@ def render_report(
     source = resources.files("rarlhf.evaluation").joinpath("report.html.j2").read_text("utf-8")
     return environment.from_string(source).render(
         evaluation=evaluation,
-        labels=LABELS,
-        unlike_kl=UNLIKE_KL,
-        headline=headline(evaluation),
-        findings=findings(evaluation),
+        label_of=label_of,
+        counted=counted,
+        colours={method: (colour, _on_dark(colour)) for method, colour in colours_of(evaluation["methods"]).items()},
+        mark_explained=mark_explained(params.evaluate),
+        headlines=headlines(evaluation, params.evaluate),
+        findings=findings(evaluation, params.evaluate),
+        seeds=listed(evaluation["seeds"]),
         confidence=percent(evaluation["confidence"]),
         results=_results(evaluation),
         result_headings=list(COLUMNS.values()),
@@ -160,6 +167,12 @@ def render_report(
         provenance=provenance,
         offensive=offensive,
     )
+
+
+def _on_dark(colour: str) -> str:
+    """A colour `#rrggbb` mixed with as much white as makes it readable on a dark page."""
+    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(part + LIGHTER * (255 - part)):02x}" for part in parts)
 
 
 def visible(text: str) -> str:

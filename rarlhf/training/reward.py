@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -267,9 +268,13 @@ def area_under_curve(scores: Tensor, wanted: Tensor) -> float:
 
     Args:
         scores: (N,) float.
-        wanted: (N,) bool, at least one of each.
+        wanted: (N,) bool.
+
+    Returns: Mann and Whitney's U over the number of pairs, in [0, 1]; NaN where there is no pair.
     """
-    ordered = torch.sort(scores[~wanted]).values
-    below = torch.searchsorted(ordered, scores[wanted], right=False)
-    upto = torch.searchsorted(ordered, scores[wanted], right=True)
-    return float((below + upto).double().mean() / (2 * len(ordered)))
+    from scipy.stats import mannwhitneyu
+
+    first, second = (scores[chosen].double().numpy() for chosen in (wanted, ~wanted))
+    if not (len(first) and len(second)):
+        return nan
+    return float(mannwhitneyu(first, second, method="asymptotic").statistic) / len(first) / len(second)

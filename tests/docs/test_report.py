@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rarlhf.evaluation.evaluate import DEFINITIONS
+from rarlhf.evaluation.comparisons import DEFINITIONS
 from rarlhf.evaluation.metrics import cvar
 from rarlhf.evaluation.statistics import LIKE_KL
 from tests.docs.pages import REPOSITORY

@@ -30,7 +30,7 @@ MEASURE = """\
 import json, os, sys
 from pathlib import Path
 
-from rarlhf.evaluation.evaluate import COMPARED
+from rarlhf.evaluation.comparisons import COMPARED
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
 from rarlhf.params import load_params
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rarlhf.evaluation.evaluate import evaluate, tail_of
+from rarlhf.evaluation.comparisons import compare_methods, tail_of
 from rarlhf.evaluation.report import CAPTIONS, Answer, TailSample, draw_pictures, render_report, tail_samples, visible
 from rarlhf.rl.metrics import RECORDED_TAIL
 
@@ -33,7 +33,7 @@ class Nesting(HTMLParser):
 
 
 def build(tables, perplexities, params, offensive: bool = False) -> str:
-    evaluation = evaluate(tables, perplexities, params)
+    evaluation = compare_methods(tables, perplexities, params)
     return render_report(
         evaluation,
         draw_pictures(tables, TRAINING, evaluation, params),
@@ -125,7 +125,7 @@ class Isolated(HTMLParser):
 def test_texts_of_others_cannot_reorder_the_page(tables, perplexities, params) -> None:
     samples = [TailSample(text, "-1.2", (Answer("rlhf", text, "0.3"),)) for text in HOSTILE]
     named = params.model_copy(update={"data": params.data.model_copy(update={"path": "rows/\u202ename"})})
-    evaluation = evaluate(tables, perplexities, params)
+    evaluation = compare_methods(tables, perplexities, params)
     page = render_report(evaluation, [], samples, {"rows": "\u202e7"}, named, {"data/\u202e (SHA-256)": "a"}, False)
     page.encode("utf-8")
     assert not {c for c in page if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl")} - set("\n\u200c\u200d")
@@ -145,7 +145,7 @@ def test_offensive_text_is_announced_and_folded(page: str, tables, perplexities,
 
 
 def test_page_of_two_methods_without_training(tables, perplexities, params) -> None:
-    evaluation = evaluate({method: tables[method] for method in ("base", "sft")}, perplexities, params)
+    evaluation = compare_methods({method: tables[method] for method in ("base", "sft")}, perplexities, params)
     two = {method: tables[method] for method in ("base", "sft")}
     pictures = draw_pictures(two, {}, evaluation, params)
     assert [picture.name for picture in pictures] == [
@@ -155,7 +155,7 @@ def test_page_of_two_methods_without_training(tables, perplexities, params) -> N
         "trade_off",
     ]
     page = render_report(evaluation, pictures, [], {}, params, {}, offensive=False)
-    assert "not both run" in page
+    assert "No method was trained by PPO" in page
     assert "Samples from the prompt tail" not in page
 
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.methods import in_order
-from rarlhf.config.params import Params
+from rarlhf.config.params import EvaluateParams, Params
+from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
 from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
-from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
-from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference, percent
+from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference
+from rarlhf.evaluation.words import percent
 
 DEFINITIONS = 2  # version of the definitions in docs/evaluation.md; raised when one changes
 COMPARED = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
-SUMMARY = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
 
 
 class TestSet(TypedDict):
@@ -53,12 +53,12 @@ class Evaluation(TypedDict):
     definitions: int
 
 
-def evaluate(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
+def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
     """Compute the content of metrics/evaluate.json.
 
     Args:
-        tables: generations of every method and seed on the same prompts; `base` and `sft` are one model each with a set
-            of generations per seed, so their spread is that of sampling alone.
+        tables: generations of every method and seed on the same prompts; a method that training starts from is one
+            model with a set of generations per seed, so that its spread comes of sampling alone.
         perplexities: perplexity of the reference texts of every method and seed.
         params: `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read.
 
@@ -77,7 +77,7 @@ def evaluate(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], pa
         preset=params.preset,
         seeds=list(params.seeds),
         methods=methods,
-        comparisons=_compare(methods, _prompt_draws(tables, tail, params.evaluate.seed), params),
+        comparisons=_compare(methods, _prompt_draws(tables, tail, params.evaluate), params),
         test=_test_set(tables, tail, params),
         confidence=params.evaluate.confidence,
         kl_target=params.kl.target,
@@ -122,7 +122,7 @@ def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:
     return TestSet(prompts=prompts, samples=samples, tail_prompts=int(tail.sum()), tail_rule=rule)
 
 
-def _prompt_draws(tables: Tables, tail: BoolArray, seed: int) -> dict[str, dict[str, FloatArray]]:
+def _prompt_draws(tables: Tables, tail: BoolArray, params: EvaluateParams) -> dict[str, dict[str, FloatArray]]:
     """Metric -> method -> the metric on resampled prompts; tail prompts among themselves, as the tail is fixed."""
     scores = {method: stacked(by_seed, "scores") for method, by_seed in tables.items()}
     kl = {method: stacked(by_seed, "kl") for method, by_seed in tables.items()}
@@ -132,7 +132,10 @@ def _prompt_draws(tables: Tables, tail: BoolArray, seed: int) -> dict[str, dict[
         "reward_cvar_10": (scores, _cvar_10),
         "kl_sft": (kl, _mean),
     }
-    return {metric: bootstrap(values, statistic, seed) for metric, (values, statistic) in jobs.items()}
+    return {
+        metric: bootstrap(values, statistic, params.seed, params.bootstrap_draws)
+        for metric, (values, statistic) in jobs.items()
+    }
 
 
 def _mean(values: FloatArray) -> float:
@@ -158,7 +161,7 @@ def _compare(
             )
             for metric in COMPARED
         }
-        alike = like_kl(metrics["kl_sft"], params.kl.target)
+        alike = like_kl(metrics["kl_sft"], params.kl.target, params.evaluate)
         comparisons[f"{first}_minus_{second}"] = Comparison(first=first, second=second, like_kl=alike, metrics=metrics)
     return comparisons
 
@@ -170,10 +173,10 @@ def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: st
     return float(np.std(draws[first] - draws[second], ddof=1)) if len(draws[first]) else None
 
 
-def summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+def summary_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """At most 12 numbers for `dvc exp show`: the last two methods' means of five metrics.
 
     Returns: method -> metric -> mean over seeds.
     """
     last = in_order(evaluation["methods"])[-2:]
-    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in SUMMARY} for m in last}
+    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in COMPARED} for m in last}
