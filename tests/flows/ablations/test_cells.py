@@ -1,3 +1,5 @@
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -64,12 +66,30 @@ def test_what_varies_is_known_for_cells_with_other_keys() -> None:
     assert varying(cells) == ["risk.alpha", "risk.warmup"]  # 0.8 is what params.yaml has
 
 
+def shared(key: str, *values: object, common: Mapping[str, object] | None = None) -> list[str]:
+    """The last shared stages of cells with these values of a key."""
+    cells = make_cells(grid_values({key: values}), common or {})
+    return shared_stages({**(common or {}), **cells[0].values}, cells)
+
+
 def test_stages_that_no_key_changes_are_shared() -> None:
-    assert shared_stages({"seeds": [4]}, ["risk.alpha"]) == ["generate@base", "generate@rlhf", "generate@sft"]
-    assert shared_stages({}, ["risk"]) == shared_stages({}, ["risk.alpha"])
-    assert shared_stages({"seeds": [4]}, ["generate.samples"]) == ["ra_rlhf@4", "rlhf@4"]
-    assert shared_stages({}, ["ppo.lr", "prompts.seed"]) == ["base", "reward"]
-    assert shared_stages({}, ["data.seed"]) == ["check"]
+    one = {"seeds": [4]}
+    start = ["generate_start@base", "generate_start@sft"]
+    assert shared("risk.alpha", 0.2, 0.4, common=one) == ["generate@rlhf", *start]  # plain RLHF reads no alpha
+    assert shared("generate.samples", 1, 2, common=one) == ["ppo@ra_rlhf-4", "ppo@rlhf-4"]
+    assert shared("ppo.lr", 0.1, 0.2) == [*start, "methods"]
+    assert shared("prompts.seed", 1, 2) == ["base", "methods", "reward"]
+    assert shared("data.seed", 1, 2) == ["methods"]
+
+
+def test_a_method_of_the_users_own_is_shared_where_the_cells_do_not_change_it() -> None:
+    path = Path("params.yaml")
+    own = "    ra_rlhf: {}\n    cautious: {alpha: 0.1}\n"
+    text = re.sub(r"    ra_rlhf: \{\}.*\n", own, path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+    start = ["generate_start@base", "generate_start@sft"]
+    assert shared("risk.alpha", 0.2, 0.4) == ["generate@cautious", "generate@rlhf", *start]
+    assert shared("risk.warmup", 1, 2) == ["generate@rlhf", *start]
 
 
 def test_the_papers_cells_are_valid_on_tiny() -> None:
