@@ -65,12 +65,12 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 # What the pipeline and the set-up made. Records (MLflow, Prefect) and cached results go too; params.yaml, dvc.lock and
 # metrics/, which are in git, stay.
 clean:
-	rm -rf models/base models/reward models/sft models/rlhf models/ra_rlhf generations plots curves reports
+	rm -rf models/base models/reward models/sft models/*/[0-9]* generations plots curves reports
 	rm -rf data/inputs data/code data/modules data/methods data/raw data/prompts
 	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
-	-@rmdir data models 2>/dev/null || true
+	-@rmdir models/* data models 2>/dev/null || true
 
 # An install that was cut short leaves .venv/.installing behind and is begun anew.
 $(INSTALLED): constraints.txt pyproject.toml

@@ -1,4 +1,4 @@
-"""Stage `check`: refuse bad parameters, and say what the run will take, before anything runs."""
+"""Stage `check`: refuse bad parameters and say what the run will need, before anything runs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def check(run: Run, out: Path, code: Path) -> None:
     from rarlhf.config.rules import cautions
     from rarlhf.models.context import refuse_too_long
     from rarlhf.training.estimate import accelerator_memory, available_memory, estimate, refuse_if_short
-    from rarlhf.training.preflight import refuse_missing, warnings
+    from rarlhf.training.preflight import refuse_missing
 
     refuse_missing(run.params, Path("data/raw"), Path("models/base"), Path("models/reward"))
     refuse_too_long(Path(run.params.model.source), run.params)
@@ -21,10 +21,10 @@ def check(run: Run, out: Path, code: Path) -> None:
     else:
         run.log(needs.text())
         refuse_if_short(needs, Path.cwd(), available_memory(), accelerator_memory(run.params))
-    for warning in (*cautions(run.params), *warnings(run.params)):
+    for warning in cautions(run.params):
         run.log(f"warning: {warning}")
     for path in (out, code):
-        with run.output(path) as file:  # constant, so that only bad parameters stop what comes after
+        with run.output(path) as file:  # constant, so that only bad parameters stop later stages
             file.write_text("params.yaml is valid\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Stage `download`: the rows of the run, from whatever source, in one form."""
+"""Stage `download`: the rows of the run in one form, from any source."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +12,12 @@ from tasks.running.stage import Run, stage
 
 @stage
 def download(run: Run, inputs: Path, out: Path) -> None:
-    """Load the rows, choose, and keep back the second scorer's; DVC reruns this when `inputs` changes."""
+    """Load the rows, choose some, and set the second scorer's rows aside; DVC reruns this when `inputs` changes."""
     rows = load_raw_rows(run.params.data)
     counts = {split: count.record() for split, count in rows.counts.items()}
     for split, count in counts.items():
         run.log(counts_line(split, count))
-    # No params of this stage: another number of queries fetches nothing anew, and stage `prompts` looks again.
+    # Not params of this stage: another number of queries fetches nothing again, and stage `prompts` checks too.
     refuse_too_few(rows.train, rows.test, run.params.prompts)
     with run.output(out) as folder:
         for name in ("train", "test", "second_scorer"):

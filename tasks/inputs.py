@@ -49,7 +49,7 @@ def read_inputs(
         stage: name of the entry.
         arguments: the stage's own arguments; `${item.seed}` in dvc.yaml stands for the argument `seed`.
         params: the parameters, which other `${...}` stand for.
-        digest_of: hashes a file or folder; `digest` where None.
+        digest_of: hashes a file or folder; None for `digest`.
 
     Raises: UserError if dvc.yaml, the entry, a parameter or a file is missing.
     """
@@ -92,7 +92,7 @@ def label(stage: str, arguments: Mapping[str, object]) -> str:
 
 
 def lookup(values: Any, key: str) -> Any:
-    """The value at a dotted key of nested mappings; the whole for the empty key.
+    """The value at a dotted key of nested mappings; the whole value for the empty key.
 
     Raises: UserError if there is none.
     """
@@ -148,7 +148,7 @@ def _matrix(stage: str) -> Mapping[str, Any]:
 
 
 def _items(text: str | list[Any], values: Mapping[str, Any]) -> list[Any]:
-    """A list, or what `${key}` names: a list, or a mapping of which the keys count, as in DVC."""
+    """A list, or what `${key}` names: a list, or a mapping, whose keys count, as in DVC."""
     return text if isinstance(text, list) else list(lookup(values, text.removeprefix("${").removesuffix("}")))
 
 

@@ -9,7 +9,7 @@ from tasks.tracking.run import all_params
 
 @stage
 def ppo(run: Run, method: str, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:
-    """Train the SFT model by PPO with one seed, going on from a checkpoint where a killed run left one."""
+    """Train the SFT model by PPO with one seed, going on from the checkpoint of a killed run if there is one."""
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.system.distributed import world
     from rarlhf.system.files import read_jsonl, write_curve

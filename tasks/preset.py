@@ -36,7 +36,7 @@ def apply_preset(name: str, data: str | None = None, force: bool = False) -> str
     """
     text = _preset_text(name, data)
     if PARAMS.exists() and not PARAMS.is_file():
-        raise UserError(f"{PARAMS} is no plain file: move it away first")
+        raise UserError(f"{PARAMS} is not a plain file: move it away first")
     old = PARAMS.read_bytes() if PARAMS.is_file() else None
     if old == text.encode():
         return f"{PARAMS} is already preset {name}"
@@ -50,7 +50,7 @@ def apply_preset(name: str, data: str | None = None, force: bool = False) -> str
 
 
 def override(values: Mapping[str, object]) -> None:
-    """Sets values in params.yaml by dotted key, all of them or, where the result would not be valid, none.
+    """Sets values in params.yaml by dotted key, all of them, or none if the result would not be valid.
 
     Raises: UserError for a key that is not there or a value that is not allowed.
     """
@@ -63,7 +63,7 @@ def override(values: Mapping[str, object]) -> None:
 def set_value(text: str, key: str, value: object) -> str:
     """The YAML text with the value at a dotted key replaced.
 
-    Raises: UserError if the key is not there, or the value is none that the file could hold.
+    Raises: UserError if the key is not there, or the file cannot hold the value.
     """
     node = _node(text, key)
     try:
@@ -105,7 +105,7 @@ def _is_preset(content: bytes) -> bool:
     presets = [path.read_text(encoding="utf-8") for path in PRESETS.glob("*.yaml")]
     try:
         text = set_value(content.decode().replace("\r\n", "\n"), "data.path", None)
-    except (UserError, YAMLError, ValueError, RecursionError):  # no text, no YAML, or without the key
+    except (UserError, YAMLError, ValueError, RecursionError):  # not text, not YAML, or without the key
         return False
     return text in [set_value(preset, "data.path", None) for preset in presets]
 

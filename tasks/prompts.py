@@ -16,7 +16,7 @@ def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
     from rarlhf.system.files import write_json, write_jsonl
     from rarlhf.system.machine import prepare
 
-    refuse_too_long(base, run.params)  # of a model from the hub this is where its length is first known
+    refuse_too_long(base, run.params)  # the context of a model from the hub is first known here
     score = load_reward_model(reward, run.params.reward, prepare(run.params.runtime))
     train, test = read_rows(raw / "train.jsonl"), read_rows(raw / "test.jsonl")
     tokenizer = load_tokenizer(str(base))

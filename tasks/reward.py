@@ -1,4 +1,4 @@
-"""Stage `reward`: the reward model with its tokenizer, and how well it tells the classes apart."""
+"""Stage `reward`: the reward model with its tokenizer, and how well it separates the classes."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def reward(run: Run, raw: Path, code: Path, out: Path, curve: Path, metrics: Pat
         write_curve(points, csv)
         write_json(file, quality)
     if quality.get("score_std") == 0:
-        run.log("warning: the score of all test rows is the same; if it stays so, there is nothing to learn from it")
+        run.log("warning: the score of all test rows is the same; PPO cannot learn from it unless this changes")
     run.log("on the test rows: " + ", ".join(f"{name} {value:,.4g}" for name, value in quality.items()))
     run.tracker.metrics({f"test/{name}": value for name, value in quality.items()})
 

@@ -1,4 +1,4 @@
-"""Stage `scorer`: the state of the Python scorers' code, looked at anew so that a change reruns what depends on it."""
+"""Stage `scorer`: fingerprint of the Python scorers' code, read in every repro to notice a change."""
 
 from pathlib import Path
 

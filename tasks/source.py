@@ -1,4 +1,4 @@
-"""Stage `source`: what the rows come from, looked at anew so that changed data files rerun what depends on them."""
+"""Stage `source`: fingerprint of the data files, read in every repro, so that a change reruns what depends on them."""
 
 from pathlib import Path
 

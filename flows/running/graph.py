@@ -12,7 +12,7 @@ def read_graph(targets: Sequence[str] = ()) -> Graph:
     """The stages of dvc.yaml that the targets need, each with the stages it waits for; every stage without targets.
 
     Args:
-        targets: names of stages; a name without `@` is short for all its runs, as `ppo` for `ppo@rlhf-1` and all others.
+        targets: names of stages; a name without `@` is short for all its runs, as `ppo` for `ppo@rlhf-1`.
 
     Returns: name to upstream names, in an order in which every stage stands after those it waits for.
     Raises: UserError for a target that is not there.

@@ -1,10 +1,10 @@
-"""The errors a user is meant to read: what is wrong, where, and how to mend it; and which of all errors may pass."""
+"""Errors for users, which say what is wrong, where, and how to mend it; and which errors are worth another try."""
 
 import sys
 from collections.abc import Iterator
 
-PASSING_STATUS = 75  # exit status of what failed by something that may pass (EX_TEMPFAIL of sysexits.h)
-NETWORK_ERRORS = (  # of libraries, by name: they are not imported for that
+PASSING_STATUS = 75  # exit status after an error that is worth another try (EX_TEMPFAIL in sysexits.h)
+NETWORK_ERRORS = (  # by module and name, so that no library has to be imported
     ("requests.exceptions", "ConnectionError"),
     ("requests.exceptions", "Timeout"),
     ("requests.exceptions", "ChunkedEncodingError"),
@@ -21,14 +21,13 @@ class UserError(Exception):
 
 
 class PassingError(UserError):
-    """A `UserError` that may not come again when the same is tried a little later, such as a network read."""
+    """A `UserError` that may not happen again a little later, such as a failed network read."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same may succeed a little later: where a network or another process failed, not the request.
+    """Whether the same call may succeed a little later: a network or another process failed, not the request itself.
 
-    What the error says does not count, only its kind and the kinds of those it came of. A `UserError` has been
-    judged by whoever raised it.
+    The classes of the error and of its causes decide, not their texts.
     """
     if isinstance(error, UserError):
         return isinstance(error, PassingError)
@@ -37,7 +36,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it came of, and so on."""
+    """The error, its cause, the cause of that, and so on."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -47,13 +46,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _loaded() -> Iterator[type[BaseException]]:
-    """Those of `NETWORK_ERRORS` whose library is in use."""
+    """The classes of `NETWORK_ERRORS` whose module is loaded."""
     for module, name in NETWORK_ERRORS:
         if module in sys.modules:
             yield getattr(sys.modules[module], name)
 
 
 def _unresolved(error: BaseException) -> bool:
-    """Whether a host name had no address just then."""
+    """Whether a host name could not be resolved."""
     socket = sys.modules.get("socket")
     return socket is not None and isinstance(error, socket.gaierror)

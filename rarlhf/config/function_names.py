@@ -1,4 +1,4 @@
-"""How a scorer that is a Python function is named: `python:package.module:function`."""
+"""Names of Python functions that score texts: `python:package.module:function`."""
 
 import re
 
@@ -12,6 +12,6 @@ def is_function(source: str) -> bool:
 
 
 def function_name(source: str) -> tuple[str, str] | None:
-    """Module and function of `python:package.module:function`; None where it is not written so."""
+    """Module and function of `python:package.module:function`; None if `source` has another form."""
     match = NAME.fullmatch(source)
     return None if match is None else (match[1], match[2])

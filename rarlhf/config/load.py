@@ -1,4 +1,4 @@
-"""Reading params.yaml.
+"""Reads params.yaml.
 
 `load_params` is the only way in. It refuses a file with unknown, missing, ill-typed, out-of-range or clashing keys and
 names all of them at once, each with its key, its value and the rule.
@@ -35,7 +35,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 
 def _method_problems(params: Params) -> Iterator[str]:
-    """A line for each entry of `methods.ppo` that section `risk` could not hold."""
+    """A line for each value in `methods.ppo` that section `risk` would not allow."""
     for name in params.methods.ppo:
         try:
             params.risk_of(name)

@@ -1,4 +1,4 @@
-"""The registry of methods: what each is called, how it is drawn, and how its models are made.
+"""The registry of methods: their labels, their colours, and how their models are made.
 
 `methods` in params.yaml chooses. A method is a model that training starts from (`methods.start`), or one that PPO
 trains once per seed (`methods.ppo`), where an entry is a name and what differs from section `risk`. A user's own method
@@ -12,8 +12,8 @@ from typing import Literal
 
 from rarlhf.config.params import Params, RiskParams
 
-START = ("base", "sft")  # in the order in which they are made
-RLHF = "rlhf"  # the method of plain RLHF, with which all other methods that PPO trains are compared
+START = ("base", "sft")  # in the order in which the pipeline makes them
+RLHF = "rlhf"  # plain RLHF, with which every other method that PPO trains is compared
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,14 @@ LOOKS: Mapping[str, Look] = {
     "rlhf": Look("RLHF", "#0072b2"),
     "ra_rlhf": Look("RA-RLHF", "#c24e00"),
 }
-FURTHER = ("#7b3294", "#8c6d00", "#b3005e", "#006b6b", "#5c4a3d", "#4d4dff")  # colours of other methods, in their order
+FURTHER = (
+    "#7b3294",
+    "#8c6d00",
+    "#b3005e",
+    "#006b6b",
+    "#5c4a3d",
+    "#4d4dff",
+)  # colours of further methods, in their order
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Method:
 
     name: str
     made_by: Literal["base", "sft", "ppo"]  # the stage that makes its models
-    risk: RiskParams | None = None  # of a method that PPO trains
+    risk: RiskParams | None = None  # of a method trained by PPO; else None
 
     @property
     def label(self) -> str:
@@ -52,7 +59,7 @@ class Method:
         return self.made_by == "ppo"
 
     def folder(self, models: Path, seed: int) -> Path:
-        """Where in `models` the model of a seed is."""
+        """Folder of the model for one seed, below the folder `models`."""
         return models / self.name / str(seed) if self.per_seed else models / self.name
 
 
@@ -63,12 +70,12 @@ def methods_of(params: Params) -> list[Method]:
 
 
 def label_of(name: str) -> str:
-    """What a method is called in tables and figures: its own name where it is not one of `LOOKS`."""
+    """Label of a method in tables and figures; a method that is not in `LOOKS` is shown by its name."""
     return LOOKS[name].label if name in LOOKS else name
 
 
 def colours_of(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each method; those of `FURTHER` come again where there are more methods."""
+    """A colour for each method. The colours of `FURTHER` repeat if there are more methods than colours."""
     names = list(names)
     others = [name for name in names if name not in LOOKS]
     further = {name: FURTHER[number % len(FURTHER)] for number, name in enumerate(others)}
@@ -76,11 +83,11 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_trained(name: str) -> bool:
-    """Whether PPO trains the method, rather than that training starts from it."""
+    """Whether the method is trained by PPO; the others are models that training starts from."""
     return name not in START
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Methods in the order in which they are made: base, SFT, RLHF, RA-RLHF, then others in the order given."""
+    """Methods in the order base, SFT, RLHF, RA-RLHF, then the others in the order given."""
     known = list(LOOKS)
     return sorted(names, key=lambda name: known.index(name) if name in known else len(known))

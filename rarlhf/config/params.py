@@ -15,7 +15,7 @@ from rarlhf.config.function_names import is_function
 
 
 def _number_from_text(value: object) -> object:
-    """Reads `1e-05`, which YAML 1.1 writers leave as text, as the number it is."""
+    """Turns text such as `1e-05` into a number; YAML 1.1 writers leave it as text."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -29,11 +29,11 @@ Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(gt=0, le=1)]
 Open01 = Annotated[Number, Field(gt=0, lt=1)]
-# Ceilings stand far above what anybody runs: a slip of the finger is refused, and no sum or allocation goes astray.
+# Upper limits are far above any real run. They catch typing errors and keep sums and allocations in range.
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]  # rows, texts, tokens
 CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
-Steps = Annotated[int, Field(ge=1, le=1_000_000)]  # what is done one after the other
-Batch = Annotated[int, Field(ge=1, le=1_000_000)]  # what is done at once
+Steps = Annotated[int, Field(ge=1, le=1_000_000)]  # done one after another
+Batch = Annotated[int, Field(ge=1, le=1_000_000)]  # done at once
 Epochs = Annotated[Number, Field(gt=0, le=10_000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -54,7 +54,7 @@ class RuntimeParams(Section):
 
 
 class ColumnParams(Section):
-    """Column of each field in a file or hub data set, with dots where fields hold fields; None where there is none."""
+    """Column of each field in a file or hub data set; dots reach into nested fields, None means no such column."""
 
     text: Annotated[str, Field(min_length=1)] | None
     label: Annotated[str, Field(min_length=1)] | None
@@ -71,7 +71,7 @@ class SplitParams(Section):
 
 
 class WantedShareParams(Section):
-    """Share of the wanted class in each split; None: as it comes."""
+    """Share of the wanted class in each split; None keeps the share that the data has."""
 
     train: Open01 | None
     test: Open01 | None
@@ -101,7 +101,7 @@ class DataParams(Section):
 
 
 class ScratchModelParams(Section):
-    """Shape and training of a GPT-2-shaped model made from nothing."""
+    """Shape and training of a GPT-2-shaped model that is trained from scratch."""
 
     vocab_size: Annotated[int, Field(ge=258, le=65536)]
     context: Annotated[int, Field(ge=16, le=4096)]
@@ -127,7 +127,7 @@ class LoRAParams(Section):
 
 
 class ModelParams(Section):
-    """The base model, and what of it is trained."""
+    """The base model, and which of its weights are trained."""
 
     source: Annotated[str, Field(min_length=1)]
     revision: str | None
@@ -141,7 +141,7 @@ class ModelParams(Section):
 
 
 class ScratchRewardParams(Section):
-    """Shape and training of a DistilBERT-shaped classifier made from nothing."""
+    """Shape and training of a DistilBERT-shaped classifier that is trained from scratch."""
 
     vocab_size: Annotated[int, Field(ge=40, le=65536)]
     layers: Annotated[int, Field(ge=1, le=24)]
@@ -158,7 +158,7 @@ class ScratchRewardParams(Section):
 
 
 class OtherScorerParams(Section):
-    """A further scorer, whose weighted output is added to the score; what is left out is null."""
+    """A further scorer, whose weighted output is added to the score; keys that are left out are null."""
 
     source: Annotated[str, Field(min_length=1)]
     weight: Number
@@ -169,7 +169,7 @@ class OtherScorerParams(Section):
 
     @property
     def classifier_keys(self) -> tuple[object, ...]:
-        """What a classifier needs and a function does not take."""
+        """Values that a classifier needs and a function does not take."""
         return self.label, self.output, self.max_length
 
 
@@ -249,7 +249,7 @@ class PPOParams(Section):
 
     @property
     def micro_batch(self) -> int:
-        """Episodes of a forward and backward pass; the whole mini-batch where nobody has looked at the memory yet."""
+        """Episodes of a forward and backward pass; the whole mini-batch as long as `auto` is not resolved."""
         return self.mini_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
 
 
@@ -297,7 +297,7 @@ class MethodParams(Section):
     """The methods that are compared."""
 
     start: list[Literal["base", "sft"]]
-    ppo: dict[MethodName, dict[str, Any]]  # name to what differs from section `risk`
+    ppo: dict[MethodName, dict[str, Any]]  # name to changes of section `risk`
 
     @property
     def names(self) -> list[str]:
@@ -347,12 +347,12 @@ class Params(Section):
     evaluate: EvaluateParams
 
     def risk_of(self, method: str) -> RiskParams:
-        """Section `risk` as a method of `methods.ppo` takes it.
+        """Section `risk` with the changes of a method in `methods.ppo`.
 
-        Where the method's measure is `none`, the section's other values do not count, so that plain RLHF stays the same
-        whatever is tried of risk.
+        If the method's measure is `none`, the section's other values do not count: plain RLHF stays the same, whatever
+        risk is tried.
 
-        Raises: pydantic.ValidationError if an entry is no key of the section, or its value is not allowed.
+        Raises: pydantic.ValidationError if a change is no key of the section, or its value is not allowed.
         """
         changes = self.methods.ppo[method]
         neutral = NEUTRAL if changes.get("measure", self.risk.measure) == "none" else {}

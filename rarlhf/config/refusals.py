@@ -1,4 +1,4 @@
-"""Reading a YAML file as a person may leave it, and one line for whatever is wrong with it or with one of its keys."""
+"""Reads a YAML file that a person has edited, and says in one line what is wrong with it or with one of its keys."""
 
 import re
 import reprlib
@@ -16,7 +16,7 @@ MAX_BYTES = 1_000_000  # a params file has 14,000
 MAX_PROBLEMS = 30  # lines of a refusal
 MAX_SHOWN = 110  # characters of a value in a message
 CONFLICT = re.compile(r"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?$", re.MULTILINE)  # git's marks
-INNER = ("function-", "constrained-")  # what pydantic adds to the place of a value
+INNER = ("function-", "constrained-", "[key]")  # parts that pydantic adds to the path of a value
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 2, 6, 4, 6
@@ -24,9 +24,9 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: nothing but plain values, lists and mappings.
+    """Content of a YAML file: plain values, lists and mappings.
 
-    Raises: UserError in one line if it is missing, no file, too large, not to be read, or no YAML.
+    Raises: UserError, one line, if the file is missing, no plain file, too large, not readable, or not YAML.
     """
     text = _read_text(path)
     mark = CONFLICT.search(text)
@@ -40,12 +40,12 @@ def read_yaml(path: Path) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except RecursionError as error:
         raise UserError(f"{path} is not readable as YAML: its brackets or sections nest too deep") from error
-    except Exception as error:  # of odd numbers, dates and tags the reader raises more than its own errors
+    except Exception as error:  # odd numbers, dates and tags raise errors of many classes
         raise UserError(f"{path} is not readable as YAML: {_reason(error)}") from error
 
 
 def shown(value: object) -> str:
-    """A value in a message: long, deep and circular ones are cut short."""
+    """A value for a message; long, deep and circular values are cut short."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
@@ -54,7 +54,7 @@ def shown(value: object) -> str:
 
 
 def listed(path: Path, problems: Sequence[str]) -> str:
-    """The message of all problems of a file, one a line under a heading."""
+    """The message for all problems of a file: a heading, then one line for each."""
     lines = list(problems[:MAX_PROBLEMS])
     if len(problems) > MAX_PROBLEMS:
         lines.append(f"  and {len(problems) - MAX_PROBLEMS:,} more")
@@ -66,7 +66,7 @@ def describe(detail: Mapping[str, Any], known: Iterable[str]) -> str:
 
     Args:
         detail: one of `ValidationError.errors()`.
-        known: dotted keys that there are, one of which may have been meant.
+        known: all valid dotted keys, to suggest one for a misspelt key.
     """
     key = one_line(".".join(str(part) for part in detail["loc"] if not str(part).startswith(INNER)))[:100]
     if detail["type"] == "extra_forbidden":
@@ -91,13 +91,13 @@ def _rule(detail: Mapping[str, Any]) -> str:
 
 def _read_text(path: Path) -> str:
     if path.is_dir():
-        raise UserError(f"{path} is a folder, where a file should be: move it away, then cp presets/tiny.yaml {path}")
+        raise UserError(f"{path} is a folder, not a file: move it away, then cp presets/tiny.yaml {path}")
     if not path.exists():
         raise UserError(
             f"{path} is missing: copy a preset over it (cp presets/tiny.yaml {path}), or run from its folder"
         )
     if not path.is_file():
-        raise UserError(f"{path} is no plain file: move it away, then cp presets/tiny.yaml {path}")
+        raise UserError(f"{path} is not a plain file: move it away, then cp presets/tiny.yaml {path}")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} has more than {MAX_BYTES:,} bytes, so it is no params file; copy a preset over it")
@@ -112,7 +112,7 @@ def _read_text(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What the reader says and where, in one line."""
+    """The YAML reader's complaint and its place, in one line."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     said = getattr(error, "problem", None) or str(error) or type(error).__name__
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -1,4 +1,4 @@
-"""Rules between values of params.yaml that are each in range and may still not go together."""
+"""Rules between values of params.yaml: each may be in range, and two may still not fit together."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -6,12 +6,12 @@ from rarlhf.config.function_names import function_name, is_function
 from rarlhf.config.params import Params, RiskParams
 
 RESERVED = ("base", "sft", "reward")  # folders of models/ that stages other than `ppo` write
-FULL_PRODUCTS = 1e-6  # a threshold up to this leaves no activation to round that could be seen in a log-probability
-Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, the keys that it is about, what it says
+FULL_PRODUCTS = 1e-6  # up to this threshold, no rounded activation shows in a log-probability
+Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, its keys, its text
 
 
 def clashes(p: Params) -> Iterator[str]:
-    """A line for every rule that does not hold: the keys with their values, and the rule."""
+    """A line for each broken rule: the keys with their values, then the rule."""
     for holds, keys, rule in rules(p):
         if not holds:
             values = ", ".join(f"{key} = {_value(p, key)!r}" for key in keys)
@@ -19,13 +19,27 @@ def clashes(p: Params) -> Iterator[str]:
 
 
 def cautions(p: Params) -> Iterator[str]:
-    """A line for every choice that is allowed and makes results worse: keys with values, why, and a better choice."""
+    """A line for each choice that is allowed but makes results worse: keys with values, the reason, a better choice."""
     if p.model.quantization == "int8" and p.model.int8_threshold > FULL_PRODUCTS:
         yield (
             f"model.quantization = 'int8', model.int8_threshold = {p.model.int8_threshold:g}: a log-probability "
             "depends on the rest of its batch, so that PPO's first ratios are not 1; set int8_threshold to 1e-9, which "
             "costs time and memory (docs/lora.md)"
         )
+    yield from _cautions_of_sft(p)
+
+
+def _cautions_of_sft(p: Params) -> Iterator[str]:
+    """Choices with which SFT may teach the model to stop at once; stage `prompts` looks at the texts themselves."""
+    if not p.sft.end_of_text or p.sft.epochs == 0 or p.prompts.chat_template:
+        return
+    columns = p.data.columns
+    told = "and sft.end_of_text is true, so SFT may teach the model to stop at once; set sft.end_of_text to false"
+    if columns.text is not None and (columns.text == columns.prompt or columns.text.split(".")[0] == "prompt"):
+        yield f"data.columns.text = {columns.text!r}: SFT texts are bare prompts, {told}"
+    elif p.sft.tokens <= p.prompts.tokens:
+        lengths = f"sft.tokens = {p.sft.tokens}, prompts.tokens = {p.prompts.tokens}"
+        yield f"{lengths}: SFT texts are no longer than queries, {told}, or raise sft.tokens"
 
 
 def _value(params: Params, key: str) -> object:
@@ -38,7 +52,7 @@ def _value(params: Params, key: str) -> object:
 
 
 def rules(p: Params) -> Iterable[Rule]:
-    """All rules, held or not, always in the same number and order."""
+    """All rules, held or not, in one order; those of each entry of `methods.ppo` come last."""
     yield from _general_rules(p)
     yield from _data_rules(p)
     yield from _row_rules(p)
@@ -61,7 +75,7 @@ def _general_rules(p: Params) -> Iterable[Rule]:
     taken = [name for name in p.methods.ppo if name in RESERVED]
     yield not taken, ("methods.ppo",), f"another stage writes models/{', models/'.join(taken)}; give it another name"
     one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
-    yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "give one of the two, the other null"
+    yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "set one of the two, and the other to null"
 
 
 def _data_rules(p: Params) -> Iterable[Rule]:
@@ -86,13 +100,13 @@ def _data_rules(p: Params) -> Iterable[Rule]:
     own_test = source != "generator" or p.data.test_share is None
     yield own_test, ("data.source", "data.test_share"), "source generator makes test rows of its own"
     one_test = source != "hub" or (p.data.splits.test is None) != (p.data.test_share is None)
-    yield one_test, ("data.splits.test", "data.test_share"), "give one of the two, the other null"
+    yield one_test, ("data.splits.test", "data.test_share"), "set one of the two, and the other to null"
     room = p.data.train_rows is None or p.data.second_scorer_rows < p.data.train_rows
     yield room, ("data.train_rows", "data.second_scorer_rows"), "no training rows are left besides the second scorer's"
 
 
 def _row_rules(p: Params) -> Iterable[Rule]:
-    """As far as the rows' numbers are known from the params; stage `download` counts the rows that there are."""
+    """Checks numbers of rows that the params give; stage `download` counts the real rows."""
     data, prompts = p.data, p.prompts
     generated = data.source != "generator" or None not in (data.train_rows, data.test_rows)
     yield (
@@ -127,7 +141,7 @@ def _column_rules(p: Params) -> Iterable[Rule]:
         "a classifier is trained on labels: name their column, or set reward.source to a scorer of your own",
     )
     bare = columns.text is None and p.data.source != "generator"
-    rule = "prompts alone are no texts to train on"
+    rule = "SFT and the classifier need whole texts, and the data has prompts alone"
     for key, made in (("model.source", p.model.source), ("reward.source", p.reward.source)):
         yield not bare or made != "scratch", ("data.columns.text", key), f"{rule}: give a folder or a hub name"
     yield not bare or p.sft.epochs == 0, ("data.columns.text", "sft.epochs"), f"{rule}: set epochs to 0"
@@ -155,19 +169,19 @@ def _scorer_rules(p: Params) -> Iterable[Rule]:
     yield (
         not any(any(value is not None for value in x.classifier_keys) for x in others if is_function(x.source)),
         ("reward.others",),
-        "a function takes source and weight alone",
+        "a function takes only source and weight",
     )
     yield "scratch" not in [x.source for x in others], ("reward.others",), "only reward.source can be scratch"
-    watch = "the code of functions is looked at in every repro: set reward.watch to [code]"
+    watch = "a Python scorer's code is checked in every repro: set reward.watch to [code]"
     yield not functions or bool(p.reward.watch), (*sources, "reward.watch"), watch
-    nothing = "there is no function whose code could be watched: set it to []"
+    nothing = "no scorer is a Python function, so there is no code to watch: set it to []"
     yield bool(functions) or not p.reward.watch, (*sources, "reward.watch"), nothing
     yield len(p.reward.watch) <= 1, ("reward.watch",), "code is named twice"
 
 
 def _model_rules(p: Params) -> Iterable[Rule]:
     lora = p.model.adapter == "lora"
-    rule = "weights that are all trained are float32: set model.adapter: lora, which freezes them"
+    rule = "full training needs float32 weights: set model.adapter: lora, which freezes them"
     yield lora or p.model.quantization == "none", ("model.quantization", "model.adapter"), rule
     yield lora or p.model.dtype == "float32", ("model.dtype", "model.adapter"), rule
 
@@ -208,16 +222,16 @@ def _ppo_rules(p: Params) -> Iterable[Rule]:
 
 
 def _risk_rules(risk: RiskParams, iterations: int, entry: tuple[str, ...]) -> Iterable[Rule]:
-    """Rules of section `risk`, or of it as a method takes it whose `entry` in `methods.ppo` changes it."""
+    """Rules of section `risk`, or of the section as an `entry` of `methods.ppo` changes it."""
     yield (
         risk.hard_share == 0 or risk.measure == "cvar",
-        (*entry, "risk.hard_share", "risk.measure"),
+        entry or ("risk.hard_share", "risk.measure"),
         "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
     )
     end = risk.schedule_end(iterations)
     yield (
         risk.measure == "none" or end > risk.warmup,
-        (*entry, "risk.warmup", "risk.rho", "ppo.iterations"),
+        (*(entry or ("risk.warmup", "risk.rho")), "ppo.iterations"),
         (
             f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
             "raise rho or lower warmup"

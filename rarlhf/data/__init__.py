@@ -1,1 +1,1 @@
-"""From rows of any source to queries; nothing here runs a language model."""
+"""Rows from any source, and queries made of them; nothing here runs a language model."""

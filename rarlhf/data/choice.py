@@ -1,4 +1,4 @@
-"""Choosing rows: so many, with such a share of the wanted class, or a share of each class; all drawn from a seed."""
+"""Random choices of rows: a number, a share of the wanted class, or a share of each class; seeded."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +8,7 @@ from random import Random
 
 from rarlhf.data.rows import Row
 
-Parts = tuple[list[Row], list[Row]]  # the chosen rows and the others, both in their old order
+Parts = tuple[list[Row], list[Row]]  # the chosen rows and the others, each in the old order
 
 
 def choose(rows: Sequence[Row], number: int | None, seed: str) -> Parts:
@@ -19,9 +19,9 @@ def choose(rows: Sequence[Row], number: int | None, seed: str) -> Parts:
 
 
 def choose_with_share(rows: Sequence[Row], number: int | None, share: float, seed: str) -> Parts:
-    """Splits the rows into a choice in which `share` is of the wanted class, and the others.
+    """Splits the rows into a choice with `share` of the wanted class, and the others.
 
-    As many rows as there are for this share, `number` at most; the exact share to within one row.
+    Takes as many rows as the share allows, at most `number`; the share is exact to within one row.
     """
     wanted, exact = sum(row.label == 1 for row in rows), Fraction(str(share))
     room = min(floor(wanted / exact), floor((len(rows) - wanted) / (1 - exact)))
@@ -39,7 +39,7 @@ def part_of_each_class(rows: Sequence[Row], share: float, seed: str) -> Parts:
 
 
 def _drawn(rows: Sequence[Row], counts: Mapping[int | None, int], seed: str) -> set[int]:
-    """Indices of so many rows of each class."""
+    """Indices of the given number of rows from each class."""
     drawn: set[int] = set()
     for label, count in counts.items():
         of_class = [index for index, row in enumerate(rows) if row.label == label]

@@ -1,4 +1,4 @@
-"""Whether the rows suffice for the queries asked for, known before any model is trained on them."""
+"""Checks that there are enough rows for the queries, before any model is trained on them."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from rarlhf.data.rows import Row
 
 
 def refuse_too_few(train: Sequence[Row], test: Sequence[Row], prompts: PromptParams) -> None:
-    """Refuses rows of which there are fewer than queries; stage `prompts` may need more still.
+    """Refuses too few rows; stage `prompts` may need even more.
 
     Raises: UserError naming the keys with their values, and the number of rows that can be used.
     """

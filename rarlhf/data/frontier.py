@@ -1,4 +1,4 @@
-"""What is possible in the small world: the best mean and the best CVaR under each KL budget, exactly.
+"""The best mean and the best CVaR that are possible in the small world under each KL budget, computed exactly.
 
 A policy chooses a sequence of styles for each kind of prompt. Wordings and nouns do not pay, so the optimal policy
 keeps the reference's choice of them, and the KL divergence of texts is that of style sequences: 64 for each of 3 kinds,
@@ -21,14 +21,14 @@ from rarlhf.data.world import KINDS, sequence_probability, sequence_sentiment, s
 
 Array = NDArray[np.float64]
 
-MEAN_WEIGHT = 1e-3  # of V in the CVaR utility: a budget that the tail has no use for goes to the mean
+MEAN_WEIGHT = 1e-3  # weight of V in the CVaR utility: budget that the tail cannot use raises the mean
 LOG_TILT_RANGE = (-10.0, 20.0)  # search interval of log t
 BISECTIONS = 80  # halvings of that interval, to below the spacing of floats
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """A finite problem: what can be answered to each kind of prompt, how likely it is, and what it is worth."""
+    """A finite problem: the answers to each kind of prompt, their probabilities and their values."""
 
     shares: Array  # (K,) share of each kind of prompt, sums to 1
     reference: Array  # (K, S) probability of each answer under the reference policy, rows sum to 1
@@ -37,7 +37,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Point:
-    """What a policy reaches over prompts and answers together."""
+    """Results of a policy over all prompts and answers."""
 
     kl: float  # nats per response, mean over prompts
     mean: float  # logits

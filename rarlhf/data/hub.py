@@ -1,4 +1,4 @@
-"""Data sets of the hub: read at one revision, and one clear line for whatever can be wrong with the wish."""
+"""Data sets of the hub, read at one revision; whatever goes wrong gives one clear line."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,26 +15,26 @@ def hub_records(data: DataParams, split: str, columns: Sequence[str]) -> Iterato
         data: section `data`.
         split: the hub's name of the split.
         columns: fields that the records must have.
-    Raises: UserError if it cannot be had (name, configuration, revision, split, network) or lacks a column.
+    Raises: UserError if it cannot be read (name, configuration, revision, split, network) or lacks a column.
     """
     import datasets
 
     folder = fetch_data_set(str(data.name), data.revision).folder
-    try:  # streaming reads the files where they are; else datasets would keep a copy of its own
+    try:  # streaming reads the files in place; otherwise `datasets` would store another copy
         rows = datasets.load_dataset(str(folder), data.config, split=split, streaming=True)
         for number, record in enumerate(rows, start=1):
             _require(data, record, columns)
             yield f"{data.name} split {split} row {number}", record
     except UserError:
         raise
-    except Exception as error:  # whatever datasets and the readers below it raise
+    except Exception as error:  # `datasets` and its readers raise errors of many classes
         reason = (str(error).strip().split("\n")[0] or type(error).__name__).replace(str(folder), str(data.name))
         wish = f"data set {data.name} (config {data.config}, split {split}, revision {data.revision})"
         raise UserError(f"{wish} cannot be read: {reason[:200]}; check data.config and data.splits") from error
 
 
 def hub_origin(data: DataParams) -> dict[str, str]:
-    """Name and commit of the data set, as a JSON object; `data.revision` may be a branch, which moves."""
+    """Name and commit of the data set, as a JSON object; `data.revision` may be a branch, whose commit changes."""
     found = fetch_data_set(str(data.name), data.revision)
     return {"source": "hub", "name": found.name, "commit": found.commit}
 

@@ -1,4 +1,4 @@
-"""Rows become queries, SFT texts and perplexity texts (facts of the paper's data: its code's `build_dataset`)."""
+"""Rows become queries, SFT texts and perplexity texts (as the paper's code does in `build_dataset`)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ class Query(TypedDict):
 
     prompt_id: int  # index of its row in data/raw
     prompt: str
-    prompt_score: float  # of the bare prompt by the reward model
-    label: int | None  # of the row it was cut from; None where rows have none
+    prompt_score: float  # score of the bare prompt by the reward model
+    label: int | None  # label of its row; None if rows have no labels
     input_ids: list[int]
 
 
-SHORT_SHARE = 0.1  # of the SFT texts; where as many are no longer than a query, the end of text is learned in its place
+SHORT_SHARE = 0.1  # share of the SFT texts; if as many are no longer than a query, the model learns to stop at once
 SFTRecord = dict[str, Any]  # {"text": ...} or, in a chat, {"messages": [user's, assistant's]}: what trl reads
 
 
 @dataclass(frozen=True)
 class PromptSets:
-    """All that stage `prompts` makes."""
+    """All that stage `prompts` writes."""
 
     train: list[Query]
     validation: list[Query]
@@ -57,11 +57,11 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
 
     Args:
         train: training rows; SFT texts are all their wanted texts.
-        test: test rows; perplexity texts are wanted texts of theirs, cut to `perplexity_chars`.
+        test: test rows; perplexity texts are their wanted texts, cut to `perplexity_chars`.
         tokenizer: the base model's.
         score: the reward model.
         params: section `prompts`.
-        recorder: takes the lines for the person who watches.
+        recorder: shows progress.
     Raises: UserError if too few rows are left for a set.
     """
     queries, train_counts = _cut(train, tokenizer, params, params.train + params.validation, "train")
@@ -80,10 +80,10 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
 def warn_of_ends(
     sft: Sequence[SFTRecord], tokenizer: PreTrainedTokenizerBase, prompts: PromptParams, params: SFTParams
 ) -> str | None:
-    """What to say where SFT would teach the model to stop where a query ends; None where it does not.
+    """A warning if SFT would teach the model to stop where a query ends; else None.
 
     Args:
-        sft: the texts to learn; the answers of a chat end where the template says so, and are not looked at.
+        sft: the texts to learn; chats are not checked, because the template ends their answers.
         tokenizer: the base model's.
         prompts: section `prompts`.
         params: section `sft`.
@@ -139,7 +139,7 @@ def _query(index: int, row: Row, tokenizer: PreTrainedTokenizerBase, params: Pro
 
 
 def _sft_records(row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams) -> list[SFTRecord]:
-    """The text to learn; in a chat, the answer to the row's prompt, or none where there is none."""
+    """The text to learn; in a chat the answer to the row's prompt, or None if there is no answer."""
     if not params.chat_template:
         return [{"text": row.text}]
     prompt = text_query(row.prompt or row.text, tokenizer, params).prompt
@@ -149,9 +149,9 @@ def _sft_records(row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptPar
 
 
 def wanted_rows(rows: Sequence[Row], score: Score, params: PromptParams) -> list[Row]:
-    """The rows of the wanted class or, where rows have no labels, those that score above `wanted_quantile` of them.
+    """The rows of the wanted class or, without labels, the rows that score above `wanted_quantile`.
 
-    Of n rows without labels the floor(quantile n) lowest are left out, of equal ones those that stand first.
+    Of n rows without labels, the floor(quantile n) lowest are left out; among equal scores, the first.
     """
     if any(row.label is not None for row in rows):
         return [row for row in rows if row.label == 1]

@@ -1,7 +1,7 @@
-"""From text to queries and back: token ids of a prompt, bare or in a chat template, and the text that a score sees.
+"""Text to queries and back: token ids of a prompt, bare or in a chat template, and the text that is scored.
 
-In a chat (`prompts.chat_template`) the prompt is the user's message and the response the assistant's answer. The score
-sees neither the template nor the system's message that it may add, but the message, a line break, and the answer.
+In a chat (`prompts.chat_template`) the prompt is the user's message and the response the assistant's answer. The
+scored text is the message, a line break and the answer, without the template or a system message.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,32 +13,34 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.params import PromptParams
 from rarlhf.models.episodes import Episodes, real_tokens
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a cut character is decoded to
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # the decoder writes this for an incomplete character
 PlainPrompts = Mapping[tuple[int, ...], str]  # token ids of a query in a chat template to its message
 
 
 class TextQuery(NamedTuple):
-    """The beginning of a text that a response goes on from."""
+    """The beginning of a text, which a response continues."""
 
-    prompt: str  # without the template, and without what a cut has left of its last character
+    prompt: str  # without the template and without an incomplete last character
     input_ids: list[int]
 
 
 def text_query(text: str, tokenizer: PreTrainedTokenizerBase, params: PromptParams) -> TextQuery:
-    """The first tokens of `text` as a query of at most `prompts.tokens` tokens, the template's among them.
+    """The first tokens of `text` as a query of at most `prompts.tokens` tokens, including the template's.
 
     Raises: UserError if there is no template, or it alone takes as many tokens.
     """
     if params.chat_template:
         return _chat_query(text, tokenizer, params.tokens)
     ids = tokenizer(text, truncation=True, max_length=params.tokens)["input_ids"]
-    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:  # some tokenizers end every text, and this one goes on
+    if (
+        len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
+    ):  # some tokenizers end every text, but a query is to be continued
         ids = ids[:-1]
     return TextQuery(_whole_characters(ids, text, tokenizer), ids)
 
 
 def _whole_characters(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What `ids`, the first tokens of `text`, say; a character whose last bytes are cut off belongs to the response."""
+    """Text of `ids`, the first tokens of `text`; a character that is cut in two belongs to the response."""
     prompt = str(tokenizer.decode(ids, skip_special_tokens=True))
     return prompt if text.startswith(prompt) else prompt.rstrip(REPLACEMENT)
 
@@ -51,7 +53,7 @@ def _chat_query(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> T
         whole = _chat_ids(prompt, tokenizer)
         if len(whole) <= tokens:
             return TextQuery(prompt, whole)
-        room -= len(whole) - tokens  # the template's tokens and the message's are not always parted in the same place
+        room -= len(whole) - tokens  # the border between template and message may move with the message's length
     raise UserError(
         f"prompts.tokens = {tokens}: the chat template alone takes as many; raise it by the prompt's length"
     )
@@ -83,7 +85,7 @@ def chat_text(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokeni
 
 
 def answer_to(prompt: str, text: str) -> str:
-    """What `text` adds to `prompt`; all of it where it does not begin with it."""
+    """The part of `text` after `prompt`; all of `text` if it does not begin with `prompt`."""
     return text[len(prompt) :] if text.startswith(prompt) else text
 
 
@@ -93,7 +95,7 @@ def scored_text(prompt: str, response: str, chat: bool) -> str:
 
 
 def continuation(query: TextQuery, response: list[int], tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
-    """Text that the response adds to the prompt: the two together are the text of all their tokens.
+    """Text that the response adds to the prompt; prompt and continuation together are the text of all tokens.
 
     A character that begins in the query's last token is part of it.
     """
@@ -109,7 +111,7 @@ def continuation(query: TextQuery, response: list[int], tokenizer: PreTrainedTok
 def episode_texts(
     episodes: Episodes, tokenizer: PreTrainedTokenizerBase, plain_prompts: PlainPrompts | None
 ) -> list[str]:
-    """What the score sees of each query with its response: without special tokens and without a template.
+    """The scored text of each query with its response, without special tokens and without a template.
 
     Args:
         episodes: B episodes.

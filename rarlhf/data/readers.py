@@ -1,4 +1,4 @@
-"""Records of a data file, read one by one, with one clear error for whatever can be wrong with the file itself."""
+"""Records of a data file, read one by one; whatever is wrong with the file gives one clear error."""
 
 import csv
 import gzip
@@ -11,18 +11,18 @@ from typing import Any, BinaryIO
 from rarlhf.config.errors import UserError
 
 Record = Mapping[str, Any]
-Located = tuple[str, Record]  # where the record stands, as in "train.csv line 3", and its columns by name
+Located = tuple[str, Record]  # place of the record, as in "train.csv line 3", and its columns by name
 
 
 class _Missing:
-    """What `field_of` gives where there is no such field."""
+    """Result of `field_of` if there is no such field."""
 
 
 MISSING = _Missing()
 
 
 def field_of(record: Record, name: str) -> Any:
-    """The value of a field, or of a field within a field, as in `prompt.text`; MISSING where there is none."""
+    """The value of a field or of a nested field, as in `prompt.text`; MISSING if there is none."""
     if name in record:
         return record[name]
     value: Any = record
@@ -37,8 +37,8 @@ def read_records(path: Path, columns: Sequence[str]) -> Iterator[Located]:
     """Yields the records of a data file in its order.
 
     Args:
-        path: a file whose name ends as one of `READERS`.
-        columns: names that the records must have; a record may hold others too.
+        path: a file with an ending of `READERS`.
+        columns: names that the records must have; further names are allowed.
     Raises: UserError if the file cannot be read, is no text in UTF-8, is truncated or broken, or lacks a column.
     """
     reader = next(READERS[ending] for ending in READERS if path.name.endswith(ending))
@@ -131,7 +131,7 @@ def _require_columns(where: str, names: Sequence[str] | Record, columns: Sequenc
 
 
 def lacking_columns(names: Sequence[str] | Record, columns: Sequence[str]) -> list[str]:
-    """Those of `columns` that a record lacks, or whose outermost field is not among the names of a table's columns."""
+    """The `columns` that a record, or the heading of a table, lacks; of nested fields the outermost counts."""
     if isinstance(names, Mapping):
         return [column for column in columns if field_of(names, column) is MISSING]
     return [column for column in columns if column not in names and column.split(".")[0] not in names]

@@ -1,4 +1,4 @@
-"""The row: one text with its label where there is one, the same from every source."""
+"""The row: one text with its label, if it has one; the same form for every source."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,13 @@ from rarlhf.system.files import read_jsonl
 class Row:
     """One text."""
 
-    text: str  # the whole text; the prompt where the source has nothing else
+    text: str  # the whole text; only the prompt if the source has nothing else
     label: int | None = None  # 1 = the wanted class (positive, non-toxic), 0 = the unwanted one; None: not known
-    prompt: str | None = None  # the first part of the text, where the source names one
-    toxicity: float | None = None  # toxicity of the prompt in [0, 1], where the source has it
+    prompt: str | None = None  # the first part of the text, if the source names it
+    toxicity: float | None = None  # toxicity of the prompt in [0, 1], if the source has it
 
     def record(self) -> dict[str, str | int | float]:
-        """The row as a JSON object, without the fields that are not there."""
+        """The row as a JSON object, without fields that are None."""
         fields: dict[str, str | int | float | None] = {
             "text": self.text,
             "label": self.label,

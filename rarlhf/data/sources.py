@@ -1,4 +1,4 @@
-"""The rows of a run, from the generator, from files or from the hub: the same rows whatever the source.
+"""The rows of a run from the generator, from files or from the hub, in one form for all sources.
 
 Whatever a source calls its classes, a row's label is 1 for the wanted class. Nothing is dropped without being counted
 under its reason.
@@ -48,7 +48,7 @@ class Counts:
         return {"read": self.read, "used": self.used, "dropped": dict(sorted(self.dropped.items()))}
 
     def drop(self, reason: str, number: int) -> None:
-        """Moves rows from the used to the dropped ones; a reason that met no row is not listed."""
+        """Counts rows as dropped instead of used; a reason without rows is not listed."""
         self.used -= number
         if number:
             self.dropped[reason] += number
@@ -56,7 +56,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class RawRows:
-    """What stage `download` makes. No text of `train` or `second_scorer` is in `test`."""
+    """Content of what stage `download` writes. No text of `train` or `second_scorer` is in `test`."""
 
     train: list[Row]
     test: list[Row]
@@ -128,7 +128,7 @@ def load_rows(data: DataParams, split: Split) -> tuple[list[Row], Counts]:
 
 
 def fingerprint(data: DataParams) -> dict[str, Any]:
-    """What the rows come from, so that other content gives another fingerprint.
+    """A fingerprint of the rows' source, which changes with the content.
 
     Returns: a JSON object without machine paths; for source `file` the SHA-256 of each file, in hexadecimal.
     Raises: UserError if a data file is missing or cannot be read.
@@ -145,7 +145,7 @@ def fingerprint(data: DataParams) -> dict[str, Any]:
 def data_file(data: DataParams, split: Split) -> Path:
     """The one data file of a split in the folder `data.path`.
 
-    A relative folder stands in the repository's root: the main one too where DVC runs an experiment elsewhere.
+    A relative folder starts at the repository's root, and at the main repository's in a copy that DVC works in.
 
     Raises: UserError if the folder, or a file for the split, is missing, or there are several.
     """
@@ -172,7 +172,7 @@ def _single_file(path: Path, data: DataParams) -> Path:
 
 
 def _labels_file(data: DataParams, split: Split) -> Path | None:
-    """The file that gives the labels of a split's rows by `data.columns.id`; None where they stand with the texts."""
+    """The file with the labels of a split's rows by `data.columns.id`; None if the labels are beside the texts."""
     given = data.columns.id is not None and data.columns.label is not None
     return _files_named(_folder(data), f"{split}_labels") if given else None
 
@@ -187,7 +187,7 @@ def _folder(data: DataParams) -> Path:
 
 
 def _files_named(folder: Path, stem: str) -> Path | None:
-    """The one file of this name with any of the known endings, None where there is none."""
+    """The one file of this name with a known ending; None if there is none."""
     found = [folder / f"{stem}{ending}" for ending in READERS if (folder / f"{stem}{ending}").exists()]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
@@ -196,7 +196,7 @@ def _files_named(folder: Path, stem: str) -> Path | None:
 
 
 def _file_records(data: DataParams, split: Split) -> Iterator[Located]:
-    """The records of a split's file, with the labels of its labels file where there is one."""
+    """The records of a split's file, with labels from its labels file if there is one."""
     path, labels_path, columns = data_file(data, split), _labels_file(data, split), data.columns
     if labels_path is None:
         yield from read_records(path, _columns(columns))
@@ -245,7 +245,7 @@ def _rows_of(records: Iterable[Located], data: DataParams, source: str) -> tuple
 
 
 def _unusable(row: Row, min_chars: int) -> str:
-    """Why a row is dropped; empty where it is not."""
+    """Why a row is dropped; empty if it is kept."""
     if not row.text.strip():
         return EMPTY
     if row.prompt is not None and not row.prompt.strip():
@@ -254,7 +254,7 @@ def _unusable(row: Row, min_chars: int) -> str:
 
 
 def _row_of(where: str, record: Record, columns: ColumnParams, labels: "_Labels | None") -> Row | None:
-    """The row of a record; None where it lacks the label that others have."""
+    """The row of a record; None if it lacks the label that others have."""
     prompt = None if columns.prompt is None else _text(where, record, columns.prompt)
     toxicity = None if columns.toxicity is None else _number(where, record, columns.toxicity)
     text = _text(where, record, columns.text or str(columns.prompt))  # prompts alone: params.yaml has one of the two
@@ -281,7 +281,7 @@ def _text(where: str, record: Record, column: str) -> str:
 
 
 def _number(where: str, record: Record, column: str) -> float | None:
-    """The number in a column, None where it holds nothing."""
+    """The number in a column; None if the column is empty."""
     return _as_number(where, column, _value(where, record, column))
 
 
@@ -351,7 +351,7 @@ def _is_empty(value: object) -> bool:
 
 
 def _label_key(value: object) -> str | None:
-    """One spelling for each class: 1, 1.0, True, "1" and "true" are the same; None where it names no class."""
+    """One spelling for each class: 1, 1.0, True, "1" and "true" are the same; None if the value is no class."""
     if isinstance(value, str):
         text = value.strip()
         named = {"true": "1", "false": "0"}.get(text.lower(), text)
@@ -368,7 +368,7 @@ def _whole_number(value: str | float) -> str | None:
 
 
 def _require_classes(rows: list[Row], name: str) -> None:
-    """Both classes; of rows without labels, any."""
+    """Whether there are rows of both classes, or any rows if they have no labels."""
     labels = {row.label for row in rows}
     if not labels:
         raise UserError(f"{name} has no rows; give more rows or raise the number of rows")

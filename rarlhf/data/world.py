@@ -85,14 +85,14 @@ def sequence_probability(kind: Kind, styles: Sequence[str]) -> float:
 
 
 def sequence_sentiment(kind: Kind, styles: Sequence[str]) -> float:
-    """Latent sentiment, in logits, of a review of this kind with these styles: the base plus each clause's pay."""
+    """Latent sentiment, in logits, of a review of this kind and styles: the base plus the value of each clause."""
     return kind.base + sum(kind.pays[STYLES.index(style)] for style in styles)
 
 
 def latent_sentiment(text: str) -> float | None:
     """The oracle: latent sentiment of a review, in logits.
 
-    A prompt alone has its kind's base; a review with fewer than three clauses has the base and what its clauses pay.
+    A prompt alone has its kind's base. A shorter review has the base plus the values of its clauses.
 
     Returns: the sentiment, or None for a text that is not of this grammar (other words, a broken or fourth clause).
     """
@@ -104,7 +104,7 @@ def latent_sentiment(text: str) -> float | None:
 
 
 def best_accuracy(rows: Sequence[Row]) -> float:
-    """Accuracy on these rows of the best classifier there can be, which knows the latent sentiment and says its sign.
+    """Accuracy on these rows of the best possible classifier, which knows the latent sentiment and gives its sign.
 
     Raises: ValueError if there are no rows, or a text is not of this grammar.
     """

@@ -1,4 +1,4 @@
-"""What goes wrong in PPO, named the first time it happens, with its likely cause.
+"""Warnings about typical troubles of PPO, given the first time each happens, with its likely cause.
 
 A loss that is not finite is not here: it stops the training where it arises (`PPOTrainer.optimizer_step`).
 """
@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from rarlhf.config.params import PPOParams
 
 Record = Mapping[str, float]
-EMPTY_SHARE = 0.1  # of a batch's responses that hold nothing but the end of text
+EMPTY_SHARE = 0.1  # share of a batch's responses that are empty but for the end of text
 NEGATIVE_KL = -0.5  # nats per response; the k1 estimate of a small KL scatters around 0 by a few tenths
 HIGH_RATIO = 10.0  # of one token; PPO's clip allows 1.2, and more only in single steps
 
 
 class Watch:
-    """Looks at each iteration's record and speaks once of each kind of trouble."""
+    """Looks at each iteration's record and warns once about each kind of trouble."""
 
     def __init__(self, ppo: PPOParams) -> None:
         self.ppo = ppo
         self.said: set[str] = set()
 
     def warnings(self, record: Record) -> list[str]:
-        """A line for each trouble that this record shows for the first time."""
+        """A line for each trouble that shows for the first time in this record."""
         new = {
             name: text for name, (shows, text) in TROUBLES.items() if name not in self.said and shows(record, self.ppo)
         }

@@ -1,14 +1,14 @@
-"""Text within Markdown: shown as it is, whatever it holds, and tables of such texts."""
+"""Any text within Markdown, shown as it is, and tables of such texts."""
 
 import re
 from collections.abc import Sequence
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_MARKS = re.compile(r"[\\`|]|(?<=\])\(")  # the last makes a link or an image of what stands in brackets before it
+_MARKS = re.compile(r"[\\`|]|(?<=\])\(")  # a round bracket after a square one would make a link or an image
 
 
 def escaped(text: str) -> str:
-    """A text as Markdown shows it letter by letter, in one line: no HTML, code, link, image or end of a table's cell.
+    """A text in one line of Markdown, shown letter by letter: no HTML, code, link or image, and no end of a table cell.
 
     Emphasis (`*`, `_`) stays possible. The escapes are those of CommonMark 0.31.2, sections 2.4 and 2.5, and `|` as
     GitHub has it in tables.
@@ -31,7 +31,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence
     Args:
         heading: one text for each column.
         rows: as many texts each.
-        rules: how each column is aligned, as `--:`; as the reader's program has it where empty.
+        rules: how each column is aligned, such as `--:`; if empty, the reader's program decides.
     """
     lines = [[escaped(cell) for cell in row] for row in (heading, *rows)]
     lines.insert(1, list(rules) or ["---"] * len(heading))

@@ -1,4 +1,4 @@
-"""How a long step tells what it is doing, and where its numbers go, without knowing any tracking tool."""
+"""How a long step shows its progress and hands on its numbers; it knows no tracking tool."""
 
 import sys
 import time
@@ -13,25 +13,25 @@ Update = Callable[[int, str], None]
 
 
 class Recorder(Protocol):
-    """Takes the numbers of a run as they arise."""
+    """Takes the numbers of a run while it goes on."""
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Keeps `values`, named in groups as in `objective/kl`, at `step`."""
+        """Records `values` at `step`; names have groups, as in `objective/kl`."""
 
     def say(self, text: str) -> None:
-        """Writes a line for the person who watches."""
+        """Prints a line for the person who watches."""
 
 
 @runtime_checkable
 class SampleRecorder(Protocol):
-    """A recorder that takes samples of what a policy says as well."""
+    """A recorder that also takes samples of responses."""
 
     def samples(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Keeps rows with `iteration`, `prompt`, `continuation`, `score` and `kept`."""
+        """Records rows with `iteration`, `prompt`, `continuation`, `score` and `kept`."""
 
 
 class SilentRecorder:
-    """Keeps nothing and says nothing; for notebooks and tests."""
+    """Records nothing and prints nothing; for notebooks and tests."""
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Drops the numbers."""

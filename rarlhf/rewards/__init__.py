@@ -1,1 +1,1 @@
-"""From text to a score: classifiers and Python functions; nothing here knows how a text came about."""
+"""Scorers of texts: classifiers and Python functions; nothing here knows how a text was made."""

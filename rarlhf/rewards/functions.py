@@ -1,7 +1,7 @@
-"""Scores by a Python function of the user's own, named `python:package.module:function`.
+"""Scores by a user's Python function, named `python:package.module:function`.
 
-The function takes a list of texts and returns a list of as many floats, higher being better. It is looked for among the
-installed packages and in the folder that the command runs in, which is the repository's root for the stages.
+The function takes a list of texts and returns a list of as many floats, higher being better. Its module
+is an installed package, or is in the folder that the command runs in (for stages, the repository's root).
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from typing import Any
 from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import function_name
 
-INSTALLED = ("site-packages", "dist-packages")  # folders of packages that change by their version alone
+INSTALLED = ("site-packages", "dist-packages")  # folders of installed packages, which change only with their version
 
 
 class PythonScorer:
-    """Calls a function on at most `batch_size` texts at a time, and takes nothing from it but numbers."""
+    """Calls a function on at most `batch_size` texts at a time and accepts nothing but numbers."""
 
     def __init__(self, source: str, batch_size: int) -> None:
         self.source = source
@@ -78,10 +78,10 @@ def load_function(source: str) -> Callable[[list[str]], Any]:
 
 
 def code_fingerprint(source: str) -> dict[str, Any]:
-    """What changes when the function's code does: the SHA-256 of its source, and the version of its package.
+    """A fingerprint of the function's code: the SHA-256 of its source, and the version of its package.
 
-    The source is all `*.py` of the outermost package that the module is in, or the module's one file; of an installed
-    package it is the module's file, and the version stands for the others.
+    The source is all `*.py` of the outermost package around the module, or the module's one file; for an installed
+    package it is the module's file, and the version covers the rest.
 
     Returns: a JSON object without machine paths.
     Raises: UserError if there is no such module.
@@ -116,7 +116,7 @@ def _parts(source: str) -> tuple[str, str]:
 def _spec(source: str) -> ModuleSpec:
     module_name, _ = _parts(source)
     here = str(Path.cwd())
-    if here not in sys.path:  # a command that is not started as `python -m` does not look here
+    if here not in sys.path:  # only `python -m` looks in the current folder by itself
         sys.path.insert(0, here)
     importlib.invalidate_caches()
     try:
@@ -134,7 +134,7 @@ def _spec(source: str) -> ModuleSpec:
 
 
 def _described(error: Exception) -> str:
-    """The error's class and first line, and where in the user's code it came up."""
+    """The error's class and first line, and its place in the user's code."""
     first = str(error).strip().split("\n")[0]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames[1:] else ""

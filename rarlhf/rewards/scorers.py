@@ -37,7 +37,7 @@ class RewardModel:
         """Scores texts, batched by length.
 
         Args:
-            texts: B texts; what is longer than `reward.max_length` tokens is cut at the end.
+            texts: B texts, cut after `reward.max_length` tokens.
         Returns: (B,) float32 on the CPU: sign * logit, or sign * probability.
         Raises: UserError if a score is not finite.
         """
@@ -59,7 +59,7 @@ class RewardModel:
 
 
 def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
-    """Refuses to read more tokens of a text than the classifier has positions for; they may begin behind padding's."""
+    """Refuses a `max_length` above the classifier's positions, which may start after the padding's number."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
@@ -71,9 +71,9 @@ def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
 
 
 def _keep_outputs_exact(model: PreTrainedModel) -> None:
-    """Lets the layer that gives a classifier's outputs compute in float32 in a pass of reduced precision too.
+    """Makes a classifier's output layer compute in float32 even in a pass of reduced precision.
 
-    A bfloat16 logit of 5 is rounded to steps of 0.03, which makes ties of unlike scores.
+    A bfloat16 logit near 5 has steps of 0.03, so that different scores would become equal.
     """
     layers = (module for module in model.modules() if isinstance(module, nn.Linear))
     heads = [layer for layer in layers if layer.out_features == model.config.num_labels]
@@ -136,7 +136,7 @@ class WeightedSum:
 def output_index(model: PreTrainedModel, label: str | int) -> int:
     """Index of the classifier's output called `label`.
 
-    Raises: UserError naming the labels there are.
+    Raises: UserError that lists the labels.
     """
     labels: dict[int, str] = model.config.id2label
     if isinstance(label, int) and label in labels:
@@ -149,12 +149,12 @@ def output_index(model: PreTrainedModel, label: str | int) -> int:
 
 
 def output_values(model: PreTrainedModel, params: RewardParams) -> Callable[[Tensor], Tensor]:
-    """What `reward.output` makes of (B, outputs) logits.
+    """The function that `reward.output` applies to (B, outputs) logits.
 
     A probability is the sigmoid of a classifier's one output, and of each output of a multi-label classifier (its
-    `problem_type`); otherwise the outputs exclude each other, and it is their softmax.
+    `problem_type`); otherwise the classes exclude each other, and it is the softmax.
 
-    Raises: UserError if a probability is asked of a regression.
+    Raises: UserError if the model is a regression, which has no probabilities.
     """
     if params.output == "logit":
         return torch.Tensor.float
@@ -167,7 +167,7 @@ def output_values(model: PreTrainedModel, params: RewardParams) -> Callable[[Ten
 
 
 def load_reward_model(folder: Path, params: RewardParams, machine: Machine) -> Score:
-    """Loads what stage `reward` made or fetched: the one way to a score, in training, evaluation and commands.
+    """Loads the output of stage `reward`; training, evaluation and commands all score through it.
 
     Args:
         folder: with the first classifier in it, and the n-th of `reward.others` in others/n, from 1.
@@ -184,7 +184,7 @@ def load_reward_model(folder: Path, params: RewardParams, machine: Machine) -> S
 
 @contextmanager
 def about(other: OtherScorerParams) -> Iterator[None]:
-    """Says of an error which of `reward.others` it is about."""
+    """Adds to an error which of `reward.others` it is about."""
     try:
         yield
     except UserError as error:
@@ -192,7 +192,7 @@ def about(other: OtherScorerParams) -> Iterator[None]:
 
 
 def load_scorer(folder: Path, params: RewardParams, machine: Machine) -> Score:
-    """The scorer that `params` name, without its others."""
+    """The scorer that `params` names, without `reward.others`."""
     from rarlhf.models.loading import load_classifier
 
     if is_function(params.source):
@@ -202,7 +202,7 @@ def load_scorer(folder: Path, params: RewardParams, machine: Machine) -> Score:
 
 
 def folder_of(folder: Path, number: int) -> Path:
-    """Where the `number`-th of `reward.others` is kept, from 1."""
+    """Folder of the `number`-th of `reward.others`, from 1."""
     return folder / "others" / str(number)
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train one policy: who does which rows, and how what they made comes together.
+"""Several processes that train one policy: how they share the rows of a batch and combine their results.
 
 Every process holds the whole policy and, after each rollout, the whole batch; it samples, scores and differentiates its
 own share of the rows. Gradients are added up, so that the optimiser takes the same step everywhere.
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, distributed
 
 Part = TypeVar("Part")
-PATIENCE = timedelta(hours=2)  # a process waits this long for the slowest one; one that ended is noticed at once
+PATIENCE = timedelta(hours=2)  # how long a process waits for the slowest; a dead process is noticed at once
 
 
 class World:
-    """One process, alone: it does all rows, and what is brought together is what it has.
+    """A single process, which does all rows itself.
 
     Attributes:
         rank: number of this process, from 0; 0 writes the files.
@@ -29,11 +29,11 @@ class World:
     size = 1
 
     def share(self, rows: int) -> Tensor:
-        """(n,) int64, which of `rows` rows this process does; the processes' shares in their order are all of them."""
+        """(n,) int64, the rows (of `rows` in all) that this process does; the shares in order of rank are all rows."""
         return torch.arange(rows).tensor_split(self.size)[self.rank]
 
     def gather(self, part: Part) -> list[Part]:
-        """Every process's part, in the order of their ranks, to each of them."""
+        """The parts of all processes in order of rank, the same for each process."""
         return [part]
 
     def sum(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Processes(World):
     """The processes that a launcher such as `accelerate launch` has started.
 
     Attributes:
-        device: this process's own; NCCL, which joins GPUs, takes no tensor of another one.
+        device: of this process; NCCL, which connects GPUs, takes only tensors on it.
     """
 
     def __init__(self, cpu: bool = False) -> None:
@@ -63,9 +63,9 @@ class Processes(World):
         self.device = torch.device(state.device)
 
     def gather(self, part: Part) -> list[Part]:
-        """Every process's part, in the order of their ranks, to each of them; its tensors on this process's device.
+        """The parts of all processes in order of rank, the same for each process, with tensors on its own device.
 
-        They travel as copies on the CPU: a tensor is unpickled on the device that it was pickled on, the sender's.
+        Tensors are sent as copies on the CPU, because unpickling puts a tensor on the device that it came from.
         """
         parts: list[Any] = [None] * self.size
         distributed.all_gather_object(parts, moved(part, torch.device("cpu")))
@@ -92,7 +92,7 @@ class Processes(World):
 
 
 def moved(part: Any, device: torch.device) -> Any:
-    """`part` with its tensors on `device`, those in tuples, lists, dictionaries and dataclasses among them."""
+    """`part` with all its tensors on `device`, also in tuples, lists, dictionaries and dataclasses."""
     if isinstance(part, Tensor):
         return part.to(device)
     if isinstance(part, tuple):
@@ -108,9 +108,9 @@ def moved(part: Any, device: torch.device) -> Any:
 
 
 def world(cpu: bool = False) -> World:
-    """The processes of the launcher's environment, or this one alone.
+    """The processes that the launcher started, or this one alone.
 
     Args:
-        cpu: whether they compute on the CPU although there is a GPU, as with `runtime.device: cpu`.
+        cpu: whether to compute on the CPU even where there is a GPU, as with `runtime.device: cpu`.
     """
     return Processes(cpu) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else World()

@@ -1,4 +1,4 @@
-"""JSON, JSON lines and CSV as this project writes them: UTF-8, keys as given, equal data giving equal bytes."""
+"""JSON, JSON lines and CSV as this project writes them: UTF-8, keys in the order given, equal bytes for equal data."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line, each as it comes."""
+    """Writes one JSON object a line, without holding them all in memory."""
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for record in records:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -31,7 +31,7 @@ def write_json(path: Path, data: object) -> None:
 
 
 def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Writes a curve as CSV, one row per logged step; the columns of a supervised training where there was none."""
+    """Writes a curve as CSV, one row per logged step; an empty curve gets the columns of a supervised training."""
     columns = list(rows[0]) if rows else ["step", "loss", "lr"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
@@ -41,16 +41,16 @@ def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 @contextmanager
 def whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write to, which takes its place at the end; nothing is left where that fails.
+    """Yields a folder to write to, which becomes `out` at the end; after a failure nothing is left of it.
 
-    Raises: UserError if it cannot be written, for want of room above all.
+    Raises: UserError if it cannot be written, for example because the disk is full.
     """
     from safetensors import SafetensorError
 
     target = out.absolute()
     partial = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed run
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
         partial.mkdir(parents=True)
         yield partial
         os.replace(partial, target)

@@ -1,4 +1,4 @@
-"""Device, threads, precision and named randomness: everything of the machine that the bytes of a result depend on."""
+"""Device, threads and precision: the settings of the machine that the bytes of a result depend on."""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
@@ -11,14 +11,14 @@ from rarlhf.config.params import RuntimeParams
 
 
 class Advice(logging.Filter):
-    """Leaves out one message of a library's module."""
+    """A filter that drops one log message of a library."""
 
     def __init__(self, module: str, beginning: str) -> None:
         super().__init__(module)
         self.beginning = beginning
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is another message."""
+        """Whether to keep a log record."""
         return not str(record.msg).startswith(self.beginning)
 
 
@@ -32,11 +32,11 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Where tensors live and in which precision forward passes run."""
+    """The device of all tensors and the precision of forward passes."""
 
     device: torch.device
     dtype: torch.dtype
-    compiled: bool = False  # whether single tokens are decoded by a compiled pass
+    compiled: bool = False  # whether each new token is decoded by a compiled pass
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of every forward pass: bfloat16 autocast, or nothing in float32."""
@@ -52,16 +52,16 @@ def prepare(runtime: RuntimeParams) -> Machine:
     """
     torch.set_num_threads(runtime.threads)
     machine = machine_of(runtime)
-    # CUDA has no such kernel for some operations, a running sum of floats among them: there it warns and goes on.
+    # Some CUDA operations have no deterministic kernel, such as a running sum of floats; these warn and go on.
     torch.use_deterministic_algorithms(True, warn_only=machine.device.type == "cuda")
-    # Filling costs time, and nothing here reads such memory.
+    # Filling uninitialised memory costs time, and nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     quieten_libraries()
     return machine
 
 
 def machine_of(runtime: RuntimeParams) -> Machine:
-    """Resolves `auto`, and leaves the process as it is.
+    """Resolves `auto` without changing the process.
 
     Raises: UserError as `prepare`.
     """
@@ -71,7 +71,7 @@ def machine_of(runtime: RuntimeParams) -> Machine:
 
 
 def quieten_libraries() -> None:
-    """Leaves the bars and advice of libraries out of the log; the stages show their own progress."""
+    """Turns off the progress bars and advice of libraries; the stages show their own progress."""
     for advice in ADVICE:
         logging.getLogger(advice.name).addFilter(advice)
     import datasets

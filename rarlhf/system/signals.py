@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM held back until a training has saved what it did."""
+"""Holds SIGINT and SIGTERM back until a training has saved its state."""
 
 import signal
 from threading import current_thread, main_thread
@@ -25,7 +25,7 @@ class HeldSignals:
         self._handlers: dict[int, signal._HANDLER] = {}
 
     def asked(self) -> bool:
-        """Whether a signal was noted, in whichever of the processes; all of them must ask."""
+        """Whether any of the processes has noted a signal; all of them must ask."""
         self.number = int(self._world.max(self.number or 0)) or None
         return self.number is not None
 

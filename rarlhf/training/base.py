@@ -1,4 +1,4 @@
-"""The base model: one that is given, or a GPT-2-shaped one trained on the rows from nothing."""
+"""The base model: a given one, or a GPT-2-shaped one that is trained from scratch on the rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +20,17 @@ from rarlhf.system.streams import seed_globals
 from rarlhf.training.supervised import fit, steps_in, training_options
 
 END_OF_TEXT = "<|endoftext|>"
-IGNORED = -100  # target that transformers leaves out of the loss
+IGNORED = -100  # a target that transformers leaves out of the loss
 Curve = list[dict[str, float]]
 
 
 def make_base_model(
     texts: Sequence[str], folder: Path, params: ModelParams, machine: Machine, recorder: Recorder
 ) -> Curve:
-    """Writes the base model to `folder`; returns its training curve, empty where it was given.
+    """Writes the base model to `folder`; returns its training curve, empty for a given model.
 
     Args:
-        texts: training texts, read where `model.source` is scratch.
+        texts: training texts, used if `model.source` is scratch.
         folder: where the model and its tokenizer are written.
         params: section `model`.
         machine: device and precision.
@@ -96,7 +96,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, params: ScratchModelParams) ->
 
 
 class TokenRows(Dataset[dict[str, Tensor]]):
-    """Rows of tokens of one length, each its own target but for what is padding."""
+    """Rows of tokens of one length; each row is its own target, without the padding."""
 
     def __init__(self, rows: Tensor, lengths: Tensor) -> None:
         self.rows = rows
@@ -107,11 +107,14 @@ class TokenRows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row, real = self.rows[index], self.real[index]
-        return {"input_ids": row, "labels": row.masked_fill(~real, IGNORED)}  # padding is last: no real token sees it
+        return {
+            "input_ids": row,
+            "labels": row.masked_fill(~real, IGNORED),
+        }  # padding comes last, so no real token attends to it
 
 
 def packed_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenRows:
-    """Texts one after another, each ended by the end of text, cut into rows of `length` tokens; the rest is left out.
+    """Texts joined by the end of text and cut into rows of `length` tokens; an incomplete last row is left out.
 
     Raises: UserError if the texts fill no row.
     """
@@ -125,7 +128,7 @@ def packed_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length
 
 
 def single_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenRows:
-    """One text a row, ended by the end of text, cut or padded to `length` tokens, or to the longest if that is less."""
+    """One text a row with the end of text, cut or padded to `length` tokens, or to the longest row if shorter."""
     ended = [row[:length] for row in _ended(texts, tokenizer)]
     width = max(len(row) for row in ended)
     rows = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in ended])

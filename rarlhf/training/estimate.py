@@ -1,7 +1,7 @@
-"""What a run will take: time, memory and disk, estimated before anything runs.
+"""Time, memory and disk that a run will need, estimated before anything runs.
 
-The estimate is rough (a factor of two either way) and says so. It counts the matrix products of every stage against the
-speed of this machine's own, measured for a moment, plus a fixed cost per forward pass and per process.
+The estimate is rough (a factor of two either way) and says so. It divides the matrix products of every stage by
+this machine's speed, which is measured briefly, and adds a fixed cost per forward pass and per process.
 """
 
 import shutil
@@ -25,12 +25,12 @@ STAGE_SECONDS = 6.0  # start of a process with its imports
 EFFICIENCY = 0.3  # share of the bare matrix-product rate that training reaches
 GIB = 1024**3
 PROCESS_BYTES = 1.5 * GIB  # of a stage's process with its libraries
-BYTES = {"float32": 4, "bfloat16": 2}  # of one number
+BYTES = {"float32": 4, "bfloat16": 2}  # of one number, by its type
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost of a transformer hangs on."""
+    """Sizes that decide the cost of a transformer."""
 
     parameters: int
     layers: int
@@ -49,7 +49,7 @@ class Needs:
     accelerator: float = 0.0
 
     def text(self) -> str:
-        """One line for the person who waits."""
+        """One line for the user."""
         accelerator = f", {self.accelerator / GIB:.1f} GiB of the accelerator's" if self.accelerator else ""
         return (
             f"estimate for the whole pipeline, if nothing is cached (within a factor of two): {_time(self.seconds)}, "
@@ -70,9 +70,9 @@ def transformer_shape(vocab_size: int, context: int, layers: int, width: int) ->
 
 
 def model_shape(params: Params) -> Shape | None:
-    """Shape of the base model; None where it is not known before the model is fetched, or made.
+    """Shape of the base model; None if it is not known before the model is fetched or trained.
 
-    Raises: UserError if the hub has no such model, or transformers no causal language model of this kind.
+    Raises: UserError if the hub has no such model, or transformers has no causal language model of this kind.
     """
     if params.model.source == "scratch":
         p = params.model.scratch
@@ -87,7 +87,7 @@ def model_shape(params: Params) -> Shape | None:
 
 
 def _configured_shape(folder: Path, name: str) -> Shape | None:
-    """Shape of the model that a configuration describes, nested or not; its weights are counted, not made."""
+    """Shape of the model that a configuration describes, nested or not; no weights are allocated."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -101,13 +101,13 @@ def _configured_shape(folder: Path, name: str) -> Shape | None:
         raise UserError(
             f"model.source = {name!r}: transformers has no causal language model of the kind {config.model_type}"
         ) from error
-    except Exception:  # of a model that does not do without numbers as it is made; it is not known what else it needs
+    except Exception:  # some models need real numbers while they are built; their errors can be of any class
         return None
     return _counted(model)
 
 
 def _counted(model: "PreTrainedModel") -> Shape | None:
-    """Shape of a model; None where its configuration has other names for layers and width."""
+    """Shape of a model; None if its configuration has other names for layers and width."""
     text, head = model.config.get_text_config(), model.get_output_embeddings()
     names = ("num_hidden_layers", "vocab_size", "hidden_size")
     layers, vocab_size, width = (getattr(text, name, None) for name in names)
@@ -125,11 +125,11 @@ def _is_matrix(module: "torch.nn.Module") -> bool:
 
 
 def estimate(params: Params) -> Needs | None:
-    """Estimates the whole pipeline; None where the base model's shape is not known.
+    """Estimates the whole pipeline; None if the base model's shape is not known.
 
-    Raises: UserError if the device asked for is not there, or there can be no such model.
+    Raises: UserError if the requested device is missing, or no such model can exist.
     """
-    rate = matmul_rate(params) * EFFICIENCY  # first: it wants the device
+    rate = matmul_rate(params) * EFFICIENCY  # first, because it checks the device
     shape = model_shape(params)
     if shape is None:
         return None
@@ -143,20 +143,20 @@ def estimate(params: Params) -> Needs | None:
 
 
 def _training_bytes(params: Params, shape: Shape) -> float:
-    """Of weights and activations in a training, where it runs."""
+    """Bytes of weights and activations during training, on the device that trains."""
     model, ppo, sft = params.model, params.ppo, params.sft
     weights = 4.0 * 5 * shape.parameters  # policy, reference, gradient, two Adam moments
     if model.adapter == "lora":
         of_matrices = 1 if model.quantization == "int8" else BYTES[model.dtype]
         weights = of_matrices * shape.matrices + BYTES[model.dtype] * (shape.parameters - shape.matrices)
-    episodes = 1 if ppo.micro_batch_size == "auto" else ppo.micro_batch_size  # auto makes do with the room there is
+    episodes = 1 if ppo.micro_batch_size == "auto" else ppo.micro_batch_size  # `auto` adapts to the memory there is
     rows = max(episodes * (params.prompts.tokens + ppo.max_new_tokens), sft.micro_batch_size * sft.tokens)
     blocks = 40 + shape.layers if model.gradient_checkpointing else 40 * shape.layers
     return weights + 4.0 * rows * (3 * shape.vocab_size + blocks * shape.width)
 
 
 def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
-    """Of models in the workspace and in DVC's cache, of the hub's cache, and of the checkpoint of the run at hand."""
+    """Bytes of models in the workspace and in DVC's cache, in the hub's cache, and in the current checkpoint."""
     numbers = 4.0 * (5 + 1.2 * runs)
     if params.model.adapter == "lora":
         numbers = 2.0 * BYTES[params.model.dtype]
@@ -165,7 +165,7 @@ def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
 
 
 def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
-    """One PPO run: decode, two forward passes, and the epochs, forward and backward."""
+    """Seconds of one PPO run: decoding, two forward passes, and the epochs with forward and backward passes."""
     ppo = params.ppo
     tokens = ppo.batch_size * (params.prompts.tokens + ppo.max_new_tokens)
     passes = 1 + 1 + 1 + 3 * ppo.epochs
@@ -174,7 +174,7 @@ def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 
 def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
-    """SFT, and the making of base and reward model where they start from nothing; the rows are a guess of 20,000."""
+    """Seconds of SFT and of base and reward model from scratch; an unknown number of rows is taken as 20,000."""
     rows = params.data.train_rows or 20_000
     tokens = rows / 2 * params.sft.tokens * params.sft.epochs
     if params.model.source == "scratch":
@@ -200,7 +200,7 @@ def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 
 def matmul_rate(params: Params) -> float:
-    """Floating-point operations a second of a matrix product here, in the run's precision and with its threads."""
+    """Floating-point operations per second of a matrix product here, with the run's precision and threads."""
     import torch
 
     from rarlhf.system.machine import machine_of
@@ -224,7 +224,7 @@ def _rate(machine: "Machine") -> float:
     products = 20
     for _ in range(products):
         result = left @ right
-    result[0, 0].item()  # waits for a device that runs ahead
+    result[0, 0].item()  # waits until the device has finished
     return products * 2.0 * 1024 * 512 * 512 / (time.perf_counter() - start)
 
 
@@ -242,7 +242,7 @@ def accelerator_memory(params: Params) -> float | None:
 
 
 def available_memory() -> float | None:
-    """Bytes that new processes can still take; None where the system does not tell."""
+    """Bytes that new processes can still take; None if the system does not say."""
     info = Path("/proc/meminfo")
     if not info.is_file():
         return None
@@ -253,7 +253,7 @@ def available_memory() -> float | None:
 def refuse_if_short(
     needs: Needs, folder: Path, free_memory: float | None, free_accelerator: float | None = None
 ) -> None:
-    """Refuses a run that clearly cannot end well: half the estimate is already more than there is.
+    """Refuses a run that clearly does not fit: even half the estimate is more than the machine has.
 
     Raises: UserError naming what is short, by how much, and which keys to lower.
     """

@@ -1,7 +1,7 @@
-"""What can be known before anything runs: files and models that params.yaml names, and what SFT will teach.
+"""Files and models that params.yaml names, looked for before anything runs.
 
-What the pipeline has fetched or made already is not asked for again: a workspace that got it from a colleague need not
-have what it was made of, nor need a copy of the repository in which DVC runs an experiment.
+What the pipeline has already fetched or made is not checked again: a workspace that got results from a colleague, or a
+copy in which DVC runs an experiment, need not have the files behind them.
 """
 
 import os
@@ -20,9 +20,9 @@ def refuse_missing(params: Params, raw: Path, base: Path, reward: Path) -> None:
 
     Args:
         params: all of params.yaml.
-        raw: where the rows are put; nothing is looked for where it holds some. Likewise the others.
-        base: where the base model is put.
-        reward: where the reward model is put.
+        raw: folder of the rows; if it is not empty, the data files are not checked. The same holds for the others.
+        base: folder of the base model.
+        reward: folder of the reward model.
     Raises: UserError naming the key, its value, and what to do.
     """
     for source in params.reward.functions:
@@ -38,22 +38,8 @@ def refuse_missing(params: Params, raw: Path, base: Path, reward: Path) -> None:
             _require_model(other.source, other.revision, f"reward.others.{number}.source")
 
 
-def warnings(params: Params) -> list[str]:
-    """What a person should know before the run, one line each; stage `prompts` looks at the texts themselves."""
-    sft, columns = params.sft, params.data.columns
-    if not sft.end_of_text or sft.epochs == 0 or params.prompts.chat_template:
-        return []
-    told = "and sft.end_of_text is true, so SFT may teach the model to stop at once; set sft.end_of_text to false"
-    if columns.text is not None and (columns.text == columns.prompt or columns.text.split(".")[0] == "prompt"):
-        return [f"data.columns.text = {columns.text!r}: SFT texts are bare prompts, {told}"]
-    if sft.tokens <= params.prompts.tokens:
-        lengths = f"sft.tokens = {sft.tokens}, prompts.tokens = {params.prompts.tokens}"
-        return [f"{lengths}: SFT texts are no longer than queries, {told}, or raise sft.tokens"]
-    return []
-
-
 def _places(path: str | Path) -> tuple[Path, Path]:
-    """Where a relative path may stand: here, and in the main repository where this is a copy of it."""
+    """Where a relative path may start: here, or in the main repository if this is a copy of it."""
     return Path(path), Path(os.environ.get("DVC_ROOT", "."), path)
 
 
@@ -62,7 +48,7 @@ def _made(folder: Path) -> bool:
 
 
 def _require_model(source: str, revision: str | None, key: str) -> None:
-    """A model's configuration, in its folder or on the hub; the weights are looked at where it is loaded."""
+    """A model's configuration, in its folder or on the hub; its weights are checked when it is loaded."""
     if source == "scratch" or is_function(source):
         return
     folder = next((place for place in _places(source) if place.exists()), None)

@@ -1,4 +1,4 @@
-"""The reward model's making: one that is given, or a DistilBERT-shaped classifier trained on the rows from nothing."""
+"""The reward model: a given one, or a DistilBERT-shaped classifier that is trained from scratch on the rows."""
 
 import re
 from collections import Counter
@@ -34,7 +34,7 @@ from rarlhf.system.machine import Machine
 from rarlhf.system.streams import seed_globals
 from rarlhf.training.supervised import fit, steps_in, training_options
 
-ALPHABET = 1000  # letters that a tokenizer knows at most; the rarest of more are unknown to it
+ALPHABET = 1000  # most letters that a tokenizer knows; the rarest beyond it become unknown
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Curve = list[dict[str, float]]
 
@@ -42,12 +42,12 @@ Curve = list[dict[str, float]]
 def make_reward_model(
     rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
 ) -> Curve:
-    """Writes the reward model to `folder`; returns its training curve, empty where it was given.
+    """Writes the reward model to `folder`; returns its training curve, empty for a given model.
 
-    Where it is not one classifier alone, scorer.json says what it is made of.
+    If it is more than one classifier, scorer.json lists its parts.
 
     Args:
-        rows: training rows, read where `reward.source` is scratch.
+        rows: training rows, used if `reward.source` is scratch.
         folder: where the classifier and its tokenizer are written, and those of `reward.others` below it.
         params: section `reward`.
         machine: device and precision.
@@ -79,7 +79,7 @@ def _take_scorer(folder: Path, params: RewardParams) -> Curve:
 
 
 def described_scorers(params: RewardParams) -> list[dict[str, Any]]:
-    """What a score is made of: of each scorer its source and weight, and of a function the state of its code."""
+    """The parts of a score: source and weight of each scorer, and a fingerprint of each function's code."""
     parts = [(params.source, float(params.sign)), *((other.source, other.weight) for other in params.others)]
     return [
         {"source": source, "weight": weight} | (code_fingerprint(source) if is_function(source) else {})
@@ -137,8 +137,8 @@ def _bare_tokenizer(vocab: dict[str, int]) -> Tokenizer:
 def _trained_vocab(texts: Sequence[str], size: int) -> dict[str, int]:
     """Word pieces and their numbers.
 
-    The trainer numbers the letters within words in the order of a hash table, which is another one in every process,
-    and ties between pieces go by those numbers. Named beforehand, they are numbered as they are named.
+    The trainer numbers the letters within words in the order of a hash table, which differs between processes, and
+    breaks ties between pieces by these numbers. Letters listed beforehand are numbered in the order of the list.
     """
     tokenizer = _bare_tokenizer({})
     letters: Counter[str] = Counter()
@@ -155,7 +155,7 @@ def _trained_vocab(texts: Sequence[str], size: int) -> dict[str, int]:
 
 
 def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> DistilBertForSequenceClassification:
-    """A DistilBERT-shaped classifier with one sigmoid output, its raw logit being the log-odds of `reward.label`."""
+    """A DistilBERT-shaped classifier with one output, whose raw logit is the log-odds of `reward.label`."""
     seed_globals("reward", params.scratch.seed)
     config = DistilBertConfig(
         vocab_size=len(tokenizer),
@@ -178,7 +178,7 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> 
 
 
 class LabelledTexts(Dataset[dict[str, Any]]):
-    """Tokenised texts with the target of the classifier's one output: 1 for the wanted class; at sign -1, the other."""
+    """Tokenised texts with the target of the one output: 1 for the wanted class; with sign -1, for the other."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
         texts = cut_some([row.text for row in rows], params.scratch.cut_share, params.scratch.seed)
@@ -196,9 +196,9 @@ class LabelledTexts(Dataset[dict[str, Any]]):
 
 
 def cut_some(texts: Sequence[str], share: float, seed: int) -> list[str]:
-    """`texts` with about `share` of them cut after a random word, so that bare prompts are nothing new to a classifier.
+    """`texts`, about `share` of them cut after a random word, so that the classifier knows bare prompts too.
 
-    A cut text keeps the label of the whole, and the classifier learns what is to be expected after such a beginning.
+    A cut text keeps its label, so that the classifier learns what to expect after such a beginning.
     """
     draws = Random(f"cut/{seed}")
 
@@ -210,7 +210,7 @@ def cut_some(texts: Sequence[str], share: float, seed: int) -> list[str]:
 
 
 class Padded:
-    """Collates examples, dropping the length that only the sampler reads."""
+    """Collates examples without their length, which only the sampler reads."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.pad = DataCollatorWithPadding(tokenizer)
@@ -221,12 +221,12 @@ class Padded:
 
 
 def is_one_classifier(params: RewardParams) -> bool:
-    """Whether the score is the output of one classifier and nothing else."""
+    """Whether the score is the output of a single classifier."""
     return not (params.functions or params.others)
 
 
 def score_quality(score: Score, rows: Sequence[Row], params: RewardParams) -> dict[str, float]:
-    """How well a score tells the classes of `rows` apart, label 1 being the wanted one, and how it is spread.
+    """How well a score separates the classes of `rows` (label 1 is the wanted one), and how it is spread.
 
     Returns: of one classifier `accuracy` at logit 0 or probability one half, where there are labels; `auc`, the area
         under the ROC curve, where there are labels; else and of other scores `score_mean` and `score_std`; and `rows`.
@@ -246,7 +246,7 @@ def score_quality(score: Score, rows: Sequence[Row], params: RewardParams) -> di
 
 
 def world_quality(reward_model: Score, rows: Sequence[Row]) -> dict[str, float]:
-    """How near a classifier comes to the oracle of the generated world.
+    """How close a classifier comes to the oracle of the generated world.
 
     Returns: `best_accuracy` that the oracle reaches on `rows`, and for each kind of prompt `rank_KIND`, Spearman's
         correlation of score and latent sentiment.

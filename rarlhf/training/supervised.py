@@ -1,4 +1,4 @@
-"""Supervised training of the base model, the reward model and the SFT model by transformers' and trl's trainers."""
+"""Supervised training of base, reward and SFT model with the trainers of transformers and trl."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ CURVE_POINTS = 100
 
 
 class Curve(TrainerCallback):
-    """Shows progress, and keeps step, loss and learning rate as they are logged."""
+    """Shows progress and collects step, loss and learning rate from the log."""
 
     def __init__(self, show: Update, recorder: Recorder) -> None:
         self.show = show
@@ -32,7 +32,7 @@ class Curve(TrainerCallback):
         self.text = ""
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Takes up a logged loss."""
+        """Adds a logged loss to the curve."""
         logs: Mapping[str, float] = kwargs.get("logs") or {}
         if "loss" not in logs:
             return
@@ -93,13 +93,13 @@ def fit(  # noqa: PLR0913, each is a different thing
     """Trains `model` in place with transformers' Trainer; returns its curve (step, loss, lr).
 
     Args:
-        name: what the progress bar calls it.
+        name: shown by the progress bar.
         model: any model of transformers that returns a loss.
         rows: examples.
         collate: makes a batch of examples; None for the Trainer's own.
         options: from `training_options`.
         steps: optimiser steps in all.
-        recorder: takes the loss as it goes.
+        recorder: takes the loss during training.
     """
 
     def build(folder: str) -> Trainer:

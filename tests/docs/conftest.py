@@ -9,8 +9,7 @@ from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from tasks.evaluate import evaluate
 from tasks.generate import generate
-from tasks.ra_rlhf import ra_rlhf
-from tasks.rlhf import rlhf
+from tasks.ppo import ppo
 from tasks.sft import sft
 from tests.tasks.test_lora_stages import SECTIONS, STORED, run, write_inputs
 
@@ -27,10 +26,9 @@ def small(mode: str) -> Params:
 
 
 def train(params: Params, method: str, seed: int) -> None:
-    """Runs stage rlhf or ra_rlhf in the current folder."""
-    stage = {"rlhf": rlhf, "ra_rlhf": ra_rlhf}[method]
+    """Runs stage ppo in the current folder."""
     paths = {"out": Path("models", method, str(seed)), "curve": Path("curves", method, f"{seed}.csv")}
-    run(stage, params, f"{method}@{seed}", seed=seed, sft=SFT, reward=REWARD, prompts=PROMPTS, **paths)
+    run(ppo, params, f"ppo@{method}-{seed}", method=method, seed=seed, sft=SFT, reward=REWARD, prompts=PROMPTS, **paths)
 
 
 def train_sft(params: Params) -> None:
@@ -50,7 +48,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for method in ("rlhf", "ra_rlhf"):
             for seed in params.seeds:
                 train(params, method, seed)
-        for method in params.methods:
+        for method in params.methods.names:
             places = {"method": method, "model": Path("models", method), "sft": SFT, "reward": REWARD}
             run(generate, params, f"generate@{method}", **places, prompts=PROMPTS, out=Path("generations", method))
         places = {name: Path(name) for name in ("generations", "models", "curves", "plots")}

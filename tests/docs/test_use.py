@@ -64,7 +64,7 @@ def test_whole_weights_load_anywhere_without_this_project(workspace: Path, tmp_p
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree("models/ra_rlhf/1", elsewhere / "copy-of-ra_rlhf-1")
     shutil.rmtree(workspace / "models")
-    card = (elsewhere / "copy-of-ra_rlhf-1" / "README.md").read_text(encoding="utf-8")
+    card = Path("reports/model_cards/ra_rlhf.md").read_text(encoding="utf-8")
     (cards,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     cards = cards.replace("FOLDER", "copy-of-ra_rlhf-1")
     printed = run_alone(f"{code}\ndel model\n{cards}\nprint(type(model).__name__)", elsewhere)

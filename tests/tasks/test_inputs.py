@@ -59,8 +59,8 @@ def test_compiled_python_does_not_count(workspace: Path) -> None:
 
 def test_labels_are_dvcs_names() -> None:
     assert label("check", {"out": Path("x")}) == "check"
-    assert label("rlhf", {"seed": 3}) == "rlhf@3"
-    assert label("generate", {"method": "sft"}) == "generate@sft"
+    assert label("ppo", {"method": "ra_rlhf", "seed": 3}) == "ppo@ra_rlhf-3"
+    assert label("generate", {"method": "rlhf"}) == "generate@rlhf"
 
 
 @pytest.mark.parametrize(

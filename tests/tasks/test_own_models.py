@@ -31,10 +31,9 @@ from tasks.base import base
 from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.inputs import Inputs
+from tasks.ppo import ppo
 from tasks.prompts import prompts
-from tasks.ra_rlhf import ra_rlhf
 from tasks.reward import reward
-from tasks.rlhf import rlhf
 from tasks.running.stage import Run
 from tasks.sft import sft
 
@@ -204,14 +203,15 @@ def run_all(params: Params) -> None:
     run(prompts, params, "prompts", raw=raw, base=models / "base", reward=models / "reward", out=Path("data/prompts"))
     places = {"base": models / "base", "prompts": Path("data/prompts"), "out": models / "sft"}
     run(sft, params, "sft", **places, curve=Path("curves/sft.csv"))
-    for method, stage in (("rlhf", rlhf), ("ra_rlhf", ra_rlhf)):
+    for method in ("rlhf", "ra_rlhf"):
         places = {
+            "method": method,
             "seed": 1,
             "sft": models / "sft",
             "out": models / method / "1",
             "curve": Path("curves", method, "1.csv"),
         }
-        run(stage, params, f"{method}@1", **shared, **places)
+        run(ppo, params, f"ppo@{method}-1", **shared, **places)
     for method in METHODS:
         places = {"method": method, "model": models / method, "sft": models / "sft"}
         run(generate, params, f"generate@{method}", **shared, **places, out=Path("generations", method))

@@ -9,6 +9,7 @@ import json
 import logging
 import shlex
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from shutil import copyfile
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from flows.running.graph import read_graph
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.system.files import read_jsonl
-from tasks.inputs import Inputs
+from tasks.inputs import Inputs, lookup
 from tasks.preset import set_value
 from tasks.running.stage import Run, _parse
 from tests.hubs import (
@@ -97,14 +98,17 @@ def fill(cache: Cache, params: Params, folder: Path) -> None:
 
 
 def run_all(params: Params) -> None:
-    """Runs every stage but `check`, in the order of dvc.yaml and with its commands, in this process."""
-    lists = {"seed": params.seeds, "method": params.methods, "source": params.data.watch}
+    """Runs every stage but `code` and `check`, in the order of dvc.yaml and with its commands, in this process."""
+    values = params.model_dump()
     for stage, entry in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"].items():
-        if stage == "check":
+        if stage in ("code", "check"):
             continue
-        (variable,) = entry.get("matrix", {"": None})
-        for value in lists.get(variable, [None]):
-            words = shlex.split(entry["cmd"].replace(f"${{item.{variable}}}", str(value)))
+        matrix = {key: list(lookup(values, text[2:-1])) for key, text in entry.get("matrix", {}).items()}
+        for items in product(*matrix.values()):
+            command = entry["cmd"]
+            for key, item in zip(matrix, items, strict=True):
+                command = command.replace(f"${{item.{key}}}", str(item))
+            words = shlex.split(command)
             function = getattr(importlib.import_module(words[2]), stage)
             arguments = _parse(function, words[3:])
             run = Run(params, Inputs(stage, {}, {}), Silent())  # type: ignore[arg-type]
@@ -213,9 +217,10 @@ def test_the_whole_graph_of_stages(name: str, repository: Path, monkeypatch: pyt
     monkeypatch.chdir(repository)
     params = preset(name, repository, {})
     graph = read_graph()
-    per_seed = [f"{method}@{seed}" for method in ("rlhf", "ra_rlhf") for seed in params.seeds]
-    expected = {"check", "download", "base", "reward", "prompts", "sft", "evaluate", *per_seed}
-    expected |= {f"generate@{method}" for method in params.methods} | {f"source@{item}" for item in params.data.watch}
+    per_seed = [f"ppo@{method}-{seed}" for method in ("rlhf", "ra_rlhf") for seed in params.seeds]
+    expected = {"code", "check", "download", "base", "reward", "prompts", "sft", "methods", "evaluate", *per_seed}
+    expected |= {"generate_start@base", "generate_start@sft", "generate@rlhf", "generate@ra_rlhf"}
+    expected |= {f"source@{item}" for item in params.data.watch}
     assert set(graph) == expected
     assert len(per_seed) == 6
 

@@ -87,7 +87,7 @@ def test_a_folder_in_its_place_is_kept() -> None:
     Path("params.yaml").unlink()
     Path("params.yaml").mkdir()
     Path("params.yaml/mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no plain file: move it away first"):
+    with pytest.raises(UserError, match="is not a plain file: move it away first"):
         apply_preset("files", force=True)
     assert Path("params.yaml/mine.txt").read_text() == "mine"
 

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 TOY = """\
 import os, time
 from pathlib import Path
-from rarlhf.errors import UserError
+from rarlhf.config.errors import UserError
 from tasks.running.stage import Run, stage
 
 @stage

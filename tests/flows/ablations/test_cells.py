@@ -1,5 +1,3 @@
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -66,30 +64,45 @@ def test_what_varies_is_known_for_cells_with_other_keys() -> None:
     assert varying(cells) == ["risk.alpha", "risk.warmup"]  # 0.8 is what params.yaml has
 
 
-def shared(key: str, *values: object, common: Mapping[str, object] | None = None) -> list[str]:
-    """The last shared stages of cells with these values of a key."""
-    cells = make_cells(grid_values({key: values}), common or {})
-    return shared_stages({**(common or {}), **cells[0].values}, cells)
+def shared(params: dict[str, object], *points: dict[str, object]) -> list[str]:
+    return shared_stages(params, make_cells(points, params))
 
 
 def test_stages_that_no_key_changes_are_shared() -> None:
-    one = {"seeds": [4]}
     start = ["generate_start@base", "generate_start@sft"]
-    assert shared("risk.alpha", 0.2, 0.4, common=one) == ["generate@rlhf", *start]  # plain RLHF reads no alpha
-    assert shared("generate.samples", 1, 2, common=one) == ["ppo@ra_rlhf-4", "ppo@rlhf-4"]
-    assert shared("ppo.lr", 0.1, 0.2) == [*start, "methods"]
-    assert shared("prompts.seed", 1, 2) == ["base", "methods", "reward"]
-    assert shared("data.seed", 1, 2) == ["methods"]
+    assert shared({"seeds": [4]}, {"risk.alpha": 0.2}, {"risk.alpha": 0.3}) == ["generate@rlhf", *start]
+    assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == ["ppo@ra_rlhf-4", "ppo@rlhf-4"]
+    assert shared({}, {"ppo.lr": 1e-4, "prompts.seed": 1}, {"ppo.lr": 2e-4, "prompts.seed": 2}) == [
+        "base",
+        "methods",
+        "reward",
+    ]
+    assert shared({}, {"data.seed": 8}, {"data.seed": 9}) == ["methods"]
 
 
-def test_a_method_of_the_users_own_is_shared_where_the_cells_do_not_change_it() -> None:
+def test_what_a_measure_does_not_read_changes_no_training() -> None:
+    assert shared({"seeds": [4]}, {"risk.mix": 0.2}, {"risk.mix": 0.3}) == [
+        "generate@ra_rlhf",
+        "generate@rlhf",
+        "generate_start@base",
+        "generate_start@sft",
+    ]
+
+
+def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:
     path = Path("params.yaml")
-    own = "    ra_rlhf: {}\n    cautious: {alpha: 0.1}\n"
-    text = re.sub(r"    ra_rlhf: \{\}.*\n", own, path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
+    path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
+    points = ({"methods.ppo.cautious.alpha": 0.1}, {"methods.ppo.cautious.alpha": 0.3})
     start = ["generate_start@base", "generate_start@sft"]
-    assert shared("risk.alpha", 0.2, 0.4) == ["generate@cautious", "generate@rlhf", *start]
-    assert shared("risk.warmup", 1, 2) == ["generate@rlhf", *start]
+    assert shared({"seeds": [4]}, *points) == ["generate@ra_rlhf", "generate@rlhf", *start]
+
+
+def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
+    start = ["generate_start@base", "generate_start@sft"]
+    alphas = ({"risk.alpha": 0.1}, {"risk.alpha": 0.3})
+    assert shared({"seeds": [4]}, *alphas) == ["generate@cautious", "generate@rlhf", *start]
 
 
 def test_the_papers_cells_are_valid_on_tiny() -> None:

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]
 RUN = """\
 import json, sys
-from rarlhf.cli import main
+from rarlhf.commands.main import main
 ended = [main(arguments) for arguments in json.loads(sys.argv[1])]
 print(json.dumps([ended, sorted({"torch", "transformers", "peft"} & set(sys.modules))]))
 """

@@ -103,12 +103,28 @@ PROMPTS_ALONE = {"data.source": "file", "data.path": "x", "data.columns.text": N
 # What clashes, and where the refusal is: keys with their values, and a part of the rule.
 CLASHES = [
     ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
-    ({"methods": ["sft", "sft"]}, "methods = ['sft', 'sft']: methods must be distinct"),
+    ({"methods.start": ["sft", "sft"]}, "methods.start = ['sft', 'sft']: methods must be distinct"),
+    (
+        {"methods.start": [], "methods.ppo": {}},
+        "methods.start = [], methods.ppo = {}: name at least one method",
+    ),
+    (
+        {"methods.ppo": {"reward": {}}},
+        "methods.ppo = {'reward': {}}: another stage writes models/reward; give it another name",
+    ),
+    (
+        {"methods.ppo": {"late": {"warmup": 80}}},
+        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: alpha would be reached",
+    ),
+    (
+        {"methods.ppo": {"hard": {"measure": "evar", "hard_share": 0.5}}},
+        "methods.ppo.hard = {'hard_share': 0.5, 'measure': 'evar'}: hard prompts are drawn more often only for",
+    ),
     (
         {"evaluate.tail_threshold": -2.5},
-        "evaluate.tail_quantile = 0.1, evaluate.tail_threshold = -2.5: give one of the two",
+        "evaluate.tail_quantile = 0.1, evaluate.tail_threshold = -2.5: set one of the two",
     ),
-    ({"evaluate.tail_quantile": None}, "evaluate.tail_quantile = None, evaluate.tail_threshold = None: give one"),
+    ({"evaluate.tail_quantile": None}, "evaluate.tail_quantile = None, evaluate.tail_threshold = None: set one"),
     ({"data.source": "file"}, "data.source = 'file', data.path = None: source file needs the folder"),
     (
         {"data.source": "hub", "data.name": "a/b"},
@@ -120,11 +136,11 @@ CLASHES = [
     ),
     (
         {"data.source": "hub", "data.name": "a/b", "data.revision": "c", "data.splits.test": None},
-        "data.splits.test = None, data.test_share = None: give one of the two, the other null",
+        "data.splits.test = None, data.test_share = None: set one of the two, and the other to null",
     ),
     (
         {"data.source": "hub", "data.name": "a/b", "data.revision": "c", "data.test_share": 0.2},
-        "data.splits.test = 'test', data.test_share = 0.2: give one of the two, the other null",
+        "data.splits.test = 'test', data.test_share = 0.2: set one of the two, and the other to null",
     ),
     ({"data.watch": ["path"]}, "data.source = 'generator', data.watch = ['path']: only the files of source file"),
     (
@@ -144,11 +160,11 @@ CLASHES = [
     ({"prompts.test": 2001}, "prompts.test = 2001, data.test_rows = 2000: more test queries than test rows"),
     (
         {"model.quantization": "int8"},
-        "model.quantization = 'int8', model.adapter = 'none': weights that are all trained are float32",
+        "model.quantization = 'int8', model.adapter = 'none': full training needs float32 weights",
     ),
     (
         {"model.dtype": "bfloat16"},
-        "model.dtype = 'bfloat16', model.adapter = 'none': weights that are all trained are float32",
+        "model.dtype = 'bfloat16', model.adapter = 'none': full training needs float32 weights",
     ),
     (
         {"data.columns.text": None},
@@ -160,15 +176,17 @@ CLASHES = [
     ),
     (
         PROMPTS_ALONE,
-        "data.columns.text = None, model.source = 'scratch': prompts alone are no texts to train on: give a folder",
+        "data.columns.text = None, model.source = 'scratch': SFT and the classifier need whole texts, "
+        "and the data has prompts alone: give a folder",
     ),
     (
         PROMPTS_ALONE,
-        "data.columns.text = None, reward.source = 'scratch': prompts alone are no texts to train on: give a folder",
+        "data.columns.text = None, reward.source = 'scratch': SFT and the classifier need whole texts, "
+        "and the data has prompts alone: give a folder",
     ),
     (
         PROMPTS_ALONE,
-        "data.columns.text = None, sft.epochs = 2.0: prompts alone are no texts to train on: set",
+        "data.columns.text = None, sft.epochs = 2.0: SFT and the classifier need whole texts, and",
     ),
     (
         {"data.columns.label": None, "data.wanted_share.test": 0.5},
@@ -184,7 +202,7 @@ CLASHES = [
     ),
     (
         {"reward.others": [{"source": "python:own:f", "weight": 1, "label": 0}], "reward.watch": ["code"]},
-        "reward.others = [{'source': 'python:own:f', 'weight': 1.0, 'label': 0}]: a function takes source and",
+        "reward.others = [{'source': 'python:own:f', 'weight': 1.0, 'label': 0}]: a function takes only source",
     ),
     (
         {"reward.others": [{"source": "scratch", "weight": 1}]},
@@ -192,12 +210,12 @@ CLASHES = [
     ),
     (
         {"reward.source": "python:own:f"},
-        "reward.source = 'python:own:f', reward.others = [], reward.watch = []: the code of functions is looked at in "
+        "reward.source = 'python:own:f', reward.others = [], reward.watch = []: a Python scorer's code is checked in "
         "every repro: set reward.watch to [code]",
     ),
     (
         {"reward.watch": ["code"]},
-        "reward.source = 'scratch', reward.others = [], reward.watch = ['code']: there is no function whose code",
+        "reward.source = 'scratch', reward.others = [], reward.watch = ['code']: no scorer is a Python function, so",
     ),
     (
         {"reward.source": "python:own:f", "reward.watch": ["code", "code"]},
@@ -310,7 +328,16 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         ("ppo.temperature", 10.5, "ppo.temperature = 10.5: should be less than or equal to 10"),
         ("ppo.iterations", 1, "ppo.iterations = 1: should be greater than or equal to 2"),
         ("prompts.test", 19, "prompts.test = 19: should be greater than or equal to 20"),
-        ("methods", ["best"], "methods.0 = 'best': should be 'base', 'sft', 'rlhf' or 'ra_rlhf'"),
+        ("methods", ["sft"], "methods = ['sft']: should be a section, with keys of its own below it"),
+        ("methods.start", ["best"], "methods.start.0 = 'best': should be 'base' or 'sft'"),
+        ("methods.ppo", {"Mine": {}}, "methods.ppo.Mine = 'Mine': should match pattern '^[a-z][a-z0-9_]{0,39}$'"),
+        ("methods.ppo", {"mine": None}, "methods.ppo.mine = None: should be a section, with keys of its own below it"),
+        ("methods.ppo", {"mine": {"alpha": 2.0}}, "methods.ppo.mine.alpha = 2.0: should be less than or equal to 1"),
+        (
+            "methods.ppo",
+            {"mine": {"alhpa": 0.2}},
+            "methods.ppo.mine.alhpa: unknown key; did you mean methods.ppo.mine.alpha?",
+        ),
         (
             "risk.measure",
             "var",

@@ -48,11 +48,11 @@ def test_a_missing_file_and_one_that_is_no_text_are_refused(tmp_path: Path) -> N
         load_params(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match="is a folder, where a file should be"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         load_params(path)
     path.rmdir()
     os.mkfifo(path)
-    with pytest.raises(UserError, match="is no plain file"):
+    with pytest.raises(UserError, match="is not a plain file"):
         load_params(path)
 
 

@@ -7,9 +7,8 @@ import pytest
 import rarlhf.training.preflight
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from rarlhf.training.preflight import refuse_missing, warnings
-
-from .conftest import changed
+from rarlhf.training.preflight import refuse_missing
+from tests.rarlhf.conftest import changed
 
 PLACES = Path("data/raw"), Path("models/base"), Path("models/reward")
 
@@ -85,28 +84,3 @@ def test_a_copy_of_the_repository_looks_in_the_main_one(params: Params, monkeypa
     model("main/data/raw", "counts.json")
     monkeypatch.setenv("DVC_ROOT", str(Path("main").absolute()))
     refuse_missing(with_data(changed(params, {"model.source": "own"})), *PLACES)
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"data.columns": {"text": "prompt.text", "prompt": None}}, "data.columns.text = 'prompt.text': SFT texts are"),
-        (
-            {"data.columns": {"text": "line", "prompt": "line"}},
-            "data.columns.text = 'line': SFT texts are bare prompts",
-        ),
-        ({"sft.tokens": 8, "prompts.tokens": 8}, "sft.tokens = 8, prompts.tokens = 8: SFT texts are no longer than"),
-        ({"sft.tokens": 9, "prompts.tokens": 8}, None),
-        ({"sft.tokens": 8, "prompts.tokens": 8, "sft.end_of_text": False}, None),
-        ({"sft.tokens": 8, "prompts.tokens": 8, "sft.epochs": 0}, None),
-        ({"sft.tokens": 8, "prompts.tokens": 8, "prompts.chat_template": True}, None),
-    ],
-)
-def test_it_is_said_where_sft_would_teach_to_stop(values: dict[str, object], said: str | None, params: Params) -> None:
-    columns = values.pop("data.columns", None)
-    params = changed(params, {"sft.end_of_text": True} | values)
-    if columns:
-        params = changed(params, {"data.columns": params.data.columns.model_copy(update=columns)})
-    lines = warnings(params)
-    assert len(lines) == bool(said)
-    assert all(line.startswith(said) and "sft.end_of_text to false" in line for line in lines)

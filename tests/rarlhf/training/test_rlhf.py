@@ -11,7 +11,7 @@ from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.system.machine import Machine
-from rarlhf.training.rlhf import risk_neutral, train_policy
+from rarlhf.training.rlhf import train_policy
 
 PPO = {
     "iterations": 2,
@@ -47,18 +47,6 @@ def test_a_policy_is_trained_from_the_sft_model_and_saved(
     start, _ = load_causal_lm(str(lm_folder))
     assert not torch.equal(policy.transformer.wte.weight, start.transformer.wte.weight)
     assert loaded.get_vocab() == tokenizer.get_vocab()
-
-
-def test_risk_neutral_leaves_nothing_of_the_risk_that_could_decide(small: Params) -> None:
-    """Stage `rlhf` does not depend on section `risk`, so no value of it may change its bytes."""
-    edits = {"alpha": 0.1, "critic": "all", "hard_share": 0.5, "warmup": 1, "rho": 0.5, "count_from": 0}
-    edited = small.model_copy(update={"risk": small.risk.model_copy(update=edits)})
-    one, other = risk_neutral(small), risk_neutral(edited)
-    assert one.risk.measure == other.risk.measure == "none"
-    assert one.model_copy(update={"risk": small.risk}) == small
-    unread = {"alpha", "count_from"}  # of the schedule, which the measure `none` does not heed
-    assert one.risk.model_dump(exclude=unread) == other.risk.model_dump(exclude=unread)
-    assert small.risk.measure == "cvar"
 
 
 def test_a_full_memory_is_told_in_one_line(

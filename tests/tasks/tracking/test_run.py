@@ -71,7 +71,7 @@ def test_of_several_processes_the_first_alone_is_tracked(
 def test_the_method_is_the_stage_where_that_is_one(params: Params, record: Record) -> None:
     inputs = read_inputs("toy", {"seed": 2}, params)
     assert record.tags["method"] == "sft"
-    assert stage_record("ra_rlhf", {"seed": 1}, params, inputs).tags["method"] == "ra_rlhf"
+    assert stage_record("ppo", {"method": "ra_rlhf", "seed": 1}, params, inputs).tags["method"] == "ra_rlhf"
     assert "method" not in stage_record("evaluate", {}, params, inputs).tags
 
 
