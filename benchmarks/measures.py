@@ -19,7 +19,7 @@ from rarlhf.data.prompts import Query
 from rarlhf.decoding.generate import Generator
 from rarlhf.evaluation.comparisons import Evaluation, compare_methods
 from rarlhf.evaluation.generations import read_tables
-from rarlhf.evaluation.perplexity import reference_perplexity
+from rarlhf.evaluation.perplexity import BATCH, reference_perplexity
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.rewards.scorers import load_reward_model
@@ -40,7 +40,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 COLUMNS = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
 RESULTS = Path("benchmarks/results/measures.json")
-PERPLEXITY_BATCH = 16
 
 
 class Workbench:
@@ -76,7 +75,7 @@ class Workbench:
         lm, tokenizer = load_causal_lm(str(model))
         with self.machine.autocast():
             start = self.params.evaluate.add_start_token
-            return reference_perplexity(lm.to(self.machine.device), tokenizer, self.texts, PERPLEXITY_BATCH, start)
+            return reference_perplexity(lm.to(self.machine.device), tokenizer, self.texts, BATCH, start)
 
 
 def compare(bench: Workbench, names: Sequence[str]) -> tuple[Evaluation, dict[str, list[float]]]:

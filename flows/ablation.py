@@ -5,7 +5,8 @@
     python -m flows.ablation --paper table3
 
 Every cell is a DVC experiment in a workspace of its own; the main workspace stays as it is. What all cells share runs
-first and once. A cell that is there already, with the same params and code, is kept; where one fails, the others go on.
+first and once. A cell that has run before, with the same params and code, is kept. Where one fails, the others
+still run.
 """
 
 import signal
@@ -28,6 +29,7 @@ from flows.serving.runs import hold_workspace
 from flows.serving.server import local_settings
 from rarlhf.config.errors import UserError
 from rarlhf.evaluation.ablation import CellTable, compare_cells
+from rarlhf.evaluation.words import counted
 
 
 @flow(name="ablation")
@@ -45,8 +47,8 @@ def ablation(
         grid: dotted keys of params.yaml and their values, as {"risk.alpha": [0.2, 0.4]}; every point is a cell.
         cells: instead of a grid, the params of each cell.
         paper: instead of either, a table of the paper: table3.
-        seeds: of every cell; those of params.yaml where empty.
-        name: of the folder in reports/ablation/; made from the keys where empty.
+        seeds: of every cell; where empty, those of params.yaml.
+        name: of the folder in reports/ablation/; where empty, made from the keys.
         jobs: how many cells run at the same time; where empty, one for each accelerator, or one on a CPU.
     """
     logger = get_run_logger()
@@ -66,7 +68,7 @@ def ablation(
             tracker.close("FAILED" if failed else "FINISHED")
     if failed:
         return Failed(message=f"not done: {', '.join(failed)} ({'; '.join(dict.fromkeys(failed.values()))})")
-    return Completed(message=f"{len(plan.cells)} cells, {len(plan.kept)} of them were there already")
+    return Completed(message=f"{counted(len(plan.cells), 'cell')}; {len(plan.kept)} had run before")
 
 
 def _table(plan: Plan, experiments: Experiments) -> CellTable | None:
@@ -82,17 +84,19 @@ def main() -> int:
     """Runs the flow in this process, with a server where one answers; returns the exit status."""
     options = parser().parse_args()
     asked = vars(options) | {"grid": dict(options.grid), "cells": [dict(cell) for cell in options.cells]}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else a temporary server would live on
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # else a temporary server would keep running
     try:
         points, _ = cell_values(asked["grid"], asked["cells"], options.paper, options.name)
-        make_cells(points, common_values(options.seeds))  # a wrong value is said before a server is started
+        make_cells(points, common_values(options.seeds))  # refuses a wrong value before a server starts
         with local_settings():
             state = ablation(**asked, return_state=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: stopped; finished cells are kept, the same command goes on", file=sys.stderr)
+        print("error: stopped; finished cells are kept, and the same command runs the rest", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0 if state.is_completed() else 1
 

@@ -1,4 +1,4 @@
-"""What an ablation is: its cells, which of them are there already, and its name."""
+"""What an ablation is: its name, its cells, and which of them have run before."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ class Plan:
     Attributes:
         name: of its folder in reports/ablation/.
         cells: experiment's name -> cell.
-        kept: names of those that are there already.
-        common: params that all cells have over params.yaml.
+        kept: names of the cells that have run before.
+        common: params that every cell changes in params.yaml.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Plan:
 
     @property
     def pending(self) -> list[str]:
-        """Names of the cells that are to run."""
+        """Names of the cells that still have to run."""
         return [name for name in self.cells if name not in self.kept]
 
 
@@ -40,17 +40,18 @@ def cell_values(
 ) -> tuple[Sequence[Mapping[str, Any]], str]:
     """The params of every cell and the ablation's name.
 
-    Raises: UserError unless one of the three is given, and for a name that is not one of a folder.
+    Raises: UserError unless exactly one of `grid`, `cells` and `paper` is given, and for a name that
+        no folder can have.
     """
     if sum(map(bool, (grid, cells, paper))) != 1:
         raise UserError("give one of --grid risk.alpha=0.2,0.4, --cell risk.alpha=0.2 or --paper table3")
     if paper and paper not in PAPER:
-        raise UserError(f"no ablation {paper} of the paper; there is {', '.join(PAPER)}")
+        raise UserError(f"--paper {paper} is unknown; use {', '.join(PAPER)}")
     points = grid_values(grid) if grid else PAPER[paper] if paper else cells or []
     keys = dict.fromkeys(key.rpartition(".")[2] for point in points for key in point)
     name = name or paper or "-".join(keys)
     if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
-        raise UserError(f"{name!r} is no name of a folder: letters, digits, _ and - will do")
+        raise UserError(f"no folder can be named {name!r}: use letters, digits, _ and - in --name")
     return points, name
 
 
@@ -60,7 +61,7 @@ def common_values(seeds: Sequence[int] | None) -> dict[str, Any]:
 
 
 def make_plan(name: str, points: Sequence[Mapping[str, Any]], common: Mapping[str, Any], there: Experiments) -> Plan:
-    """The cells with names that no other experiment has, and those of them that are there already.
+    """The cells with names that no other experiment has, and which of them have run before.
 
     Args:
         name: of the ablation.

@@ -1,4 +1,4 @@
-"""What an ablation shows: its table in files, in MLflow and in Prefect, and its run in MLflow."""
+"""Shows an ablation: its table in files, in MLflow and in Prefect, and its run in MLflow."""
 
 import csv
 import json
@@ -27,17 +27,25 @@ def publish(
 ) -> None:
     """Shows the table, and writes it under reports/ablation/, to MLflow and to Prefect."""
     get_run_logger().info("\n%s", terminal(table))
-    rows = csv_rows(table)
     states = markdown_table(
         ["cell", "state", "stages run", "reused"], [_state(name, plan, done) for name in plan.cells]
     )
     text = f"# Ablation {plan.name}\n\n{markdown(table)}\n{states}\n"
     folder = REPORTS / plan.name
+    _write(folder, text, plan, table, failed)
+    get_run_logger().info("written: %s/table.md, table.csv, table.json; `dvc exp show` lists the cells", folder)
+    tracker.artifact(folder)
+    _track(table, tracker)
+    create_markdown_artifact(text, key=re.sub(r"[^a-z0-9]+", "-", f"ablation-{plan.name}".lower()).strip("-"))
+
+
+def _write(folder: Path, text: str, plan: Plan, table: CellTable, failed: Mapping[str, str]) -> None:
+    """Writes the table as Markdown, CSV and JSON, all three or none."""
     outputs = Outputs()
     with outputs.write(folder) as partial:
         (partial / "table.md").write_text(text, encoding="utf-8")
         with (partial / "table.csv").open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream, lineterminator="\n").writerows(rows)
+            csv.writer(stream, lineterminator="\n").writerows(csv_rows(table))
         about = {"title": table.title, "reference": table.reference, "confidence": table.params.confidence}
         content = {
             "name": plan.name,
@@ -48,14 +56,15 @@ def publish(
         }
         (partial / "table.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     outputs.commit()
-    get_run_logger().info("written: %s/table.md, table.csv, table.json; `dvc exp show` lists the cells", folder)
-    tracker.artifact(folder)
-    heading, *lines = rows
+
+
+def _track(table: CellTable, tracker: Tracker) -> None:
+    """Sends the table to MLflow, and a run for each of its rows."""
+    heading, *lines = csv_rows(table)
     tracker.table([dict(zip(map(str, heading), map(str, line), strict=True)) for line in lines], "ablation.json")
     for row in table.rows:
         tags = {"method": row.method, **{key: str(value) for key, value in row.values.items()}}
         tracker.child(row.label, tags, {metric: spread["mean"] for metric, spread in row.metrics.items()})
-    create_markdown_artifact(text, key=re.sub(r"[^a-z0-9]+", "-", f"ablation-{plan.name}".lower()).strip("-"))
 
 
 def _state(name: str, plan: Plan, done: Mapping[str, Outcome]) -> list[str]:
@@ -67,7 +76,7 @@ def _state(name: str, plan: Plan, done: Mapping[str, Outcome]) -> list[str]:
 
 @contextmanager
 def parent_run(plan: Plan) -> Iterator[tuple[Tracker, dict[str, str]]]:
-    """A run in MLflow, and the environment by which those of the cells' stages are nested under it."""
+    """A run in MLflow, and the environment that nests the runs of the cells' stages under it."""
     params = next(iter(plan.cells.values())).params
     tags = {"stage": "ablation", "preset": params.preset, "mlflow.source.name": "flows.ablation"}
     record = Record(f"ablation {plan.name}", tags, {"cells": ", ".join(plan.cells), **plan.common})

@@ -1,4 +1,4 @@
-"""Running the cells of an ablation that are not there yet, each as a task of the flow."""
+"""Runs the cells of an ablation that have not run before, each as a task of the flow."""
 
 from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
@@ -27,7 +27,7 @@ def run_experiment(
     free: Shares,
     environment: Mapping[str, str],
 ) -> Outcome | State[None]:
-    """Runs an experiment as soon as there is a share for it."""
+    """Runs an experiment as soon as a share of the machine is free."""
     share = free.get()
     try:
         if experiments.processes.stopped:
@@ -40,7 +40,7 @@ def run_experiment(
 
 
 class Runner:
-    """Runs the cells that are not there yet, within a flow run."""
+    """Runs the cells that have not run before, within a flow run."""
 
     def __init__(self, plan: Plan, experiments: Experiments, jobs: int | None, environment: Mapping[str, str]) -> None:
         self._plan = plan
@@ -52,10 +52,13 @@ class Runner:
             self._free.put(share)
 
     def run(self) -> tuple[dict[str, Outcome], dict[str, str]]:
-        """What each cell took that ran, and what those told that failed."""
+        """Runs them.
+
+        Returns: what each finished cell took, and the error of each failed one, both by name.
+        """
         for name in self._plan.cells:
             if name in self._plan.kept:
-                get_run_logger().info("%s: there already, kept", name)
+                get_run_logger().info("%s: has run before, kept", name)
         try:
             shared = self._run_shared()
             if shared:
@@ -69,7 +72,7 @@ class Runner:
         return done, {name: str(state.message) for name, state in states.items() if not state.is_completed()}
 
     def _run_shared(self) -> str:
-        """Makes what all cells share, so that none of them makes it twice; what it told if it failed."""
+        """Makes what all cells share, so that none of them makes it twice; returns the error if that failed."""
         cells = [self._plan.cells[name] for name in self._plan.pending]
         if len(cells) < 2:
             return ""

@@ -61,8 +61,8 @@ def compare_cells(name: str, cells: Cells, params: EvaluateParams) -> CellTable:
     """Each method of each cell that PPO trained, less RLHF of the same cell; without RLHF, less the first cell's.
 
     Where PPO trained no method but RLHF, the cells' last method is compared: RLHF, else SFT, else the base model.
-    The differences to RLHF hold the errors of seeds and of test prompts (docs/evaluation.md), those to another cell the
-    error of seeds alone.
+    The differences to RLHF cover the errors of seeds and of test prompts (docs/evaluation.md). Those to another cell
+    cover the error of seeds alone.
 
     Args:
         name: of the ablation.
@@ -141,7 +141,7 @@ def markdown(table: CellTable) -> str:
 
 
 def csv_rows(table: CellTable) -> list[list[object]]:
-    """A heading, then a line for every metric of every row; the difference's columns are empty where there is none."""
+    """A heading, then a line for every metric of every row; without a difference, its columns are empty."""
     keys = list(dict.fromkeys(key for row in table.rows for key in row.values))
     less = f"less {table.reference}"
     heading: list[object] = ["cell", *keys, "method", "metric", "mean", "std", "seeds", "ci95_low", "ci95_high"]
@@ -169,7 +169,7 @@ def _ends(interval: Sequence[float] | None) -> Sequence[object]:
 
 
 def _cells(table: CellTable) -> tuple[list[list[str]], list[list[str]]]:
-    """The metrics' table and the differences' table, each with its heading; the second empty where there is none."""
+    """The metrics' table and the differences' table, each with its heading; the second is empty without differences."""
     values = [
         [row.label, *(with_half_width(row.metrics[metric], table.params.confidence) for metric in COLUMNS)]
         for row in table.rows

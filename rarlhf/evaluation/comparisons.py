@@ -1,4 +1,4 @@
-"""From generations and perplexities to metrics/evaluate.json: every metric over seeds, and methods against each other.
+"""The content of metrics/evaluate.json: every metric over seeds, and the differences between methods.
 
 Letters for shapes: S seeds, P test prompts, k samples per prompt.
 """
@@ -36,7 +36,7 @@ class Comparison(TypedDict):
 
     first: str
     second: str
-    like_kl: bool  # see `statistics.like_kl`
+    like_kl: bool  # as `statistics.like_kl` decides
     metrics: dict[str, Difference]
 
 
@@ -91,7 +91,7 @@ def tail_of(tables: Tables, params: Params) -> BoolArray:
 
 
 def any_table(tables: Tables) -> Generations:
-    """The first table: its prompts are everybody's."""
+    """The first table; all tables have the same prompts."""
     return next(iter(next(iter(tables.values())).values()))
 
 
@@ -108,7 +108,7 @@ def _spreads(
         for name, value in values.items():
             if not isfinite(value):
                 raise UserError(
-                    f"{name} of {method}, seed {seed}, is {value}: the model diverged, or scores are too large"
+                    f"{name} of {method}, seed {seed}, is {value}: the model diverged, or its scores are too large"
                 )
     return {name: over_seeds([values[name] for values in measured]) for name in measured[0]}
 
@@ -123,7 +123,7 @@ def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:
 
 
 def _prompt_draws(tables: Tables, tail: BoolArray, params: EvaluateParams) -> dict[str, dict[str, FloatArray]]:
-    """Metric -> method -> the metric on resampled prompts; tail prompts among themselves, as the tail is fixed."""
+    """Metric -> method -> the metric on resampled prompts; tail prompts are drawn from the fixed tail."""
     scores = {method: stacked(by_seed, "scores") for method, by_seed in tables.items()}
     kl = {method: stacked(by_seed, "kl") for method, by_seed in tables.items()}
     jobs: dict[str, tuple[Mapping[str, FloatArray], Callable[[FloatArray], float]]] = {
@@ -167,7 +167,7 @@ def _compare(
 
 
 def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float | None:
-    """0 for the perplexity: its reference texts are the same for all and count as fixed. None without draws."""
+    """0 for the perplexity, whose reference texts count as fixed. None where nothing could be drawn."""
     if draws is None:
         return 0.0
     return float(np.std(draws[first] - draws[second], ddof=1)) if len(draws[first]) else None

@@ -50,7 +50,7 @@ def png(figure: Figure) -> bytes:
 
 @contextmanager
 def _panels(rows: int, height: float, share_y: bool = False) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """`rows` panels under each other over a common x axis, drawn in this module's style whatever the caller's is."""
+    """`rows` panels under each other over a common x axis, in this module's style."""
     with mpl.rc_context(dict(STYLE)):
         figure = Figure(figsize=(WIDTH, height))
         axes = figure.subplots(rows, 1, sharex=True, sharey=share_y, squeeze=False)[:, 0]
@@ -201,7 +201,7 @@ def _lines(axis: Axes, x: FloatArray, curves: MethodCurves, colours: Colours) ->
 
 
 def _label_ends(axis: Axes, curves: MethodCurves, colours: Colours, gap: float) -> None:
-    """The method's name at its line's end, moved where two would touch; after the axis has its final limits."""
+    """The method's name at its line's end, moved where two names would touch; call it once the axis has its limits."""
     low, high = axis.get_ylim()
     ends = [(float(lines[:, -1].mean()) - low) / (high - low) for lines in curves.values()]
     for method, end in zip(curves, _apart(ends, gap), strict=True):
@@ -212,7 +212,7 @@ def _label_ends(axis: Axes, curves: MethodCurves, colours: Colours, gap: float) 
 
 
 def _apart(positions: Sequence[float], gap: float) -> list[float]:
-    """Move positions as little as keeps their order and at least `gap` between neighbours."""
+    """Move positions as little as possible so that neighbours are at least `gap` apart, in the same order."""
     order = np.argsort(positions, kind="stable")
     groups: list[list[float]] = []  # wanted positions of labels that touch
     for wanted in np.array(positions)[order]:

@@ -2,7 +2,7 @@
 
 A difference counts only if its interval leaves out zero. Between two methods trained by PPO it counts only at like KL
 (`statistics.like_kl`), because reward can be bought with KL. A method that training starts from, such as SFT, is never
-at like KL with a trained one; there the difference counts without.
+at like KL with a trained one, so there the difference always counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,12 +62,12 @@ def verdict(difference: Difference, sign: int) -> Verdict:
 
 
 def comparable(comparison: Comparison) -> bool:
-    """Whether the rewards of two methods may say which is better: at like KL, or where one is a start of training."""
+    """Whether rewards may say which of two methods is better: at like KL, or if training starts from one of them."""
     return comparison["like_kl"] or not (is_trained(comparison["first"]) and is_trained(comparison["second"]))
 
 
 def best_methods(evaluation: Evaluation, metric: str) -> list[str]:
-    """The method whose comparisons with every other method are all comparable and decided for it; none in most tables.
+    """The method that is better than every other one, by comparable rewards; most runs have none.
 
     Returns: one method or none.
     """
@@ -87,7 +87,7 @@ def _beats_all(evaluation: Evaluation, method: str, metric: str) -> bool:
 def findings(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
     """Sentences in reading order.
 
-    Each method that PPO trained is compared with RLHF, then each with SFT; then follow the methods of too high a KL.
+    Each method that PPO trained is compared with RLHF, then each with SFT. The methods whose KL is too high come last.
 
     Args:
         evaluation: content of metrics/evaluate.json.
@@ -181,7 +181,7 @@ def _sentence(first: str, second: str, label: str, difference: Difference) -> st
 
 
 def _bare_difference(first: str, second: str, label: str, difference: Difference) -> str:
-    """The number without a verdict."""
+    """The difference without a verdict."""
     interval = difference["interval"]
     shown = "no interval" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
     return f"{first} less {second}, {label}, not at like KL: {difference['mean']:+.2f}, {shown}."

@@ -1,4 +1,4 @@
-"""Generation files as arrays: one table per method and seed, checked once so that everything after can compare them.
+"""Generation files as arrays: one table per method and seed, checked here so that all later code can compare them.
 
 Letters for shapes: P test prompts, k samples per prompt.
 """
@@ -83,7 +83,7 @@ def to_generations(rows: Iterable[Continuation], where: str) -> Generations:
 
 
 def _check_kinds(group: Sequence[Continuation]) -> None:
-    """Raises TypeError for a text or a count of tokens that is none; numbers are checked as they become arrays."""
+    """Raises TypeError for a text that is no text, or a count of tokens that is no count; arrays check the numbers."""
     for row in group:
         kinds = {
             "prompt": isinstance(row["prompt"], str),
@@ -137,7 +137,7 @@ def read_tables(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> T
 
 
 def check_comparable(tables: Tables) -> None:
-    """Refuse to compare models of unlike seeds, on unlike prompts or unlike numbers of samples.
+    """Refuse to compare models with different seeds, prompts or numbers of samples.
 
     Differences are paired by seed; tail measures depend on prompts and samples.
 

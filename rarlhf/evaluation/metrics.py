@@ -83,7 +83,7 @@ def cvar_curve(scores: FloatArray, alphas: Sequence[float]) -> FloatArray:
 
 
 def prompt_tail(prompt_scores: FloatArray, quantile: float | None, threshold: float | None) -> BoolArray:
-    """Which test prompts are the tail, decided by the prompts' own scores alone, before any model is asked.
+    """Which test prompts are the tail, decided by the scores of the prompts alone, before any model answers.
 
     Args:
         prompt_scores: (P,) float, score of each prompt alone, prompts by ascending id.
@@ -117,7 +117,7 @@ def quantile_curve(prompt_scores: FloatArray, scores: FloatArray, percents: Sequ
         scores: (P, k) float; a prompt's reward is the mean of its samples.
         percents: whole percents x in 1..100; x % is the first ceil(x P / 100) prompts.
 
-    Returns: (len(percents),) float; at 100 the mean reward. It conditions on the prompt, so it is no CVaR of outcomes.
+    Returns: (len(percents),) float; at 100 the mean reward. It depends on the prompt, so it is no CVaR of outcomes.
 
     Source: new_quantile_plot_*.py of SapanaChaudhary/RA-RLHF.
     """

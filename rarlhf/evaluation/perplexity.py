@@ -75,7 +75,7 @@ def reference_perplexity(
         model: causal language model, on any device; left in eval mode.
         tokenizer: of the same vocabulary.
         texts: at least one, none empty.
-        batch_size: texts per forward pass, >= 1; texts of like length are put together, order has no influence.
+        batch_size: texts per forward pass, >= 1; texts of similar length share a pass; their order has no influence.
         add_start_token: whether the BOS token is put before each text.
 
     Returns: number >= 1, lower is better; a mean of per-text perplexities, not exp of the corpus mean.

@@ -30,8 +30,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "cvar_curve": (
         "Outcome CVaR",
-        "Mean of the worst alpha % of all continuations, whatever their prompt. It rises to the mean reward at 100 %; "
-        "the further left a line is ahead, the rarer the failures it prevents. Bands: lowest and highest seed.",
+        "Mean of the worst alpha % of all continuations, whatever their prompt. It rises to the mean reward at 100 %. "
+        "A line that is ahead far to the left prevents rare failures. Bands: lowest and highest seed.",
     ),
     "reward_distribution": (
         "Shift of the reward distribution",
@@ -40,13 +40,13 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "trade_off": (
         "Reward against KL",
-        "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right has "
-        "moved further from the SFT model. Methods compare fairly where their dots are at the same KL.",
+        "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right is "
+        "further from the SFT model. The comparison of two methods is fair where their dots are at the same KL.",
     ),
     "training": (
         "Training",
-        "Per iteration, over the training prompts of that batch. KL should hold its target; the episodes kept follow "
-        "the risk schedule; the CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and "
+        "Per iteration, over the training prompts of that batch. KL should stay at its target. The episodes kept follow "
+        "the risk schedule. The CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and "
         "risk level. Bands: lowest and highest seed.",
     ),
 }
@@ -101,7 +101,7 @@ def tail_samples(tables: Tables, tail: BoolArray, count: int, seed: int) -> list
         tables: generations of every method and seed.
         tail: (P,) bool, the prompt tail.
         count: prompts to draw, fewer where the tail is smaller.
-        seed: of the draw, so that no one picks.
+        seed: of the draw, so that nobody picks the samples.
 
     Returns: prompts by ascending id, methods in the order of `tables`.
     """
@@ -138,7 +138,7 @@ def render_report(
         counts: rows read, used and dropped, nested by name.
         params: all params, shown in full.
         provenance: name -> hash or version, for the foot.
-        offensive: whether samples quote text that may offend; puts a notice before them and folds them away.
+        offensive: whether samples quote text that may offend; if so, a notice comes first and the samples are folded.
 
     Returns: HTML, equal for equal arguments.
     """
@@ -176,7 +176,7 @@ def _on_dark(colour: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with every character that would steer its display written as an escape in hexadecimal.
+    """The text with every character that would change how it is displayed written as an escape in hexadecimal.
 
     Those are control characters but for line feed and tab, the invisible format characters of Unicode (overrides of
     writing direction, zero-width spaces, tags), and halves of surrogate pairs, which cannot be written as UTF-8. The

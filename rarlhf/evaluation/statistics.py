@@ -1,6 +1,6 @@
 """Spread over seeds, and paired differences between methods with the error of seeds and of prompts.
 
-Letters for shapes: S seeds, P test prompts, k samples per prompt. How intervals are to be read: docs/evaluation.md.
+Letters for shapes: S seeds, P test prompts, k samples per prompt. docs/evaluation.md says how to read the intervals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ class Difference(TypedDict):
     mean: float
     n: int  # seeds
     seed_error: float | None  # standard error of the mean over seeds
-    prompt_error: float | None  # bootstrap standard error of the choice of test prompts; None for a single prompt
+    prompt_error: float | None  # bootstrap standard error from the choice of test prompts; None for a single prompt
     interval: list[float] | None  # at evaluate.confidence, both errors in it; None where one is not known
     per_seed: list[float]
 
@@ -45,7 +45,7 @@ def over_seeds(values: Sequence[float]) -> Spread:
     Args:
         values: one number per seed, at least one.
 
-    Returns: `std` and `ci95` are None for one seed: one run says nothing about the spread.
+    Returns: `std` and `ci95` are None for one seed, which says nothing about the spread.
     """
     half = t_half_width(values, 0.95)
     mean = exact_mean(values)  # of equal numbers exactly that number
@@ -68,11 +68,11 @@ def t_half_width(values: Sequence[float], confidence: float) -> float | None:
 def paired_difference(
     first: Sequence[float], second: Sequence[float], prompt_error: float | None, confidence: float
 ) -> Difference:
-    """`first` less `second`, paired by seed, with an interval that holds both sources of error.
+    """`first` less `second`, paired by seed, with an interval that covers both sources of error.
 
     Half width = sqrt((t x seed error)^2 + (z x prompt error)^2): t with S - 1 degrees for the few seeds, the normal
     quantile for the many prompts (Zou and Donner 2008, intervals of a sum). The noise of sampling continuations is in
-    both parts, so the interval is rather too wide than too narrow.
+    both parts, so that the interval is a little too wide.
 
     Args:
         first: S numbers, one per seed.
@@ -81,8 +81,8 @@ def paired_difference(
             is not known.
         confidence: in (0, 1).
 
-    Returns: the difference; its interval is None for one seed, for one prompt, and where nothing varies (the perplexity
-        of two methods with one model each): an error is not known then, which is not the same as there being none.
+    Returns: the difference. Its interval is None for one seed, for one prompt, and where nothing varies (the perplexity
+        of two methods with one model each): the error is unknown then, which does not mean that it is 0.
 
     Raises: ValueError if the numbers of seeds differ.
     """

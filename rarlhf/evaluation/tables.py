@@ -1,4 +1,4 @@
-"""The results as text: numbers formatted once, for the terminal and for the report."""
+"""The results as text, for the terminal, the report and the cards."""
 
 from collections.abc import Mapping, Sequence
 

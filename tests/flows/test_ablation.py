@@ -99,7 +99,7 @@ def test_cells_run_once_and_a_failed_one_leaves_the_others(cells: Path) -> None:
 
     status, shown = run("--grid", "risk.alpha=0.25,0.75", "--seeds", "1,2")
     assert status == 0
-    assert "2 cells, 2 of them were there already" in shown
+    assert "2 cells; 2 had run before" in shown
     assert ran(cells) == ["alpha 0.25", "alpha 0.75", "common"]
     _with_other_seeds_a_cell_gets_another_name()
 
@@ -125,9 +125,9 @@ def test_one_way_to_say_the_cells() -> None:
     for wrong in ((None, None, None), ({"risk.alpha": [1]}, None, "table3")):
         with pytest.raises(UserError, match="give one of --grid"):
             cell_values(*wrong, None)
-    with pytest.raises(UserError, match="no ablation table9 of the paper; there is table3"):
+    with pytest.raises(UserError, match="--paper table9 is unknown; use table3"):
         cell_values(None, None, "table9", None)
-    with pytest.raises(UserError, match="'a/b' is no name of a folder"):
+    with pytest.raises(UserError, match="no folder can be named 'a/b'"):
         cell_values(None, None, "table3", "a/b")
 
 
