@@ -45,9 +45,9 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "training": (
         "Training",
-        "Per iteration, over the training prompts of that batch. KL should stay at its target. The episodes kept follow "
-        "the risk schedule. The CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and "
-        "risk level. Bands: lowest and highest seed.",
+        "Per iteration, over the training prompts of that batch. KL should stay at its target. The episodes kept "
+        "follow the risk schedule. The CVaR is the mean of the worst 10 % of the whole batch's scores, for every "
+        "method and risk level. Bands: lowest and highest seed.",
     ),
 }
 
