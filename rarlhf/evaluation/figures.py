@@ -38,6 +38,7 @@ STYLE: Mapping[Any, object] = {
     "figure.constrained_layout.use": True,
 }
 BINS = 48
+MARKED_TAIL = 0.10  # level of the VaR and CVaR that histograms mark
 
 
 def png(figure: Figure) -> bytes:
@@ -57,13 +58,12 @@ def _panels(rows: int, height: float, share_y: bool = False) -> Iterator[tuple[F
         yield figure, list(axes)
 
 
-def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours, risk_alpha: float = 0.10) -> Figure:
+def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours) -> Figure:
     """Histogram of rewards, one panel per method with the base model behind it; VaR and CVaR of the mixture marked.
 
     Args:
         scores: method -> (N,) rewards of all seeds, prompts and samples; `base` goes to the background.
         colours: of every method.
-        risk_alpha: level of the marked tail.
     """
     background = scores.get("base")
     shown = [method for method in scores if method != "base" or len(scores) == 1]
@@ -72,7 +72,7 @@ def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours, risk
         for axis, method in zip(axes, shown, strict=True):
             if background is not None:
                 axis.hist(background, bins=edges.tolist(), density=True, color="#d2d2d2")
-            _histogram(axis, scores[method], edges, colours[method], risk_alpha)
+            _histogram(axis, scores[method], edges, colours[method])
             axis.set_title(label_of(method), color=colours[method], fontweight="bold")
             axis.set_xlim(edges[0], edges[-1])
         axes[-1].set_xlabel("reward of prompt + continuation (score units, higher is better)")
@@ -80,14 +80,14 @@ def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours, risk
     return figure
 
 
-def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str, risk_alpha: float) -> None:
+def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str) -> None:
     axis.hist(values, bins=edges.tolist(), density=True, histtype="step", color=colour, linewidth=1.8)
-    quantile, tail_mean = float(value_at_risk(values, risk_alpha)), float(cvar(values, risk_alpha))
+    quantile, tail_mean = float(value_at_risk(values, MARKED_TAIL)), float(cvar(values, MARKED_TAIL))
     axis.axvspan(edges[0], quantile, color=colour, alpha=0.12, linewidth=0)
     axis.axvline(tail_mean, color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
     left_of_it = tail_mean > edges[0] + 0.3 * (edges[-1] - edges[0])  # else the text would be over the axis
     axis.annotate(
-        f"CVaR {risk_alpha:.0%} = {tail_mean:.2f}",
+        f"CVaR {MARKED_TAIL:.0%} = {tail_mean:.2f}",
         (tail_mean, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(-4 if left_of_it else 4, -3),
