@@ -68,7 +68,7 @@ class Experiments:
         return name, self.evaluation(name) is not None
 
     def evaluation(self, name: str) -> "Evaluation | None":
-        """What an experiment measured; None if there is no such experiment, or its outputs are no longer in the cache."""
+        """What an experiment measured; None if there is none, or the cache has lost its outputs."""
         from dvc.api import read
         from dvc.exceptions import DvcException
 
