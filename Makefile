@@ -81,6 +81,6 @@ $(INSTALLED): constraints.txt pyproject.toml
 		$$python -m venv --clear .venv; \
 	fi
 	@touch .venv/.installing
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
 	@rm .venv/.installing
 	@touch $@

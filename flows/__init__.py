@@ -1,4 +1,4 @@
-"""Prefect's door to the pipeline: the same stages and the same cache as `dvc repro`."""
+"""The pipeline as Prefect flows: the same stages and the same cache as `dvc repro`."""
 
 from tasks.running.interpreter import PACKAGES, use_own
 

@@ -22,7 +22,7 @@ from flows.ablations.cells import make_cells
 from flows.ablations.command import parser
 from flows.ablations.experiments import Experiments
 from flows.ablations.plan import Plan, cell_values, common_values, make_plan
-from flows.ablations.publishing import parent_run, publish
+from flows.ablations.publishing import ablation_run, publish
 from flows.ablations.running import Runner
 from flows.running.stages import Processes
 from flows.serving.runs import hold_workspace
@@ -60,7 +60,7 @@ def ablation(
         except UserError as error:
             logger.error(str(error))
             return Failed(message=str(error))
-        with parent_run(plan) as (tracker, environment):
+        with ablation_run(plan) as (tracker, environment):
             done, failed = Runner(plan, experiments, jobs, environment).run()
             table = _table(plan, experiments)
             if table:

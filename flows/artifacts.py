@@ -16,7 +16,7 @@ MLFLOW = "http://127.0.0.1:5000"  # where `make ui` shows it
 
 
 def publish_results() -> None:
-    """Shows the results table and the figures that stage `evaluate` wrote; the figures are within the text itself."""
+    """Shows the results table and the figures that stage `evaluate` wrote; the text holds the figures themselves."""
     from rarlhf.evaluation.tables import COLUMNS, result_rows
     from rarlhf.evaluation.words import counted, percent
 

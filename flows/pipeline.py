@@ -17,11 +17,11 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from flows.artifacts import publish_mlflow_link, publish_results
-from flows.running.devices import accelerators, shares
+from flows.running.devices import Shares, accelerators, shares
 from flows.running.graph import up_to_date
 from flows.running.remote import fetch_run_cache, push
 from flows.running.request import prepare
-from flows.running.stages import Processes, Repro, Stages
+from flows.running.stages import Processes, Repro, run_stages
 from flows.serving.runs import hold_workspace
 from flows.serving.server import local_settings
 from rarlhf.config.errors import UserError
@@ -29,7 +29,7 @@ from tasks.tracking.passwords import without_passwords
 from tasks.tracking.pipeline import Pipeline, pipeline_run
 
 EVALUATE = "evaluate"
-MLFLOW_SECONDS = 5.0  # to wait for its answer before the way to its page is shown
+MLFLOW_SECONDS = 5.0  # how long the link to MLflow's page waits for its answer
 
 
 @flow(name="rarlhf")
@@ -41,15 +41,15 @@ def rarlhf(
     parallel: Annotated[int, Field(ge=1)] | None = None,
     remote: str | None = None,
 ) -> State[None]:
-    """Brings the pipeline, or what the targets need, up to date; one run at a time works in a workspace.
+    """Brings the pipeline, or what the targets need, up to date. One run at a time works in a workspace.
 
     Args:
         targets: names of stages; all where empty.
-        overrides: dotted keys of params.yaml and the values to put there before, as {"risk.alpha": 0.2}; they stay.
+        overrides: dotted keys of params.yaml and their new values, as {"risk.alpha": 0.2}; they stay there.
         force: whether to run stages that are up to date too.
-        preset: name of a preset to put over params.yaml first.
+        preset: name of a preset that replaces params.yaml first.
         parallel: how many stages may run at the same time; where empty, one for each accelerator, or one on a CPU.
-        remote: name of a DVC remote from which results are taken where it has them, and to which they are sent.
+        remote: name of a DVC remote. Results that it has are taken from it; what was made is sent to it.
     """
     with hold_workspace() as held:
         try:
@@ -63,7 +63,8 @@ def rarlhf(
             pipeline.open(params)
             devices = [] if params.runtime.device == "cpu" else accelerators()
             fresh = set() if force else up_to_date(graph)
-            states = Stages(graph, fresh, shares(devices, parallel), Repro(force, remote, Processes([held]))).run()
+            repro = Repro(force, remote, Processes([held]), Shares(shares(devices, parallel)))
+            states = run_stages(graph, fresh, repro)
             for stage, state in states.items():
                 pipeline.stage(stage, _named(state))
             _show(states, pipeline)
@@ -72,7 +73,7 @@ def rarlhf(
 
 
 def _show(states: Mapping[str, State[Any]], pipeline: Pipeline) -> None:
-    """Shows on Prefect's pages what was done; nothing but a warning where that fails."""
+    """Shows on Prefect's pages what was done; where that fails there is only a warning."""
     try:
         pipeline.wait(MLFLOW_SECONDS)
         if pipeline.run_id:
@@ -89,7 +90,7 @@ def _finish(states: Mapping[str, State[Any]], remote: str | None) -> State[None]
     if remote:
         sent = send(remote, done, return_state=True)
         if not sent.is_completed():
-            return Failed(message=f"remote {remote} was sent nothing: {sent.message}")
+            return Failed(message=f"nothing was sent to remote {remote}: {sent.message}")
     missing = [f"{stage} ({_named(state)})" for stage, state in states.items() if stage not in done]
     if missing:
         return Failed(message=f"not done: {', '.join(missing)}")
@@ -135,11 +136,13 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", help="stages; all where none is named")
     parser.add_argument("--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--force", action="store_true", help="run stages that are up to date too")
-    parser.add_argument("--preset", help="preset to put over params.yaml first")
+    parser.add_argument("--preset", help="preset that replaces params.yaml first")
     parser.add_argument("--parallel", type=int, help="how many stages may run at the same time")
-    parser.add_argument("--remote", help="DVC remote to take results from and to send them to")
+    parser.add_argument("--remote", help="DVC remote that results are taken from and sent to")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else a temporary server would live on
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # without it a temporary server would live on
     try:
         with local_settings():
             state = _run(options)

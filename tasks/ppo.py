@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tasks.running.figures import track_training
 from tasks.running.stage import Run, stage
-from tasks.tracking.run import all_params
+from tasks.tracking.record import all_params
 
 
 @stage

@@ -1,6 +1,6 @@
-"""`dvc repro` with one run in MLflow above those of the stages: `python -m tasks.repro`, which `make repro` calls.
+"""`dvc repro` with one run in MLflow above the runs of the stages: `python -m tasks.repro`, which `make repro` calls.
 
-DVC has the terminal; its output and its exit status are the command's. Tracking starts while DVC reads its graph.
+DVC writes to the terminal itself, and its exit status is the command's. Tracking starts while DVC reads its graph.
 """
 
 import signal
@@ -22,7 +22,7 @@ STOPPED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGINT
 def main() -> int:
     """Runs `dvc repro` with the arguments given; returns its exit status.
 
-    What is wrong with params.yaml is told before: DVC makes stages of its lists, and speaks of them alone.
+    Problems in params.yaml are reported first: DVC makes stages from its lists, and would report only those.
     """
     try:
         params = load_params()
@@ -37,7 +37,10 @@ def main() -> int:
             _stop(process)
 
     with pipeline_run("tasks.repro") as pipeline:
-        for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches DVC and its stage too, which end by themselves
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # Ctrl-C reaches DVC and its stage too, and they end by themselves
             signal.signal(number, stop)
         process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])
         pipeline.open(params)
@@ -49,8 +52,8 @@ def main() -> int:
 
 
 def _tell_stages(pipeline: Pipeline, done: bool) -> None:
-    """Tells of the stages that DVC did not run: up to date, or where it failed, perhaps not reached."""
-    with suppress(Exception):  # DVC has told what is wrong with dvc.yaml
+    """Records the stages that DVC did not run: they were up to date or, where DVC failed, perhaps not reached."""
+    with suppress(Exception):  # DVC has reported what is wrong with dvc.yaml
         ran = pipeline.ran()
         for name in run_names(load_params()):
             if name not in ran:
@@ -58,7 +61,7 @@ def _tell_stages(pipeline: Pipeline, done: bool) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends DVC, which gives its lock back on SIGINT alone and not while a stage runs, and the stage."""
+    """Ends DVC and its stage. DVC gives its lock back only on SIGINT, and not while a stage runs."""
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)

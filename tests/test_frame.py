@@ -15,7 +15,8 @@ PINS = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines
 
 def requirements() -> list[Requirement]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    return [Requirement(text) for texts in lists for text in texts]
 
 
 def test_constraints_are_exact_versions_and_nothing_else() -> None:

@@ -17,7 +17,9 @@ from flows.ablations.plan import Plan
 from rarlhf.evaluation.ablation import CellTable, csv_rows, markdown, terminal
 from rarlhf.messages.markdown import table as markdown_table
 from tasks.running.outputs import Outputs
-from tasks.tracking.run import PARENT_FILE, PIPELINE, Record, Tracker
+from tasks.tracking.parent import PIPELINE, publish_parent
+from tasks.tracking.record import Record
+from tasks.tracking.tracker import Tracker
 
 REPORTS = Path("reports/ablation")
 
@@ -75,22 +77,16 @@ def _state(name: str, plan: Plan, done: Mapping[str, Outcome]) -> list[str]:
 
 
 @contextmanager
-def parent_run(plan: Plan) -> Iterator[tuple[Tracker, dict[str, str]]]:
+def ablation_run(plan: Plan) -> Iterator[tuple[Tracker, dict[str, str]]]:
     """A run in MLflow, and the environment that nests the runs of the cells' stages under it."""
     params = next(iter(plan.cells.values())).params
     tags = {"stage": "ablation", "preset": params.preset, "mlflow.source.name": "flows.ablation"}
     record = Record(f"ablation {plan.name}", tags, {"cells": ", ".join(plan.cells), **plan.common})
     with TemporaryDirectory(prefix=f"ablation-{plan.name}-") as folder:
         tracker = Tracker(record, Path.cwd())
-        tracker.call(lambda _client, run: _publish_id(run.run_id, Path(folder)))
+        tracker.call(lambda _client, run: publish_parent(run.run_id, Path(folder)))
         try:
             yield tracker, {PIPELINE: folder}
         except BaseException as error:
             tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-
-
-def _publish_id(run_id: str, folder: Path) -> None:
-    partial = folder / "run.partial"
-    partial.write_text(run_id, encoding="utf-8")
-    partial.replace(folder / PARENT_FILE)

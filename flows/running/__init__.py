@@ -1,1 +1,1 @@
-"""Stages as tasks: what is asked for, the graph, the processes and their shares of the accelerators."""
+"""Stages as tasks: the request, the graph, the processes, and their shares of the machine."""

@@ -14,7 +14,7 @@ def read_graph(targets: Sequence[str] = ()) -> Graph:
     Args:
         targets: names of stages; a name without `@` is short for all its runs, as `ppo` for `ppo@rlhf-1`.
 
-    Returns: name to upstream names, in an order in which every stage stands after those it waits for.
+    Returns: name to upstream names, in an order in which every stage comes after those it waits for.
     Raises: UserError for a target that is not there.
     """
     from dvc.exceptions import DvcException
@@ -32,9 +32,9 @@ def read_graph(targets: Sequence[str] = ()) -> Graph:
 
 
 def up_to_date(graph: Graph) -> set[str]:
-    """Stages for which `dvc repro` has nothing to do, nor for those they wait for; asked at once, 0.5 s each are saved.
+    """Stages that are up to date, as are all stages they wait for. Asking for all at once saves 0.5 s for each.
 
-    Where another process holds DVC's lock, none: each is asked when its turn comes.
+    None where another process holds DVC's lock: DVC is then asked for each stage in its turn.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -59,7 +59,7 @@ def _runs(target: str, upstream: Graph) -> list[str]:
 
 
 def _needed(upstream: Graph, names: list[str]) -> set[str]:
-    """The stages named and all that they wait for, however far up."""
+    """The named stages and all that these wait for, directly or through others."""
     needed: set[str] = set()
     while names:
         name = names.pop()

@@ -1,7 +1,7 @@
-"""Runs a command and stops it in good order once nobody asks for it: `python -m flows.running.guard COMMAND...`.
+"""Runs a command and stops it in good order when its caller is gone: `python -m flows.running.guard COMMAND...`.
 
-The standard input is a pipe whose other end belongs to the process that asks, which writes nothing into it. When that
-end is closed, on purpose or because the process was killed, the command is stopped: it may save, and no child stays.
+The standard input is a pipe from the caller, which writes nothing into it. When the caller's end is closed, on purpose
+or because the caller was killed, the command is stopped: it may save first, and none of its children stays.
 """
 
 import os
@@ -13,18 +13,18 @@ from contextlib import suppress
 
 import psutil
 
-SIGNALLED = 128  # exit status of a command that was killed, less the signal's number
+SIGNALLED = 128  # a command that was killed has this exit status plus the signal's number
 POLL_SECONDS = 0.05
-SAVE_SECONDS = 15.0  # in this time a training reaches a point where it saves; a slow rollout takes ten
-TIDY_SECONDS = 3.0  # after a second SIGINT, which stages obey at once
+SAVE_SECONDS = 15.0  # a training reaches a point where it saves in this time; a slow rollout takes 10 s
+TIDY_SECONDS = 3.0  # after a second SIGINT, on which stages end at once
 LOCK_SECONDS = 2.0  # after the stage was killed, for DVC to give its lock back
 STOP_SECONDS = SAVE_SECONDS + TIDY_SECONDS + LOCK_SECONDS  # Prefect kills a flow 30 s after it was asked to end
 
 
 def main() -> int:
-    """Runs the command line's command; returns its exit status."""
+    """Runs the command of the command line; returns its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # the pipe alone says when to stop
+        signal.signal(number, lambda *_: None)  # only the pipe says when to stop
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None:
         if select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
@@ -37,9 +37,9 @@ def main() -> int:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Asks the leader of a process group to save and end, then insists, then kills it and all its descendants.
+    """Asks the leader of a process group to save and end, asks again, then kills it and all its descendants.
 
-    SIGINT is the signal on which DVC gives its lock back; while its command runs, DVC leaves it to that.
+    DVC gives its lock back on SIGINT; while its command runs, DVC waits for the command to end.
     """
     family: list[psutil.Process] = []
     for seconds in (SAVE_SECONDS, TIDY_SECONDS):

@@ -1,7 +1,10 @@
-"""What other workspaces computed already, taken from a DVC remote, and what this one did, sent there.
+"""Takes results that other workspaces have computed from a DVC remote, and sends this workspace's results there.
 
-The run cache, which knows a stage's outputs by its inputs, goes along: a workspace whose dvc.lock does not name a
-result finds it too. `python -m flows.running.remote NAME STAGE` takes a stage's results if the remote has them.
+DVC's run cache is taken and sent too. It knows a stage's outputs by its inputs, so a workspace finds a result that its
+dvc.lock does not name. `python -m flows.running.remote NAME STAGE` takes a stage's results if the remote has them.
+
+`dvc repro --pull` would need less code, but it takes from the default remote only, not from one that is named, and it
+copies the remote's whole run cache again for each stage.
 """
 
 import sys
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def fetch_run_cache(name: str) -> None:
-    """Brings what the remote's run cache says; the results themselves come stage by stage.
+    """Copies the remote's run cache; the results themselves are taken stage by stage.
 
     Raises: UserError if DVC has no remote of that name, or if it cannot be read.
     """
@@ -36,7 +39,7 @@ def fetch_run_cache(name: str) -> None:
 
 
 def restore(name: str, stage: str) -> bool:
-    """Puts a stage's results into the workspace where they are not there; returns False if the remote has them not."""
+    """Puts a stage's results into the workspace if they are missing there; returns False if the remote lacks them."""
     from dvc.stage.cache import RunCacheNotFoundError
 
     with _opened(name) as repo, repo.lock:
@@ -51,14 +54,14 @@ def restore(name: str, stage: str) -> bool:
 
 
 def push(name: str, stages: Iterable[str]) -> int:
-    """Sends the stages' results and the run cache to the remote; returns the number of files sent."""
+    """Sends the stages' results and the run cache to the remote; returns the number of files that were sent."""
     with _opened(name) as repo:
         return int(repo.push(targets=list(stages), remote=name, run_cache=True))
 
 
 @contextmanager
 def _opened(name: str) -> "Iterator[Repo]":
-    """The repository; what fails with the remote is told without the password that its address may hold."""
+    """The repository; errors of the remote come without the password that its address may hold."""
     from dvc.exceptions import DownloadError, DvcException, UploadError
     from dvc.repo import Repo
 
@@ -68,7 +71,7 @@ def _opened(name: str) -> "Iterator[Repo]":
     except (DvcException, OSError) as error:
         passing = may_pass(error) or isinstance(error, DownloadError | UploadError)
         told = without_passwords(f"remote {name}: {error}")
-        raise (PassingError if passing else UserError)(told) from None  # the cause names the address
+        raise (PassingError if passing else UserError)(told) from None  # the cause holds the address
 
 
 def main() -> int:

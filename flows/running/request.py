@@ -1,4 +1,4 @@
-"""What a run of the flow asks for, put into params.yaml, or nothing of it."""
+"""A request to the flow: preset, values and targets, put into params.yaml as a whole or not at all."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +12,17 @@ from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from tasks.preset import PARAMS, apply_preset, override
 
-WRITTEN = Path(HOME, "params.sha256")  # of the params.yaml that a run wrote last
+WRITTEN = Path(HOME, "params.sha256")  # SHA-256 of the params.yaml that a run wrote last
 
 
 def prepare(
     targets: Sequence[str], overrides: Mapping[str, Any], preset: str | None, say: Callable[[str], None]
 ) -> tuple[Graph, Params]:
-    """Puts a preset and single values into params.yaml and reads the graph that follows.
+    """Puts a preset and single values into params.yaml and reads the resulting graph.
 
-    A params.yaml that an earlier run wrote, with overrides too, is overwritten by a preset; an edited one is not.
+    A preset replaces a params.yaml that an earlier run wrote, overrides included; it does not replace an edited one.
 
-    Raises: UserError for a preset, key, value or target that is not allowed; params.yaml is as it was then.
+    Raises: UserError for a preset, key, value or target that is not allowed; params.yaml then stays as it was.
     """
     before = PARAMS.read_bytes() if PARAMS.is_file() else b""
     try:

@@ -1,7 +1,7 @@
-"""Stages as Prefect tasks: what does not wait for anything runs at the same time, as far as there are shares for it.
+"""Stages as Prefect tasks. Prefect orders them; a task that may start waits for a free share of the machine.
 
-Each task runs `dvc repro` for its one stage, so that DVC alone decides what is fresh. A stage that fails does not stop
-those that do not need it. Whatever ends the flow, `kill -9` included, stops the running stages in good order.
+Each task runs `dvc repro` for its one stage, so DVC alone decides what is up to date. When a stage fails, the stages
+that do not need it go on. Whatever ends the flow, `kill -9` included, makes the running stages save and end.
 """
 
 import os
@@ -9,39 +9,41 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from types import TracebackType
 from typing import Any
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectConcurrentFuture
+from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed
 
+from flows.running.devices import Shares
 from flows.running.graph import Graph
 from flows.running.guard import SIGNALLED, STOP_SECONDS
 from rarlhf.config.errors import PASSING_STATUS
 from tasks.tracking.passwords import without_passwords
 
 CACHED = ("didn't change, skipping", "is cached - skipping run")
-KILLED = (-9, 137)  # by a machine out of memory or by hand; by way of a shell
-LOCKED = ("is busy, it is being blocked by", "Unable to acquire lock")  # another `dvc` reads or writes the same files
+KILLED = (-9, 137)  # a process that was killed, as when memory runs out; the same through a shell
+LOCKED = ("is busy, it is being blocked by", "Unable to acquire lock")  # another `dvc` works on the same files
 DVC_FAILED = 255
 RETRY_SECONDS = 5.0
 
 
 class PassingTrouble(RuntimeError):
-    """A stage failed by something that may not come again: its process was killed, the network, a lock."""
+    """A stage failed for a reason that may not come again: its process was killed, the network failed, a lock."""
 
 
-class Processes:
-    """The processes of the stages that run now, each under a guard; `stop` ends them, and any that starts later.
+class Processes(AbstractContextManager["Processes"]):
+    """The processes that run now, each under a guard; as a context, an exception stops them.
 
     Args:
-        held: numbers of files that the guards keep open too: they hold the workspace until the last stage has ended.
+        held: numbers of open files that the guards keep open too, to hold the workspace until the last stage ends.
     """
 
     def __init__(self, held: Sequence[int] = ()) -> None:
@@ -70,8 +72,15 @@ class Processes:
                 _let_go(process)
         return process
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops the processes where the block was left by an exception."""
+        if error is not None:
+            self.stop()
+
     def stop(self) -> None:
-        """Stops them all, which takes up to STOP_SECONDS."""
+        """Stops all processes, and every one that starts later; takes up to STOP_SECONDS."""
         self.stopped = True
         with self._lock:
             for process in self._running:
@@ -85,33 +94,25 @@ class Repro:
     """How stages are brought up to date.
 
     Attributes:
-        force: whether those that are up to date run too.
-        remote: name of a DVC remote that is asked for the results first, or None.
-        processes: where the stages' processes are kept.
+        force: whether stages that are up to date run too.
+        remote: name of a DVC remote that is asked for the results first; None where there is none.
+        processes: those of the running stages.
+        shares: of the machine; each running stage holds one.
     """
 
     force: bool
     remote: str | None
     processes: Processes
+    shares: Shares
 
     def commands(self, stage: str) -> list[list[str]]:
-        """What is run for a stage, one after the other."""
-        dvc = [
-            sys.executable,
-            "-m",
-            "dvc",
-            "--wait-for-lock",
-            "repro",
-            "--single-item",
-            *["--force"] * self.force,
-            stage,
-        ]
-        take = (
-            [sys.executable, "-m", "flows.running.remote", self.remote, stage]
-            if self.remote and not self.force
-            else None
-        )
-        return [take, dvc] if take else [dvc]
+        """The commands for a stage, in their order."""
+        module = [sys.executable, "-m"]
+        force = ["--force"] * self.force
+        dvc = [*module, "dvc", "--wait-for-lock", "repro", "--single-item", *force, stage]
+        if self.remote is None or self.force:
+            return [dvc]
+        return [[*module, "flows.running.remote", self.remote, stage], dvc]
 
 
 def _let_go(process: "subprocess.Popen[str]") -> None:
@@ -124,17 +125,21 @@ def _may_pass(_task: object, _run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(retries=1, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_may_pass, cache_policy=NO_CACHE)
-def run_stage(stage: str, repro: Repro, share: Mapping[str, str]) -> State[None]:
-    """Brings one stage up to date; its log lines go to Prefect's log.
+def run_stage(stage: str, repro: Repro) -> State[None]:
+    """Brings one stage up to date, as soon as there is a free share; its log lines go to Prefect's log.
 
     Args:
         stage: its name in dvc.yaml.
-        repro: how it is done.
-        share: what its environment says of the accelerators it may use.
+        repro: how it is brought up to date.
     """
+    with repro.shares.one() as share:
+        return _reproduce(stage, repro, share)
+
+
+def _reproduce(stage: str, repro: Repro, share: Mapping[str, str]) -> State[None]:
     lines: list[str] = []
     for command in repro.commands(stage):
-        status = _follow(repro.processes.start(command, share), lines)
+        status = 0 if repro.processes.stopped else _follow(repro.processes.start(command, share), lines)
         if repro.processes.stopped:
             return Cancelled(message="stopped with the flow")
         if status:
@@ -159,12 +164,12 @@ def _follow(process: "subprocess.Popen[str]", lines: list[str]) -> int:
 
 @task(cache_policy=NO_CACHE)
 def skip_stage() -> State[None]:
-    """Stands for a stage that was up to date when the flow began, as were all that it waits for."""
+    """The task of a stage that was up to date when the flow began, as were all stages that it needs; runs nothing."""
     return Completed(name="Cached")
 
 
 def _fail(stage: str, lines: Sequence[str], status: int) -> None:
-    """Raises what the lines of a failed command tell; `status` is its own, which with `dvc` is not the stage's."""
+    """Raises the error of a failed command; `status` is the command's, and `dvc` has another status than its stage."""
     killed = SIGNALLED < status < DVC_FAILED
     told = (
         [line for line in lines if line.startswith(("error:", "ERROR:"))] or ["DVC was killed"] * killed or lines[-1:]
@@ -175,9 +180,9 @@ def _fail(stage: str, lines: Sequence[str], status: int) -> None:
 
 
 def _dvc_may_pass(stage: str, lines: Sequence[str]) -> bool:
-    """Whether DVC failed by a lock, or its stage with an exit status that may not come again.
+    """Whether a lock stopped DVC, or its stage ended with an exit status that may not come again.
 
-    DVC's own last error says it, after all that the stage wrote.
+    The last error that DVC itself printed says so, after everything that the stage wrote.
     """
     errors = [number for number, line in enumerate(lines) if line.startswith("ERROR: ")]
     last = "\n".join(lines[errors[-1] :]) if errors else ""
@@ -187,63 +192,28 @@ def _dvc_may_pass(stage: str, lines: Sequence[str]) -> bool:
     return any(text in last for text in LOCKED)
 
 
-class Stages:
-    """Runs the stages of a graph, within a flow run.
+def run_stages(graph: Graph, fresh: set[str], repro: Repro) -> dict[str, State[Any]]:
+    """Runs the stages of a graph within a flow run; returns the final state of each.
+
+    A stage whose upstream failed is not started: its state is NotReady.
 
     Args:
-        graph: name to the names it waits for, those first.
-        fresh: names that need nothing.
-        shares: what each of the stages that run at the same time adds to its environment.
+        graph: stage to the stages it waits for, those first.
+        fresh: stages that are up to date.
         repro: how a stage is brought up to date.
     """
+    futures: dict[str, PrefectFuture[Any]] = {}
+    with repro.processes:
+        for stage, upstream in graph.items():
+            skip = stage in fresh
+            work: Task[..., State[None]] = skip_stage if skip else run_stage
+            named = work.with_options(name=stage, task_run_name=stage)
+            waits = [futures[name] for name in upstream]
+            futures[stage] = named.submit(*() if skip else (stage, repro), wait_for=waits)
+        return {stage: final_state(future) for stage, future in futures.items()}
 
-    def __init__(self, graph: Graph, fresh: set[str], shares: Sequence[Mapping[str, str]], repro: Repro) -> None:
-        self._graph = graph
-        self._fresh = fresh
-        self._free = list(reversed(shares))
-        self._repro = repro
-        self._running: dict[str, PrefectConcurrentFuture[Any]] = {}
-        self._taken: dict[str, Mapping[str, str]] = {}
-        self._states: dict[str, State[Any]] = {}
 
-    def run(self) -> dict[str, State[Any]]:
-        """The final state of each stage; a stage whose upstream failed is not started."""
-        try:
-            while len(self._states) < len(self._graph):
-                self._start_ready()
-                self._take_ended()
-        except BaseException:
-            self._repro.processes.stop()
-            raise
-        return {stage: self._states[stage] for stage in self._graph}
-
-    def _start_ready(self) -> None:
-        for stage, upstream in self._graph.items():
-            known = stage in self._states or stage in self._running
-            if known or not all(name in self._states for name in upstream):
-                continue
-            hopeless = not all(self._states[name].is_completed() for name in upstream)
-            if stage in self._fresh or hopeless:
-                self._submit(stage, {})
-            elif self._free:
-                self._taken[stage] = self._free.pop()
-                self._submit(stage, self._taken[stage])
-
-    def _submit(self, stage: str, share: Mapping[str, str]) -> None:
-        waits = [self._states[name] for name in self._graph[stage]]
-        work: Task[..., State[None]] = skip_stage if stage in self._fresh else run_stage
-        named = work.with_options(name=stage, task_run_name=stage)
-        arguments = () if stage in self._fresh else (stage, self._repro, share)
-        future = named.submit(*arguments, wait_for=waits, return_state=False)
-        assert isinstance(future, PrefectConcurrentFuture)  # of the flow's task runner
-        self._running[stage] = future
-
-    def _take_ended(self) -> None:
-        """Waits until a stage has ended, and gives back its share."""
-        wait([future.wrapped_future for future in self._running.values()], return_when=FIRST_COMPLETED)
-        for stage in [name for name, future in self._running.items() if future.wrapped_future.done()]:
-            future = self._running.pop(stage)
-            future.wait()
-            self._states[stage] = future.state
-            if stage in self._taken:
-                self._free.append(self._taken.pop(stage))
+def final_state(future: PrefectFuture[Any]) -> State[Any]:
+    """The state in which a task ended; waits for its end."""
+    future.wait()
+    return future.state

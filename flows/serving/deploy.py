@@ -1,6 +1,10 @@
-"""The deployment `full`, its server and its worker on this machine: `python -m flows.serving.deploy up`, and `down`.
+"""The deployments, their server and their worker on this machine: `python -m flows.serving.deploy up`, and `down`.
 
-What was started is kept in .prefect/processes.json, so that just that is ended, however long after.
+.prefect/processes.json holds what was started, so that `down` ends exactly that, however much later.
+
+Prefect's own commands would lose two things. `prefect server stop` ends the process that has the server's number now,
+which may be any program after a restart. `flow.serve`, instead of a worker, takes its runs along when it is killed:
+they crash within 3 s, where a worker's run goes on to its end.
 """
 
 import json
@@ -18,28 +22,28 @@ import psutil
 from flows.serving.runs import cancel_runs, close_lost_runs, end_orphan, worker_is_online
 from flows.serving.server import HOME, STARTUP_SECONDS, environment, own_server_answers, page, server_command
 from rarlhf.config.errors import UserError
+from rarlhf.system.files import replaced
 from tasks.tracking.passwords import without_passwords
 
 POOL = "local"
 RECORD = Path(HOME, "processes.json")
-RUN_SECONDS = 40.0  # for runs to end: 20 s for their stages, some for what Prefect does
+RUN_SECONDS = 40.0  # for runs to end: 20 s for their stages, the rest for Prefect
 STOP_SECONDS = 15.0
 
 
 def up() -> None:
-    """Starts what does not run yet, and puts the deployment of prefect.yaml there.
+    """Starts what does not run yet, and creates the deployments of prefect.yaml.
 
     Raises: UserError if the address is taken by something else, or if something does not start.
     """
     Path(HOME).mkdir(exist_ok=True)
     alive = running()
     if own_server_answers():
-        whose = _named(alive["server"]) if "server" in alive else "started by something else, which ends it too"
+        whose = _named(alive["server"]) if "server" in alive else "not of `make deploy`; `make stop` leaves it alone"
         print(f"server: runs already, {page()} ({whose})", flush=True)
     else:
-        print(
-            f"server: started, {page()} ({_named(_start('server', server_command(), own_server_answers))})", flush=True
-        )
+        started = _start("server", server_command(), own_server_answers)
+        print(f"server: started, {page()} ({_named(started)})", flush=True)
     for name in [] if "worker" in alive else close_lost_runs():
         print(f"run {name}: its process is gone; it counts as crashed now", flush=True)
     _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
@@ -52,7 +56,7 @@ def up() -> None:
 
 
 def down() -> None:
-    """Ends what `up` started and still runs: the flow's run first, then the worker, then the server."""
+    """Ends what `up` started: the flow's runs first, then the worker, then the server."""
     alive = running()
     if not alive:
         print("nothing that `make deploy` started is running")
@@ -61,14 +65,14 @@ def down() -> None:
             print(f"run {name}: cancelled", flush=True)
     if alive and end_orphan(RUN_SECONDS):
         print("a run without a worker: ended", flush=True)
-    for role in ("worker", "server"):  # a worker whose server is gone would wait for it
+    for role in ("worker", "server"):  # without its server a worker would wait
         if role in alive:
             print(f"{role}: {_end(alive[role])} ({_named(alive[role])})", flush=True)
     RECORD.unlink(missing_ok=True)
 
 
 def running() -> dict[str, psutil.Process]:
-    """What the record names and still runs: role to process; a later process under the same number does not count."""
+    """The processes of the record that still run, by role; a later process with the same number does not count."""
     found = {}
     for role, (pid, start) in _read().items():
         with suppress(psutil.NoSuchProcess):
@@ -85,7 +89,7 @@ def _start_worker() -> psutil.Process:
 
 
 def _start(role: str, command: list[str], ready: Callable[[], bool]) -> psutil.Process:
-    """Starts a process that outlives this one, notes it, and waits until it is ready."""
+    """Starts a process that outlives this one, records it, and waits until it is ready."""
     log = Path(HOME, f"{role}.log")
     with log.open("w") as stream:
         child = subprocess.Popen(
@@ -123,7 +127,7 @@ def _answers() -> bool:
 
 
 def _end(process: psutil.Process) -> str:
-    """Ends a process and says how."""
+    """Ends a process; returns how."""
     for number, told in ((signal.SIGTERM, "ended"), (signal.SIGKILL, "killed")):
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
@@ -144,9 +148,8 @@ def _read() -> dict[str, tuple[int, float]]:
 
 
 def _write(record: dict[str, tuple[int, float]]) -> None:
-    partial = RECORD.with_suffix(".partial")
-    partial.write_text(json.dumps(record), encoding="utf-8")
-    partial.replace(RECORD)
+    with replaced(RECORD) as partial:
+        partial.write_text(json.dumps(record), encoding="utf-8")
 
 
 def main() -> int:

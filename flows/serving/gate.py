@@ -1,7 +1,8 @@
 """Prefect's server behind a gate: it answers its own pages and programs of this machine, and no other web page.
 
 Prefect's own server lets pages of every origin use its API, under every host name, websockets included. Its settings
-(prefect.toml) mend the first; the gate looks at the host name and the origin of every request, whatever its kind.
+(prefect.toml) forbid other origins; the gate checks the host name and the origin of every request of every kind.
+`prefect server start` has no place for a gate: it starts Prefect's application by its name.
 
     python -m flows.serving.gate --host 127.0.0.1 --port 4200
 """
@@ -16,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # at any port, as of a tunnel from another machine
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # at any port: a tunnel from another machine has its own
 NOWHERE = "http://127.0.0.1:9"  # nothing listens at the port `discard`
 POLICY = (  # the pages load from their own server alone, and no other page shows them in a frame
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'"
@@ -25,14 +26,14 @@ _PORT = re.compile(r":\d+\Z")
 
 
 class Gate:
-    """Refuses requests to a host name that is not the server's, and those of pages that it did not serve.
+    """Refuses requests to a host name that is not the server's, and requests of pages that it did not serve.
 
-    A page of another origin can send requests to a server on the user's machine, and reads the answers where its own
-    name has been made to mean this machine (DNS rebinding). Programs send no origin.
+    A page of another origin can send requests to a server on the user's machine. It can read the answers if its own
+    name was made to mean this machine (DNS rebinding). Programs send no origin.
 
     Args:
-        app: what answers the other requests.
-        hosts: names and addresses of the server; those of `LOOPBACK` always count.
+        app: answers the other requests.
+        hosts: names and addresses of the server, besides those of `LOOPBACK`.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
@@ -40,7 +41,7 @@ class Gate:
         self._hosts = frozenset([*map(_bracketed, hosts), *LOOPBACK])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request, as ASGI has it."""
+        """Answers one request (ASGI)."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -79,10 +80,10 @@ def _bracketed(host: str) -> str:
 
 
 def main() -> None:
-    """Runs the server until it is told to end."""
+    """Runs the server until a signal ends it."""
     parser = argparse.ArgumentParser("python -m flows.serving.gate", description="Prefect's server behind a gate.")
-    parser.add_argument("--host", default="127.0.0.1", help="address that is listened at")
-    parser.add_argument("--port", type=int, required=True, help="port that is listened at")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--port", type=int, required=True, help="port to listen at")
     options = parser.parse_args()
 
     import uvicorn
@@ -92,7 +93,7 @@ def main() -> None:
 
     from flows.serving.server import address
 
-    # Prefect asks GitHub for these lists, and takes the ones it came with where that fails.
+    # Prefect asks GitHub for these lists; where that fails it takes those of its own package.
     collections.KNOWN_VIEWS.update(dict.fromkeys(collections.KNOWN_VIEWS, NOWHERE))
     settings = get_current_settings().server
     uvicorn.run(

@@ -1,4 +1,4 @@
-"""Runs of the flow: one at a time holds the workspace, and those whose process is gone are closed."""
+"""Runs of the flows: one at a time holds the workspace; runs whose process is gone are closed."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ BEGUN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 @contextmanager
 def hold_workspace() -> Iterator[int]:
-    """Waits until no other run of the flow works in this workspace; yields a file's number that holds it while open."""
+    """Waits until no other run works in this workspace; yields the number of the open file that holds it."""
     LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open("a+") as stream:
         try:
@@ -45,7 +45,7 @@ def hold_workspace() -> Iterator[int]:
 
 
 def holder() -> int | None:
-    """Id of the process whose run holds the workspace, or did until it was killed; None where the workspace is free."""
+    """Id of the process whose run holds the workspace, even if only its stages still run; None if it is free."""
     with suppress(FileNotFoundError), LOCK.open("r+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,7 +55,7 @@ def holder() -> int | None:
 
 
 def close_lost_runs() -> list[str]:
-    """Marks the deployment's begun runs as crashed where no process runs any; they would block those after them.
+    """Marks the deployments' begun runs as crashed where no process runs them: they would block all later runs.
 
     Returns: their names.
     """
@@ -69,7 +69,7 @@ def close_lost_runs() -> list[str]:
 
 
 def cancel_runs(seconds: float) -> list[str]:
-    """Cancels the deployment's begun runs and waits for their end, up to so many seconds; returns their names."""
+    """Cancels the deployments' begun runs and waits so many seconds for their end; returns their names."""
     with get_client(sync_client=True) as client:
         runs = _begun_runs(client)
         for run in runs:
@@ -81,7 +81,7 @@ def cancel_runs(seconds: float) -> list[str]:
 
 
 def end_orphan(seconds: float) -> bool:
-    """Ends a deployment's run that no worker looks after any more, and waits; returns whether there was one."""
+    """Ends a deployment's run that has lost its worker, and waits for its end; returns whether there was one."""
     try:
         process = psutil.Process(holder() or 0)
         if "prefect.engine" not in " ".join(process.cmdline()):
@@ -94,7 +94,7 @@ def end_orphan(seconds: float) -> bool:
 
 
 def worker_is_online(pool: str, since: datetime) -> bool:
-    """Whether a worker of the pool has been heard of since then."""
+    """Whether a worker of the pool has given a sign of life since then."""
     with get_client(sync_client=True) as client:
         path = {"work_pool_name": pool}
         workers = client.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=path).json()

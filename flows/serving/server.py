@@ -1,4 +1,4 @@
-"""This workspace's Prefect server: where it is, whether it answers, how it is started, how to do without."""
+"""This workspace's Prefect server: where it is, whether it answers, how it starts, and how to run without it."""
 
 import json
 import os
@@ -27,11 +27,11 @@ from tasks.tracking.passwords import without_passwords
 
 STARTUP_SECONDS = 180  # a busy machine took longer than the 20 s that Prefect gives its server
 HOME = ".prefect"
-SERVER = ["flows.serving.gate"]  # a module with its words
+SERVER = ["flows.serving.gate"]  # a module and its arguments
 
 
 def address() -> tuple[str, int]:
-    """Host and port of the server, as Prefect is set up with them (prefect.toml)."""
+    """Host and port of the server, from Prefect's settings (prefect.toml)."""
     url = urlsplit(PREFECT_API_URL.value() or "")
     return url.hostname or "127.0.0.1", url.port or 4200
 
@@ -54,7 +54,7 @@ def server_answers() -> bool:
 def own_server_answers() -> bool:
     """Whether this workspace's server answers.
 
-    Raises: UserError if something else is there, another workspace's server too: it would run that one's deployments.
+    Raises: UserError if something else answers there. Another workspace's server would run that one's deployments.
     """
     if not server_answers():
         return False
@@ -63,7 +63,7 @@ def own_server_answers() -> bool:
         with urllib.request.urlopen(f"{page()}/api/admin/settings", timeout=20) as answer:
             home = json.load(answer)["home"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"at {page()} something answers that is no Prefect server; {elsewhere}") from error
+        raise UserError(f"at {page()} something that is not a Prefect server answers; {elsewhere}") from error
     if Path(home).resolve() != Path(HOME).resolve():
         raise UserError(f"at {page()} the Prefect server of another workspace answers ({home}); {elsewhere}")
     return True
@@ -78,18 +78,18 @@ def server_command() -> list[str]:
 def environment() -> Mapping[str, str]:
     """The environment for Prefect's commands.
 
-    The home is given in full, which tells a workspace's server from another's. PWD, which prefect.yaml makes the folder
-    of the runs, may have been another one than the current folder, as under `make -C`. Prefect shows the address of its
-    pages in the log of every run: it is given without the password that the API's may hold.
+    The home is a full path, by which workspaces tell their servers apart. PWD, which prefect.yaml makes the folder of
+    the runs, is set because `make -C` leaves it at another folder. Prefect shows the address of its pages in the log of
+    every run, so it is set without the password that the API's address may hold.
     """
     own = {"PREFECT_HOME": str(Path(HOME).resolve()), "PWD": str(Path.cwd()), "DO_NOT_TRACK": "true"}
     return {**os.environ, **own, "PREFECT_UI_URL": _shown_address()}
 
 
 def local_settings() -> AbstractContextManager[Settings]:
-    """The settings as they are where a server answers; else those by which Prefect starts one for this process.
+    """The present settings where a server answers; else settings with which Prefect starts one for this process.
 
-    That one has no gate (flows.serving.gate), so it answers those alone that know a word made up for it.
+    That server has no gate (flows.serving.gate), so it answers only those who know a password that is made up for it.
     """
     if server_answers():
         return temporary_settings(updates={PREFECT_UI_URL: _shown_address()})

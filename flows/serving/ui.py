@@ -1,6 +1,6 @@
 """The web pages: MLflow's and Prefect's servers on the loopback address, until Ctrl-C ends both.
 
-Where `make deploy` has started Prefect's server, that one is shown, and it goes on.
+Where `make deploy` has started Prefect's server, its address is printed, and it runs on.
 """
 
 import os
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,7 +32,7 @@ SERVERS: Servers = {
             "sqlite:///mlflow.db",
             "--workers",
             "1",
-            "--allowed-hosts",  # MLflow's own list lets in 10.any.name, which need not be an address
+            "--allowed-hosts",  # MLflow's own list lets in 10.any.name, which may be a host elsewhere
             f"{HOST},{HOST}:*,localhost,localhost:*",
             "--uvicorn-opts",
             "--log-level=warning",
@@ -41,7 +41,7 @@ SERVERS: Servers = {
     "Prefect": (address()[1], SERVER),
 }
 ENVIRONMENT = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # without its job queues MLflow is up in 7 s instead of 25
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # without its job queues MLflow starts in 7 s instead of 25
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "PYTHONWARNINGS": "ignore",
@@ -53,7 +53,7 @@ def main() -> int:
     servers = dict(SERVERS)
     try:
         if "Prefect" in servers and own_server_answers():
-            print(f"Prefect: {page()} (runs already, and goes on)", flush=True)
+            print(f"Prefect: {page()} (runs already, and runs on)", flush=True)
             del servers["Prefect"]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,16 +63,21 @@ def main() -> int:
         print(f"error: the address is in use already: {', '.join(taken)}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
-    prepare_store(Path.cwd())  # a stage may start at the same moment
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # the pages are of this folder's store
+    _, experiment = prepare_store(Path.cwd())  # a stage may start at the same moment
+    # The page of an experiment without `/runs` opens MLflow's views of chat traces.
+    pages = {name: f"http://{HOST}:{port}" for name, (port, _) in servers.items()}
+    if "MLflow" in pages:
+        pages["MLflow"] += f"/#/experiments/{experiment}/runs"
     try:
         with _running(servers) as processes:
-            return _watch(processes, servers)
+            return _watch(processes, servers, pages)
     except KeyboardInterrupt:
         return 0
 
 
-def _watch(processes: dict[str, subprocess.Popen[bytes]], servers: Servers) -> int:
-    """Says when each server is there, then waits; returns 1 when one ends by itself."""
+def _watch(processes: dict[str, subprocess.Popen[bytes]], servers: Servers, pages: Mapping[str, str]) -> int:
+    """Prints each server's address when it answers, then waits; returns 1 when one ends by itself."""
     waiting = dict.fromkeys(servers, time.monotonic() + START_SECONDS)
     while True:
         for name, process in processes.items():
@@ -81,7 +86,7 @@ def _watch(processes: dict[str, subprocess.Popen[bytes]], servers: Servers) -> i
                 return 1
         for name in [name for name in waiting if _answers(servers[name][0])]:
             del waiting[name]
-            print(f"{name}: http://{HOST}:{servers[name][0]}", flush=True)
+            print(f"{name}: {pages[name]}", flush=True)
             if not waiting:
                 print("Ctrl-C ends both." if len(servers) > 1 else "Ctrl-C ends it.", flush=True)
         if any(time.monotonic() > end for end in waiting.values()):
@@ -92,7 +97,7 @@ def _watch(processes: dict[str, subprocess.Popen[bytes]], servers: Servers) -> i
 
 @contextmanager
 def _running(servers: Servers) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """The servers, each with its children in a group of its own, ended with the context."""
+    """The servers, each in a process group of its own; they end with the context."""
     processes = {name: _start(port, command) for name, (port, command) in servers.items()}
     try:
         yield processes

@@ -40,6 +40,17 @@ def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 @contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """A path to write to; the file then takes the place of `target` in one step: a reader sees the old or the new."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def whole(out: Path) -> Iterator[Path]:
     """Yields a folder to write to, which becomes `out` at the end; after a failure nothing is left of it.
 

@@ -10,7 +10,7 @@ SPEAKING = ("say", "log")  # methods that print a line
 
 
 class _Silent(ast.NodeTransformer):
-    """Takes out docstrings, the texts of raised errors, and calls that do nothing but print a line."""
+    """Removes docstrings, the texts of raised errors, and calls that only print a line."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:  # noqa: N802, the name that ast looks for
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
@@ -27,13 +27,13 @@ class _Silent(ast.NodeTransformer):
 
 
 def silent(source: str) -> str:
-    """A module's source without whatever only speaks to a reader, in one fixed layout."""
+    """A module's source without what is only for readers, in one fixed layout."""
     tree = ast.fix_missing_locations(_Silent().visit(ast.parse(source)))
     return ast.unparse(tree) + "\n"
 
 
 def write_silent(root: Path, folder: Path) -> None:
-    """Writes every module below `root` to `folder` as `silent` gives it, and other files as they are."""
+    """Writes every module below `root` to `folder` as `silent` returns it, and other files as they are."""
     for path in sorted(root.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             target = folder / path.relative_to(root)

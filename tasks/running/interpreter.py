@@ -1,7 +1,7 @@
-"""Which Python runs a command: `.venv`'s, where the one that was found on the PATH lacks the project's packages.
+"""Runs a command under `.venv`'s Python where the Python that was found lacks the project's packages.
 
-The stages' commands in dvc.yaml say `python3`, which is another one where `.venv` is not activated, as in
-`.venv/bin/dvc repro`. Nothing but the standard library is imported here, and no syntax is new: any Python 3 reads it.
+The stages' commands in dvc.yaml say `python3`. Where `.venv` is not activated, as in `.venv/bin/dvc repro`, that is
+another Python. This file uses only the standard library and old syntax, so that every Python 3 can read it.
 """
 
 import os
@@ -16,14 +16,14 @@ error: {python} lacks packages of this project: {names}
 
 
 def use_own(packages=PACKAGES):  # type: ignore[no-untyped-def]  # older Pythons read this too
-    """Starts this process's `python -m` command again under `.venv`, if packages are missing here; else does nothing.
+    """Starts this process's `python -m` command again under `.venv` if packages are missing here; else does nothing.
 
-    `.venv` is looked for beside this file's folder and, of a run in a copy of the repository, in the main one.
-    A process that is no `python -m` command, such as a notebook, is left alone.
+    `.venv` is looked for in this repository and, when that is a temporary copy, in the main one. A process that was not
+    started by `python -m`, such as a notebook, is left alone.
 
-    Raises: SystemExit with one line where there is no `.venv` that could help.
+    Raises: SystemExit with one line where no `.venv` can help.
     """
-    if sys.argv[:1] != ["-m"]:  # what it holds while the module of `python -m` is looked for
+    if sys.argv[:1] != ["-m"]:  # its value while Python looks for the module of `python -m`
         return
     missing = [name for name in packages if find_spec(name) is None]
     if not missing:

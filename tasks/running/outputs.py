@@ -19,15 +19,15 @@ class Outputs:
     """
 
     def __init__(self) -> None:
-        # The others' files are never moved into place, and must not be in the way of the first one's.
+        # The other processes' files are never moved into place; they must not overwrite the first one's.
         self._folder = PARTIAL if first_process() else Path(tempfile.mkdtemp())
         self._pending: dict[Path, Path] = {}
 
     @contextmanager
     def write(self, target: Path) -> Iterator[Path]:
-        """Yields where to write `target`: an empty folder, or where the target has a suffix, a file not made yet.
+        """Yields a place to write `target`: an empty folder or, where the target has a suffix, the name of a new file.
 
-        What a killed process left there before is deleted first.
+        What a killed process left there is deleted first.
         """
         partial = self._folder / str(target).replace("/", "__")
         remove(partial)
@@ -36,7 +36,7 @@ class Outputs:
         yield partial
 
     def commit(self) -> list[Path]:
-        """Moves everything written into place, if this process is the one that writes; returns what is there now."""
+        """Moves everything that was written to its target; returns the targets. Only the first process does so."""
         targets = list(self._pending) if first_process() else []
         for target in targets:
             _replace(self._pending[target], target)
@@ -53,7 +53,7 @@ class Outputs:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file, a link or a folder with all it holds; nothing there is fine."""
+    """Deletes a file, a link or a folder with all it holds; a path that does not exist is fine."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -7,7 +7,7 @@ A stage is a function `(run, arguments...)` under the decorator `stage`; its com
         with run.output(out) as folder:
             train_sft(base, folder, run.params, run.recorder)
 
-Exit status: 0 done; 1 failed; 2 wrong arguments; 75 failed by something that may pass, such as a network read; 130 and
+Exit status: 0 done; 1 failed; 2 wrong arguments; 75 failed for a reason that may pass, such as a network read; 130 and
 143 stopped by SIGINT and SIGTERM. Unless it is 0, the outputs are as they were before.
 """
 
@@ -35,7 +35,8 @@ from rarlhf.system.launch import first_process
 from tasks.inputs import Inputs, label, lookup, read_inputs
 from tasks.running.outputs import Outputs, remove
 from tasks.tracking.passwords import without_passwords
-from tasks.tracking.run import Tracker, stage_record
+from tasks.tracking.record import stage_record
+from tasks.tracking.tracker import Tracker
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -52,8 +53,8 @@ FULL_DISK_BYTES = 1 << 20
 
 _UNTOUCHED = "its outputs are as they were"
 _DISK_FULL = (
-    f"the disk is full; {_UNTOUCHED}. Make room in {{folder}} (`dvc gc --workspace` drops cached results no longer "
-    "used, and old folders in .checkpoints/ can go), then run again"
+    f"the disk is full; {_UNTOUCHED}. Make room in {{folder}} (`dvc gc --workspace` deletes cached results that are "
+    "no longer used; old folders in .checkpoints/ may be deleted too), then run again"
 )
 
 
@@ -102,7 +103,7 @@ class Run:
 
     @property
     def inputs_hash(self) -> str:
-        """SHA-256 over all that decides the stage's outputs, in hexadecimal."""
+        """SHA-256 of everything that decides the stage's outputs, in hexadecimal."""
         return self.inputs.hash
 
     def log(self, text: str) -> None:
@@ -110,15 +111,15 @@ class Run:
         self.recorder.say(text)
 
     def output(self, path: Path) -> AbstractContextManager[Path]:
-        """A context that yields where to write `path`; it is moved into place when the whole stage has ended well.
+        """A context that yields a place to write `path`; it is moved to `path` when the whole stage has succeeded.
 
-        The place is an empty folder, or where `path` has a suffix, a file not made yet.
+        The place is an empty folder or, where `path` has a suffix, the name of a new file.
         """
         return self._outputs.write(path)
 
     @cached_property
     def checkpoints(self) -> Path:
-        """Folder that a later run of the stage with the same inputs finds again; removed when the stage ends well."""
+        """Folder that a later run of the stage with the same inputs finds again; deleted when the stage succeeds."""
         prefix = self.name.replace("@", "-")
         folder = root() / CHECKPOINTS / f"{prefix}-{self.inputs_hash[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +130,9 @@ class Run:
         return folder
 
     def finish(self) -> None:
-        """Moves the outputs into place and drops the checkpoints.
+        """Moves the outputs into place and deletes the checkpoints.
 
-        Raises: UserError if params.yaml no longer says what the stage was run with.
+        Raises: UserError if params.yaml was edited while the stage ran.
         """
         self._refuse_edited_params()
         targets = self._outputs.commit()
@@ -150,8 +151,8 @@ class Run:
         now = load_params().model_dump(mode="json")
         changed = [key for key, value in self.inputs.params.items() if lookup(now, key) != value]
         if changed:
-            keys = ", ".join(key for key in changed if key) or "anything counts here"
-            raise UserError(f"params.yaml was edited while this ran ({keys}); the output was thrown away, run again")
+            keys = ", ".join(key for key in changed if key) or "every key counts"
+            raise UserError(f"params.yaml was edited while this ran ({keys}); its output was deleted, run again")
 
 
 def stage(function: Callable[..., None]) -> Callable[[], NoReturn]:
@@ -241,7 +242,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _disk_full(error: BaseException) -> bool:
-    """Whether an error comes of a full disk: by its code, its text (libraries hide the code), or what room is left."""
+    """Whether a full disk caused an error: by its code, its text (libraries hide the code), or the space left."""
     told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     cause = error.__cause__ or error.__context__
     return told or shutil.disk_usage(".").free < FULL_DISK_BYTES or (cause is not None and _disk_full(cause))

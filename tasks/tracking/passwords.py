@@ -1,4 +1,4 @@
-"""Passwords within addresses, as in `http://user:password@host`: stored nowhere, shown nowhere."""
+"""Passwords in addresses, such as `http://user:password@host`, are left out of all that is stored or shown."""
 
 import os
 import re
@@ -9,9 +9,9 @@ _USER = re.compile(r"""(?<=://)[^\s/?#"<>\\]*@""")
 
 
 def without_passwords(text: str) -> str:
-    """A text whose addresses have neither user nor password.
+    """A text without users and passwords in its addresses.
 
-    Also without the passwords of `ADDRESSES` where a library quotes a piece of an address.
+    The passwords of `ADDRESSES` are removed everywhere, because a library may quote a piece of an address.
     """
     for name in ADDRESSES:
         user, at, _ = os.environ.get(name, "").partition("://")[2].rpartition("@")

@@ -1,4 +1,4 @@
-"""The run in MLflow of one run of the pipeline, above those of its stages; for the flow and for `make repro`."""
+"""MLflow's run of one run of the pipeline, above the runs of its stages; for the flow and for `make repro`."""
 
 import json
 import os
@@ -10,12 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rarlhf.config.params import Params
 from tasks.inputs import digest, inputs_of
-from tasks.tracking.run import PARENT_FILE, PIPELINE, STAGES_FILE, Record, Status, Tracker, all_params
+from tasks.tracking.parent import PIPELINE, publish_parent, told_stages
+from tasks.tracking.record import Record, all_params
 from tasks.tracking.store import close_dead_runs
+from tasks.tracking.tracker import Status, Tracker
 
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
@@ -39,12 +41,12 @@ class Pipeline:
     """One run of the pipeline. Until `open` nothing is tracked; nothing here raises or waits for a server.
 
     Attributes:
-        folder: by which the stages' processes find it, named in the environment variable RARLHF_PIPELINE.
+        folder: where its stages' processes find it (tasks.tracking.parent).
     """
 
-    def __init__(self, door: str, folder: Path, root: Path) -> None:
+    def __init__(self, source: str, folder: Path, root: Path) -> None:
         self.folder = folder
-        self._door = door
+        self._source = source
         self._root = root
         self._tracker: Tracker | None = None
         self._rows: dict[str, Row] = {}
@@ -56,11 +58,11 @@ class Pipeline:
             "stage": "pipeline",
             "preset": params.preset,
             "pipeline": self.folder.name,
-            "mlflow.source.name": self._door,
+            "mlflow.source.name": self._source,
         }
         self._params = params
         self._tracker = Tracker(Record(f"pipeline {params.preset}", tags, all_params(params)), self._root)
-        self._tracker.call(self._publish)
+        self._tracker.call(lambda _client, tracker: publish_parent(tracker.run_id, self.folder))
 
     @property
     def run_id(self) -> str:
@@ -78,13 +80,13 @@ class Pipeline:
             self._tracker.wait(seconds)
 
     def stage(self, name: str, state: str, seconds: float | None = None) -> None:
-        """Tells how a stage ended: `Cached` makes a light run of its own, the others have theirs.
+        """Records how a stage ended. A stage that was `Cached` gets a small run here; the others made their own.
 
         Args:
             name: of the stage, as in `ppo@rlhf-1`.
-            state: any word, shown in the table; `Unknown`: `Cached` if a run with the same inputs is there, else
-                `NotRun`.
-            seconds: it took; None: as long as its run.
+            state: any word, shown in the table. `Unknown` is shown as `Cached` if there is a finished run with the same
+                inputs, else as `NotRun`.
+            seconds: how long the stage took; None where its own run holds that.
         """
         self._rows[name] = Row(name, state, seconds)
         if state in (CACHED, UNKNOWN) and self._tracker:
@@ -92,14 +94,14 @@ class Pipeline:
             self._tracker.call(lambda client, tracker: self._record_cached(client, tracker, name, inputs_hash))
 
     def ran(self) -> Mapping[str, str]:
-        """State of each stage whose process started, as it told itself; one that told no end is `Killed`."""
-        return {name: STATES[line["state"]] for name, line in self._told().items()}
+        """State of each stage whose process started, by its own lines; `Killed` where the last line is missing."""
+        return {name: STATES[line["state"]] for name, line in told_stages(self.folder).items()}
 
     def close(self, status: Status) -> None:
         """Writes the table of stages and the summary of the results, and ends the run."""
         if not self._tracker:
             return
-        for name, line in self._told().items():
+        for name, line in told_stages(self.folder).items():
             row = self._rows.setdefault(name, Row(name, STATES[line["state"]]))
             row.run_id = line["run_id"]
             row.seconds = line["seconds"] if row.seconds is None and line["state"] != "RUNNING" else row.seconds
@@ -109,13 +111,6 @@ class Pipeline:
         self._tracker.call(self._log_table)
         self._tracker.close(status)
         self._tracker = None
-
-    def _publish(self, client: "MlflowClient", tracker: Tracker) -> None:
-        """Hands the id to the stages' processes."""
-        partial = self.folder / "run.partial"
-        if self.folder.is_dir():
-            partial.write_text(tracker.run_id, encoding="utf-8")
-            partial.replace(self.folder / PARENT_FILE)
 
     def _record_cached(self, client: "MlflowClient", tracker: Tracker, name: str, inputs_hash: str) -> None:
         row = self._rows[name]
@@ -132,10 +127,10 @@ class Pipeline:
             tracker.log_child(f"{name} (cached)", tags, {})
 
     def _inputs_hash(self, name: str) -> str:
-        """Hash of what a stage's outputs hang on now; empty where that cannot be told."""
+        """Hash of what decides a stage's outputs now; empty where it cannot be computed."""
         try:
             return inputs_of(name, self._params, self._digest).hash
-        except Exception:  # whatever is wrong with dvc.yaml, it is DVC's to tell
+        except Exception:  # DVC reports what is wrong with dvc.yaml
             return ""
 
     def _counts(self) -> dict[str, float]:
@@ -150,33 +145,24 @@ class Pipeline:
             client.log_table(tracker.run_id, pandas.DataFrame(rows), "stages.json")
         close_dead_runs(client, tracker.experiment)
 
-    def _told(self) -> dict[str, dict[str, Any]]:
-        """The last line of each stage that ran."""
-        try:
-            lines = (self.folder / STAGES_FILE).read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return {}
-        whole = [line for line in lines if line.endswith("}")]  # a full disk cuts a line short
-        return {entry["stage"]: entry for entry in map(json.loads, whole)}
-
 
 @contextmanager
-def pipeline_run(door: str, root: Path | None = None) -> Iterator[Pipeline]:
-    """A run of the pipeline; stages started in this context belong to it, once `open` was called.
+def pipeline_run(source: str, root: Path | None = None) -> Iterator[Pipeline]:
+    """A run of the pipeline. Stages that start in this context, after `open`, belong to it.
 
     An exception closes it as FAILED, one that stops the process as KILLED.
 
     Args:
-        door: what started it, as in `flows.pipeline`.
+        source: what started it, as in `flows.pipeline`.
         root: where the records are; the current folder where None.
     """
-    name = f"{door.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-"
+    name = f"{source.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-"
     try:
         folder = Path(tempfile.mkdtemp(prefix=name))
-    except OSError:  # no room: the stages' runs then stand by themselves
+    except OSError:  # no space: the stages' runs then have none above them
         folder = Path(tempfile.gettempdir(), name)
     os.environ[PIPELINE] = str(folder)
-    pipeline = Pipeline(door, folder, root or Path.cwd())
+    pipeline = Pipeline(source, folder, root or Path.cwd())
     try:
         yield pipeline
         pipeline.close("FINISHED")
@@ -189,7 +175,7 @@ def pipeline_run(door: str, root: Path | None = None) -> Iterator[Pipeline]:
 
 
 def _summary() -> dict[str, float]:
-    """The results' few main numbers as `METHOD/METRIC`; none where there are no results."""
+    """The main numbers of the results as `METHOD/METRIC`; empty where there are no results."""
     with suppress(OSError, ValueError, AttributeError):
         methods = json.loads(SUMMARY.read_text(encoding="utf-8"))
         return {f"{method}/{name}": value for method, numbers in methods.items() for name, value in numbers.items()}

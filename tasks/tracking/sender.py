@@ -1,4 +1,4 @@
-"""Sends to MLflow in the background, keeps what did not arrive and tries again, so that nothing ever waits for it."""
+"""Sends to MLflow in the background. What does not arrive is kept and sent again, so that nothing waits for MLflow."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.tracking.passwords import without_passwords
 
 RETRY_SECONDS = 30.0
-TROUBLE_SECONDS = 300.0  # for so long a store that did not answer is not waited for again
+TROUBLE_SECONDS = 300.0  # how long nobody waits again for a store that did not answer
 NEVER_WILL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 Job = Callable[[], object]
 
@@ -19,12 +19,12 @@ Job = Callable[[], object]
 class Sender:
     """Does jobs one after another in a thread of its own; nothing here raises.
 
-    A job that fails stays first in line and is tried again every `RETRY_SECONDS` and once at the end; one that MLflow
-    refuses for good is left out. The first failure gives one line, and so does the first success after it.
+    A job that fails stays first in line. It is tried again every `RETRY_SECONDS` and once at the end. A job that MLflow
+    refuses for good is left out. The first failure prints one line, and so does the first success after it.
 
     Args:
-        trouble: file that exists while the store does not answer; all processes of a repository share it, so that
-            of many short stages one waits and warns.
+        trouble: file that exists while the store does not answer. All processes of a repository share it, so that only
+            one of many short stages waits and warns.
         patience: seconds that `finish` waits without a job being done.
     """
 
@@ -41,13 +41,13 @@ class Sender:
         self._thread.start()
 
     def add(self, job: Job, needed: bool = False) -> None:
-        """Puts a job in line; the later ones depend on one that is `needed`, so it is never left out."""
+        """Adds a job. A `needed` one is never left out, because later jobs depend on it."""
         with self._wake:
             self._jobs.append((job, needed))
             self._wake.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Waits until everything is sent, at most for so long."""
+        """Waits until everything is sent, for so many seconds at most."""
         with self._wake:
             self._wake.wait_for(lambda: not self._jobs, seconds)
 
@@ -70,15 +70,15 @@ class Sender:
         return not self._jobs
 
     def warn(self, error: Exception) -> None:
-        """Says in one line that tracking fails, once, and not where another process has just said so."""
+        """Prints one line, once, that tracking fails; none where another process has just printed it."""
         if not (self._warned or self._known):
-            _say(f"warning: MLflow tracking fails, nothing else is affected, and is tried again: {_line(error)}")
+            _say(f"warning: MLflow tracking fails and is tried again; nothing else is affected: {_line(error)}")
         self._warned = True
 
     def refuse(self, error: Exception) -> None:
-        """Says in one line, once, that something is left out."""
+        """Prints one line, once, that something is left out."""
         if not self._refused:
-            _say(f"warning: MLflow tracking is not complete, nothing else is affected: {_line(error)}")
+            _say(f"warning: MLflow tracking is not complete; nothing else is affected: {_line(error)}")
         self._refused = True
 
     def _work(self) -> None:
@@ -104,7 +104,7 @@ class Sender:
                 self._wake.notify_all()
 
     def _rest(self, error: Exception) -> bool:
-        """After a failure: waits for the next try; returns whether there is none."""
+        """Waits for the next try after a failure; returns whether there is none."""
         self._trouble_is_there()
         self.warn(error)
         with self._wake:
@@ -121,7 +121,7 @@ class Sender:
             with suppress(OSError):
                 self._trouble.unlink()
             if self._warned or self._known:
-                _say("MLflow answers again; what was kept back is sent")
+                _say("MLflow answers again; what was kept is sent now")
         self._warned = self._known = False
 
 
@@ -141,7 +141,7 @@ def _is_recent(path: Path) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether the same call may succeed later: not where the request itself is at fault."""
+    """Whether the same call may succeed later; not where the request itself is wrong."""
     if isinstance(error, FileNotFoundError | ValueError | TypeError | LookupError):
         return False
     return getattr(error, "error_code", "") not in NEVER_WILL

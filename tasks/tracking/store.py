@@ -1,4 +1,4 @@
-"""The store of MLflow's runs: opened once at a time, its experiment made if missing, dead runs closed."""
+"""MLflow's store: one process at a time opens it, makes a missing experiment, and closes runs of dead processes."""
 
 import importlib
 import logging
@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # tasks.tracking.sender tries again
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",  # of stages; `false` in the environment turns it off
 }
 
 
@@ -38,8 +39,8 @@ def import_mlflow(uri: str) -> None:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     store = "rest_store" if uri.startswith("http") else "sqlalchemy_store"
-    for name in ("mlflow.tracking.client", f"mlflow.store.tracking.{store}"):
-        importlib.import_module(name)
+    for name in ("tracking.client", f"store.tracking.{store}", "system_metrics.system_metrics_monitor"):
+        importlib.import_module(f"mlflow.{name}")
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the one warning is ours
 
@@ -60,7 +61,7 @@ def prepare_store(root: Path) -> tuple["MlflowClient", str]:
 
 
 def close_dead_runs(client: "MlflowClient", experiment: str) -> None:
-    """Ends as KILLED the runs whose process on this machine is gone: kill -9 leaves them RUNNING for ever."""
+    """Ends as KILLED the runs of this machine whose process is gone; after kill -9 they would stay RUNNING for ever."""
     mine = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
     for run in client.search_runs([experiment], mine):
         if not _is_alive(int(run.data.tags["pid"]), float(run.data.tags["process_start"])):
@@ -68,7 +69,7 @@ def close_dead_runs(client: "MlflowClient", experiment: str) -> None:
 
 
 def process_tags() -> dict[str, str]:
-    """By which a later process knows whether this one lives."""
+    """Tags that tell a later process whether this one still lives."""
     import psutil
 
     pid = os.getpid()
@@ -92,10 +93,10 @@ def _artifacts_uri(root: Path) -> str:
 
 
 def _follow_folder(store: sqlite3.Connection, root: Path) -> None:
-    """Where the store's folder was moved or copied, lets its runs point at the artifacts that came along.
+    """Points the store's runs at the artifacts in the store's folder, where that was moved or copied.
 
-    MLflow records full addresses (its relative ones are made full when an experiment is created, and those of a server
-    are not understood without one). What stands at the old place alone is left there.
+    MLflow records full addresses. (It makes relative ones full when it creates an experiment, and only a server
+    understands a server's.) Artifacts that are only at the old place stay there.
     """
     there = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if "experiments" not in there:
@@ -116,7 +117,7 @@ def _exists(uri: str) -> bool:
 
 
 def _is_alive(pid: int, start: float) -> bool:
-    """Whether a process exists and is the one that started then (epoch seconds), not a later one under its number."""
+    """Whether a process lives and started at that time (epoch seconds); a later one may have its number."""
     import psutil
 
     try:

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import dvc  # noqa: F401  # its log keeps the output of the moment of import; that of a test would be closed later
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,6 +59,7 @@ def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _tables
     monkeypatch.chdir(folder)
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "RARLHF_PIPELINE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))  # for the processes that a test starts here
     saved = dict(os.environ)
     yield folder
     os.environ.clear()

@@ -38,7 +38,7 @@ def test_settings_that_are_no_values(value: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_bad_wishes_fail_the_flow_in_one_line(toy: Path) -> None:
+def test_bad_requests_fail_the_flow_in_one_line(toy: Path) -> None:
     state = rarlhf.fn(targets=["nosuch"])
     assert state.is_failed() and "no stage nosuch" in str(state.message)
     state = rarlhf.fn(remote="nosuch")
@@ -48,7 +48,7 @@ def test_bad_wishes_fail_the_flow_in_one_line(toy: Path) -> None:
 
 def test_the_flows_state_tells_what_was_not_done(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states: dict[str, State[Any]] = {"a": Completed(name="Cached"), "b": Completed()}
-    monkeypatch.setattr(flows.pipeline.Stages, "run", lambda self: states)
+    monkeypatch.setattr(flows.pipeline, "run_stages", lambda *_: states)
     assert rarlhf.fn().message == "2 stages, 1 of them were up to date"
     states["c"] = Failed()
     assert rarlhf.fn().message == "not done: c (Failed)"

@@ -1,8 +1,10 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Lock
 
 import pytest
 
-from flows.running.devices import accelerators, shares
+from flows.running.devices import Shares, accelerators, shares
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,31 @@ def test_accelerators_are_shared_out(devices: list[str], parallel: int | None, v
 @pytest.mark.parametrize(("parallel", "count"), [(None, 1), (1, 1), (3, 3)])
 def test_on_a_cpu_one_stage_runs_at_a_time_unless_more_are_asked_for(parallel: int | None, count: int) -> None:
     assert shares([], parallel) == [{}] * count
+
+
+def test_as_many_tasks_run_at_the_same_time_as_there_are_shares() -> None:
+    two = Shares([{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}])
+    held: list[str] = []
+    most, lock, both = [0], Lock(), Barrier(2, timeout=20)
+
+    def work(_: int) -> None:
+        with two.one() as share:
+            with lock:
+                held.append(share["CUDA_VISIBLE_DEVICES"])
+                most[0] = max(most[0], len(held))
+                assert len(set(held)) == len(held)  # no share is held twice
+            both.wait()  # passes only where two tasks run at the same time
+            with lock:
+                held.remove(share["CUDA_VISIBLE_DEVICES"])
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert most == [2]
+
+
+def test_a_task_that_fails_gives_its_share_back() -> None:
+    one = Shares([{}])
+    with pytest.raises(ValueError, match="x"), one.one():
+        raise ValueError("x")
+    with one.one() as share:
+        assert share == {}

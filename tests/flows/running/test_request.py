@@ -39,7 +39,7 @@ def test_a_preset_goes_over_what_a_run_wrote_and_not_over_an_edit(toy: Path) -> 
         ([], {}, "nosuch", "no preset nosuch"),
     ],
 )
-def test_a_bad_wish_leaves_params_as_they_were(
+def test_a_bad_request_leaves_params_as_they_were(
     targets: list[str], overrides: dict[str, object], preset: str | None, match: str, toy: Path
 ) -> None:
     text = Path("params.yaml").read_text()

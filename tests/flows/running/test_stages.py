@@ -6,9 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +16,92 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 import flows.running.stages
+from flows.running.devices import Shares
 from flows.running.guard import SIGNALLED
-from flows.running.stages import DVC_FAILED, PassingTrouble, Processes, Repro, Stages, _fail, _may_pass, run_stage
+from flows.running.stages import (
+    DVC_FAILED,
+    PassingTrouble,
+    Processes,
+    Repro,
+    _fail,
+    _may_pass,
+    run_stage,
+    run_stages,
+)
 from rarlhf.config.errors import PASSING_STATUS
 
-REPRO = Repro(force=False, remote=None, processes=Processes())
 DIAMOND = {"a": [], "b": ["a"], "c": ["a"], "d": ["a"], "e": ["b", "c"], "f": ["d"]}
 
 
-@dataclass
-class Ending:
-    """A task's future whose end the test decides."""
+def repro(processes: Processes | None = None, *shares: Mapping[str, str], remote: str | None = None) -> Repro:
+    return Repro(False, remote, processes or Processes(), Shares(shares or [{}]))
 
-    state: State[Any] = field(default_factory=Completed)
-    wrapped_future: "Future[None]" = field(default_factory=Future)
+
+class Recorded:
+    """A task that is submitted and never runs, in the place of one of Prefect's; it notes what it waits for."""
+
+    def __init__(self, submitted: dict[str, tuple[int, list[str]]], name: str = "") -> None:
+        self.name = name
+        self.submitted = submitted
+        self.state: State[Any] = Completed()
+
+    def with_options(self, name: str, task_run_name: str) -> "Recorded":
+        assert name == task_run_name
+        return Recorded(self.submitted, name)
+
+    def submit(self, *arguments: object, wait_for: list["Recorded"]) -> "Recorded":
+        self.submitted[self.name] = len(arguments), [future.name for future in wait_for]
+        return self
 
     def wait(self) -> None:
-        assert self.wrapped_future.done()
+        if self.name == "c":
+            raise KeyboardInterrupt
 
 
-class Watched(Stages):
-    """Stages that end in the order they were started, two steps after; notes what ran at the same time."""
-
-    def __init__(self, *args: Any, failing: str = "") -> None:
-        super().__init__(*args)
-        self.failing = failing
-        self.started: dict[str, Mapping[str, str]] = {}
-        self.together: list[set[str]] = []
-
-    def _submit(self, stage: str, share: Mapping[str, str]) -> None:
-        self.started[stage] = share
-        self._running[stage] = Ending(Failed() if stage == self.failing else Completed())  # type: ignore[assignment]
-
-    def _take_ended(self) -> None:
-        self.together.append(set(self._running))
-        next(iter(self._running.values())).wrapped_future.set_result(None)
-        super()._take_ended()
-
-
-def test_what_waits_for_nothing_runs_at_the_same_time_each_on_a_share_of_its_own() -> None:
-    one, two = {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}
-    stages = Watched(DIAMOND, set(), [one, two], REPRO)
-    assert list(stages.run()) == list(DIAMOND)
-    assert stages.together == [{"a"}, {"b", "c"}, {"c", "d"}, {"d", "e"}, {"e", "f"}, {"f"}]
-    # a takes the first share and gives it back; b and c take both; d has b's, e has c's, f has d's
-    assert list(stages.started.values()) == [one, one, two, one, two, one]
-
-
-def test_one_share_is_one_stage_at_a_time() -> None:
-    stages = Watched(DIAMOND, set(), [{}], REPRO)
-    stages.run()
-    assert stages.together == [{"a"}, {"b"}, {"c"}, {"d"}, {"e"}, {"f"}]
-
-
-def test_what_is_up_to_date_or_hopeless_takes_no_share() -> None:
-    stages = Watched(DIAMOND, {"a", "b"}, [{"CUDA_VISIBLE_DEVICES": "0"}], REPRO, failing="c")
-    states = stages.run()
-    assert {name for name, share in stages.started.items() if not share} == {"a", "b", "e"}
-    assert states["c"].is_failed() and states["f"].is_completed()  # a sibling of the failed one goes on
+def test_prefect_is_told_what_each_stage_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    run: dict[str, tuple[int, list[str]]] = {}
+    skipped: dict[str, tuple[int, list[str]]] = {}
+    monkeypatch.setattr(flows.running.stages, "run_stage", Recorded(run))
+    monkeypatch.setattr(flows.running.stages, "skip_stage", Recorded(skipped))
+    graph = {name: upstream for name, upstream in DIAMOND.items() if name not in "ce"}
+    states = run_stages(graph, {"a", "b"}, repro())
+    assert skipped == {"a": (0, []), "b": (0, ["a"])}  # what is up to date needs no process and no share
+    assert run == {"d": (2, ["a"]), "f": (2, ["d"])}
+    assert list(states) == list(graph) and all(state.is_completed() for state in states.values())
 
 
 def test_whatever_ends_the_flow_stops_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
-    stages = Watched(DIAMOND, set(), [{}], Repro(False, None, processes))
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(stages, "_take_ended", interrupt)
+    monkeypatch.setattr(flows.running.stages, "run_stage", Recorded({}))
     with pytest.raises(KeyboardInterrupt):
-        stages.run()
+        run_stages(DIAMOND, set(), repro(processes))
     assert processes.stopped
+
+
+def test_a_stage_that_failed_gives_its_share_back(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.running.stages, "get_run_logger", lambda: logging.getLogger("flow"))
+    share = {"SHARE": "7"}
+    with (toy / "dvc.yaml").open("a") as stream:
+        stream.write("  seen: {cmd: echo share $SHARE; exit 1}\n")
+    one = repro(None, share)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="^seen: "):
+            run_stage.fn("seen", one)
+    with one.shares.one() as free:
+        assert free == share
+
+
+def test_what_waits_for_a_share_does_not_start_once_the_flow_is_stopped() -> None:
+    processes = Processes()
+    processes.stop()
+    assert run_stage.fn("nosuch", repro(processes)).is_cancelled()
+
+
+def test_a_remote_is_asked_first_unless_the_stage_is_forced() -> None:
+    modules = [[command[2] for command in one.commands("sft")] for one in (repro(), repro(remote="team"))]
+    assert modules == [["dvc"], ["flows.running.remote", "dvc"]]
+    (forced,) = Repro(True, "team", Processes(), Shares([])).commands("sft")
+    assert forced[2:] == ["dvc", "--wait-for-lock", "repro", "--single-item", "--force", "sft"]
 
 
 RUN = "ERROR: failed to reproduce 'sft': failed to run: python -m tasks.sft --out models/sft, exited with"
@@ -153,7 +166,7 @@ def test_what_dvc_makes_of_exit_statuses(toy: Path, monkeypatch: pytest.MonkeyPa
     kinds = {}
     for stage in ("said", "passing", "killed"):
         with pytest.raises(RuntimeError) as caught:
-            run_stage.fn(stage, REPRO, {})
+            run_stage.fn(stage, repro())
         kinds[stage] = caught.type
     assert kinds == {"said": RuntimeError, "passing": PassingTrouble, "killed": PassingTrouble}
 
@@ -190,7 +203,7 @@ def test_a_stopped_stage_leaves_no_process_and_no_lock(toy: Path, monkeypatch: p
     logger.addHandler(Log())
     monkeypatch.setattr(flows.running.stages, "get_run_logger", lambda: logger)
     begun = time.monotonic()
-    state = run_stage.fn("slow", Repro(False, None, processes), {})
+    state = run_stage.fn("slow", repro(processes))
     assert state.is_cancelled() and time.monotonic() - begun < 50  # stopped, not waited for: it sleeps 60 s
     assert sessions and not any(living(session) for session in sessions if session != os.getsid(0))
     assert not any(json.loads(Path(".dvc/tmp/rwlock").read_text()).values())

@@ -67,7 +67,7 @@ def workspace(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
-    monkeypatch.setenv("PYTHONPATH", str(toy))
+    monkeypatch.delenv("PYTHONPATH")  # a clone's code is found in its root, where it is not installed
     return toy
 
 

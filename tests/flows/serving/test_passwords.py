@@ -22,7 +22,8 @@ from flows.serving.server import environment, own_server_answers, page
 from rarlhf.config.errors import UserError
 from tasks.running.stage import run_stage
 from tasks.tracking.passwords import without_passwords
-from tasks.tracking.run import Record, Tracker
+from tasks.tracking.record import Record
+from tasks.tracking.tracker import Tracker
 
 SECRET = "hush-h4sh"
 ADDRESS = f"http://ann:{SECRET}@127.0.0.1"

@@ -42,7 +42,7 @@ def test_a_workspaces_own_server_is_told_from_others(tmp_path: Path, monkeypatch
         pytest.raises(UserError, match="the Prefect server of another workspace answers .*prefect.toml"),
     ):
         own_server_answers()
-    with answering(b"<html>"), pytest.raises(UserError, match="something answers that is no Prefect server"):
+    with answering(b"<html>"), pytest.raises(UserError, match="something that is not a Prefect server answers"):
         own_server_answers()
 
 

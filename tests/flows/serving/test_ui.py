@@ -18,7 +18,7 @@ import sys
 import flows.serving.ui
 entries = zip(*[iter(sys.argv[1:])] * 3)
 flows.serving.ui.SERVERS = {name: (int(port), command.split()) for name, port, command in entries}
-flows.serving.ui.prepare_store = lambda root: None
+flows.serving.ui.prepare_store = lambda root: (None, "7")
 flows.serving.ui.own_server_answers = lambda: True
 sys.exit(flows.serving.ui.main())
 """
@@ -61,6 +61,15 @@ def test_addresses_are_printed_and_a_signal_ends_both(number: signal.Signals) ->
     assert not flows.serving.ui._answers(int(one)) and not flows.serving.ui._answers(int(two))
 
 
+def test_mlflows_address_is_that_of_the_list_of_runs() -> None:
+    port = free_port()
+    process = start("MLflow", port, UVICORN)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"MLflow: http://127.0.0.1:{port}/#/experiments/7/runs\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == ""
+
+
 def test_a_server_that_ends_by_itself_takes_the_other_along() -> None:
     one = free_port()
     process = start("One", one, UVICORN, "Two", free_port(), "platform")
@@ -70,12 +79,12 @@ def test_a_server_that_ends_by_itself_takes_the_other_along() -> None:
     assert not flows.serving.ui._answers(int(one))
 
 
-def test_the_server_of_make_deploy_is_shown_and_goes_on() -> None:
+def test_the_server_of_make_deploy_is_shown_and_runs_on() -> None:
     one = free_port()
     process = start("One", one, UVICORN, "Prefect", free_port(), "platform")
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
-    assert "(runs already, and goes on)" in lines[0]
+    assert "(runs already, and runs on)" in lines[0]
     assert lines[1:] == [f"One: http://127.0.0.1:{one}\n", "Ctrl-C ends it.\n"]
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=30)

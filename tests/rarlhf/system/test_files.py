@@ -1,7 +1,9 @@
 """Files as the project writes them."""
 
+import pytest
+
 from rarlhf.data.rows import Row, read_rows
-from rarlhf.system.files import read_jsonl, write_curve, write_json, write_jsonl
+from rarlhf.system.files import read_jsonl, replaced, write_curve, write_json, write_jsonl
 
 
 def test_jsonl_round_trip_keeps_any_text(tmp_path):
@@ -34,3 +36,17 @@ def test_a_model_that_was_not_trained_has_a_curve_without_rows(tmp_path):
     path = tmp_path / "curve.csv"
     write_curve([], path)
     assert path.read_bytes() == b"step,loss,lr\n"
+
+
+def test_a_file_is_replaced_in_one_step_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    with replaced(path) as partial:
+        partial.write_text("old")
+    with replaced(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    with pytest.raises(OSError, match="no room"), replaced(path) as partial:
+        partial.write_text("hal")
+        raise OSError("no room")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "new")]

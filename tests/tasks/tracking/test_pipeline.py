@@ -8,8 +8,10 @@ import pytest
 
 from rarlhf.config.params import Params
 from tasks.inputs import read_inputs
+from tasks.tracking.parent import PIPELINE
 from tasks.tracking.pipeline import pipeline_run
-from tasks.tracking.run import PIPELINE, Tracker, stage_record
+from tasks.tracking.record import stage_record
+from tasks.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -104,7 +106,7 @@ def test_a_full_store_breaks_nothing(
     def full(*_args: object, **_kwargs: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("tasks.tracking.run.prepare_store", full)
+    monkeypatch.setattr("tasks.tracking.tracker.prepare_store", full)
     with pipeline_run("tasks.repro") as pipeline:
         pipeline.open(params)
         pipeline.stage("toy@1", "Cached")

@@ -51,7 +51,7 @@ def test_what_fails_is_kept_in_order_and_sent_when_the_store_is_back(
     assert sender.finish()
     assert not (tmp_path / "down").exists()
     warning, back = capsys.readouterr().err.splitlines()
-    assert warning.endswith("and is tried again: no route") and back.startswith("MLflow answers again")
+    assert warning.endswith("nothing else is affected: no route") and back.startswith("MLflow answers again")
 
 
 def test_the_last_try_is_at_the_end(tmp_path: Path, store: Store) -> None:
@@ -77,7 +77,7 @@ def test_a_store_that_stays_away_costs_no_time(
         assert not sender.finish()
     assert time.monotonic() - start < 2
     assert capsys.readouterr().err == (
-        "warning: MLflow tracking fails, nothing else is affected, and is tried again: OSError\n"
+        "warning: MLflow tracking fails and is tried again; nothing else is affected: OSError\n"
     )
 
 
@@ -110,7 +110,7 @@ def test_what_is_refused_for_good_is_left_out(tmp_path: Path, store: Store, caps
         sender.add(job)
     assert sender.finish() and store.words == ["a", "b"]
     assert (
-        capsys.readouterr().err == "warning: MLflow tracking is not complete, nothing else is affected: no such run\n"
+        capsys.readouterr().err == "warning: MLflow tracking is not complete; nothing else is affected: no such run\n"
     )
 
 

@@ -5,16 +5,19 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import tasks.tracking.run
+import tasks.tracking.tracker
 from rarlhf.config.params import Params
 from tasks.inputs import read_inputs
-from tasks.tracking.run import PARENT_FILE, PIPELINE, Record, Tracker, stage_record
+from tasks.tracking.parent import PIPELINE, publish_parent
+from tasks.tracking.record import Record, stage_record
+from tasks.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -68,13 +71,6 @@ def test_of_several_processes_the_first_alone_is_tracked(
     assert capsys.readouterr().err == ""
 
 
-def test_the_method_is_the_stage_where_that_is_one(params: Params, record: Record) -> None:
-    inputs = read_inputs("toy", {"seed": 2}, params)
-    assert record.tags["method"] == "sft"
-    assert stage_record("ppo", {"method": "ra_rlhf", "seed": 1}, params, inputs).tags["method"] == "ra_rlhf"
-    assert "method" not in stage_record("evaluate", {}, params, inputs).tags
-
-
 def test_stages_are_nested_under_the_pipelines_run(
     params: Params, record: Record, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +82,7 @@ def test_stages_are_nested_under_the_pipelines_run(
     assert (record.tags["pipeline"], record.tags["dvc_stage"]) == ("repro-1", "toy@2")
     tracker = Tracker(record, workspace)
     time.sleep(0.3)  # the id comes later than the stage
-    (folder / PARENT_FILE).write_text("abc")
+    publish_parent("abc", folder)
     tracker.close("FINISHED")
     assert stored(workspace, tracker.run_id).data.tags["mlflow.parentRunId"] == "abc"
 
@@ -121,10 +117,10 @@ def test_numbers_figures_tables_and_files_arrive(workspace: Path, record: Record
 
 def test_many_numbers_are_sent_on_the_way(workspace: Path, record: Record) -> None:
     tracker = Tracker(record, workspace)
-    for step in range(tasks.tracking.run.FLUSH_METRICS):
+    for step in range(tasks.tracking.tracker.FLUSH_METRICS):
         tracker.metrics({"loss": 1.0}, step)
     tracker.wait(60)
-    assert len(client(workspace).get_metric_history(tracker.run_id, "loss")) == tasks.tracking.run.FLUSH_METRICS
+    assert len(client(workspace).get_metric_history(tracker.run_id, "loss")) == tasks.tracking.tracker.FLUSH_METRICS
     tracker.close("FINISHED")
 
 
@@ -173,11 +169,6 @@ def test_commit_and_dirty_state_are_recorded(workspace: Path, record: Record) ->
     assert stored(workspace, clean.run_id).data.tags["git_commit"] == git("rev-parse", "HEAD")
 
 
-def test_no_git_program_is_no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert tasks.tracking.run._git_tags() == {}
-
-
 def test_a_server_that_is_down_costs_one_warning(
     workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +181,7 @@ def test_a_server_that_is_down_costs_one_warning(
     tracker.close("FINISHED")
     assert time.monotonic() - start < 20
     captured = capsys.readouterr()
-    assert captured.err.startswith("warning: MLflow tracking fails, nothing else is affected, and is tried again: ")
+    assert captured.err.startswith("warning: MLflow tracking fails and is tried again; nothing else is affected: ")
     assert captured.err.count("\n") == 1 and captured.out == ""
 
 
@@ -204,17 +195,53 @@ def test_what_cannot_be_kept_is_left_out_with_one_warning(
     tracker.close("FINISHED")
     shown = capsys.readouterr().err
     assert shown.startswith(
-        "warning: MLflow tracking is not complete, nothing else is affected: [Errno 2] No such file"
+        "warning: MLflow tracking is not complete; nothing else is affected: [Errno 2] No such file"
     )
     assert shown.count("\n") == 1
     run = stored(workspace, tracker.run_id)
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 1.0})
 
 
+def test_what_a_stage_uses_of_the_machine_is_logged(
+    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    names = []
+    for wanted in ("true", "false"):
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", wanted)
+        tracker = Tracker(record, workspace)
+        tracker.wait(60)
+        time.sleep(0.5)
+        tracker.close("FINISHED")
+        names.append(set(stored(workspace, tracker.run_id).data.metrics))
+    assert "system/cpu_utilization_percentage" in names[0] and all(name.startswith("system/") for name in names[0])
+    assert names[1] == set()
+
+
+def test_a_store_that_stops_answering_holds_up_no_stage(
+    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow's watch on the machine waits for the store without a limit; the stage must not."""
+    forever = threading.Event()
+    monkeypatch.setattr(tasks.tracking.tracker, "PATIENCE_FILE", 0.5)
+    monkeypatch.setattr(
+        "mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor.finish", lambda _self: forever.wait()
+    )
+    tracker = Tracker(record, workspace)
+    tracker.wait(60)
+    start = time.monotonic()
+    tracker.close("FINISHED")
+    assert time.monotonic() - start < 5
+    assert capsys.readouterr().err.endswith("no answer in 0 s\n")
+    forever.set()
+    tracker._sender._thread.join(10)
+
+
 OPEN = """
 import sys
 from pathlib import Path
-from tasks.tracking.run import Record, Tracker
+from tasks.tracking.record import Record
+from tasks.tracking.tracker import Tracker
 tracker = Tracker(Record(sys.argv[1], {}), Path.cwd())
 tracker.metrics({"loss": 1.0})
 tracker.close("FINISHED")
@@ -223,7 +250,7 @@ tracker.close("FINISHED")
 
 def test_processes_that_open_a_fresh_store_at_once_all_get_in(workspace: Path) -> None:
     """Without the lock one of two crashed each time."""
-    path = str(Path(tasks.tracking.run.__file__).parents[2])
+    path = str(Path(tasks.tracking.tracker.__file__).parents[2])
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", OPEN, name],
