@@ -3,10 +3,11 @@
 #   make repro [PRESET=name] [DATA=folder] [FORCE=1]   run what is not up to date, print the table
 #   make deploy      make stop      Prefect's server, the deployment rarlhf/full, its worker; end them
 #   make test      make check      make ui      make bench      make clean
+#   make docs      build the documentation into site/, which opens without a network
 #   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test test-kill check ui deploy stop bench clean
+.PHONY: repro test test-kill check docs ui deploy stop bench clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -42,6 +43,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python docs/build.py
+
+docs: $(INSTALLED)
+	@$(BIN)/python docs/build.py
 
 ui: $(INSTALLED)
 	@$(BIN)/python -m flows.serving.ui
@@ -67,7 +72,7 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 clean:
 	rm -rf models/base models/reward models/sft models/*/[0-9]* generations plots curves reports
 	rm -rf data/inputs data/code data/modules data/methods data/raw data/prompts
-	rm -rf .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
+	rm -rf site .docs .cache .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 	-@rmdir models/* data models 2>/dev/null || true

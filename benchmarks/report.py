@@ -47,15 +47,17 @@ def about(compared: Json) -> str:
 
 Written by `python -m benchmarks.report` from `benchmarks/results/*.json`, which `make bench` measures.
 
-One PPO iteration of a GPT-2 shape ({work["layers"]} layers x {work["width"]}, {work["heads"]} heads,
+The work is one PPO iteration of a GPT-2 shape ({work["layers"]} layers x {work["width"]}, {work["heads"]} heads,
 vocabulary {work["vocab_size"]}): {work["episodes"]} episodes of
-{work["query_tokens"]} + {work["response_tokens"]} tokens, none of which ends early,
+{work["query_tokens"]} + {work["response_tokens"]} tokens, none of which ends early, and
 {work["epochs"]} PPO epochs with one optimiser step each. The peer is the last PPO of TRL (`trl.experimental.ppo` of
-1.12.0), without gradient checkpointing, logging or extra samples, its frozen models in bfloat16 where the run is. Both
-score with the same one-layer classifier. Each side runs with the micro-batch that a trial found fastest for it; all run
-in turn, one iteration each a round. The two do not do the same: the peer trains a second backbone as its critic, this
-project a value head on the policy; the peer keeps the log-probabilities of decoding, this project recomputes them
-unless `ppo.rollout_logprobs` is `decode`.
+1.12.0), without gradient checkpointing, logging or extra samples. In bfloat16 runs its frozen models are bfloat16. Both
+sides score with the same one-layer classifier, and each uses the micro-batch that was fastest for it in a trial. All
+runs take turns, with one iteration each per round.
+
+The two sides do not do the same. The peer trains a second backbone as its critic; this project trains a value head on
+the policy. The peer keeps the log-probabilities of decoding; this project computes them again unless
+`ppo.rollout_logprobs` is `decode`.
 
 Processor: {compared["processor"]}, {compared["threads"]} threads;
 load before the run {compared["load_before"]:.1f}. {versions}."""
@@ -105,10 +107,7 @@ def run_table(compared: Json) -> str:
         ]
         for name, run in compared["runs"].items()
     ]
-    note = (
-        f"Medians of {rounds(compared)}; memory is the process's high-water mark above what it holds with its models "
-        "loaded."
-    )
+    note = f"Medians of {rounds(compared)}; memory is the process's peak above what it holds with its models loaded."
     return f"## Seconds an iteration\n\n{note}\n\n" + table(head, rows)
 
 
@@ -127,9 +126,9 @@ def growth_table(grown: Json) -> str:
         for name, run in grown["runs"].items()
     ]
     note = (
-        f"One size changed at a time, all episodes kept, {rounds(grown)}; bfloat16 with kept log-probabilities.\n"
-        "The update's rate counts its matrix products alone (attention left out); bare products are of the same "
-        "shapes, nothing between them."
+        f"One size changes at a time; all episodes are kept; {rounds(grown)}; bfloat16 keeps log-probabilities.\n"
+        "The update's rate counts its matrix products only, without attention. Bare products have the same shapes, "
+        "with nothing between them."
     )
     return f"## By size\n\n{note}\n\n![Seconds by phase](benchmarks.png)\n\n" + table(head, rows)
 
@@ -142,9 +141,9 @@ def head_table(heads: Json) -> str:
     ]
     low, high = min(heads["ratios"]), max(heads["ratios"])
     note = f"""In passes of bfloat16 the output head's product is float32 (`rarlhf.models.policy.logits_of`).
-One iteration was run with that product and one with a product that is rounded to bfloat16, in turn in one process,
-{rounds(heads)}: float32 takes {heads["ratio"]:.2f} times the processor time (median of the
-rounds' ratios, {low:.2f} to {high:.2f}). Seconds depend on what else the machine does, as its load tells.
+Iterations with that product and with a product in bfloat16 took turns in one process,
+{rounds(heads)}. Float32 takes {heads["ratio"]:.2f} times the processor time (median of the
+rounds' ratios, {low:.2f} to {high:.2f}). Seconds also depend on the machine's other work: see its load.
 
 Processor: {heads["processor"]}, {heads["threads"]} threads; load before the run {heads["load_before"]:.1f};
 torch {heads["versions"]["ours"]["torch"]}."""
@@ -156,8 +155,8 @@ def rounding_table(rounded: Json) -> str:
     both = {name: rounded[name] for name in ("float32", "bfloat16")}
     rows = [[field.replace("_", " "), *(f"{both[name][field]:.3g}" for name in both)] for field in both["float32"]]
     note = (
-        "Kept minus recomputed, in nats, on a model whose distributions are far from uniform. The ratios are what the "
-        "first PPO ratio would be\nwhere it ought to be 1; `recompute` makes it exactly 1."
+        "Kept minus recomputed, in nats, on a model whose distributions are far from uniform. The ratios are those of "
+        "the first PPO step with kept\nlog-probabilities; with `recompute` they are exactly 1."
     )
     return f"## Log-probabilities kept from decoding\n\n{note}\n\n" + table(["", *both], rows)
 

@@ -20,14 +20,14 @@ class Record:
         tags: name to value.
         params: dotted key to value.
         data: path of each input data set to its SHA-256.
-        of_stage: whether it is a stage's run: below that of the pipeline, and with the machine's metrics.
+        stage: name in DVC of a stage's run, which is below the pipeline's and has the machine's metrics; else None.
     """
 
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, object] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
-    of_stage: bool = False
+    stage: str | None = None
 
 
 def stage_record(stage: str, arguments: Mapping[str, object], params: Params, inputs: Inputs) -> Record:
@@ -46,9 +46,13 @@ def stage_record(stage: str, arguments: Mapping[str, object], params: Params, in
     }
     data = {path: digest for path, digest in inputs.files.items() if path.startswith(DATA_FOLDERS)}
     flat = flatten(inputs.params) | {"preset": params.preset}
-    return Record(
-        inputs.stage, {key: str(value) for key, value in tags.items() if value is not None}, flat, data, of_stage=True
-    )
+    named = {key: str(value) for key, value in tags.items() if value is not None}
+    return Record(_shown(inputs.stage, arguments), named, flat, data, inputs.stage)
+
+
+def _shown(stage: str, arguments: Mapping[str, object]) -> str:
+    """Name of a run on MLflow's page: of a method with a seed `ra_rlhf@1`, as a reader thinks of it."""
+    return "{method}@{seed}".format(**arguments) if {"method", "seed"} <= set(arguments) else stage
 
 
 def all_params(params: Params) -> dict[str, object]:

@@ -71,12 +71,12 @@ class Tracker:
 
     @_safe
     def _begin(self, record: Record, root: Path, uri: str) -> None:
-        if record.of_stage:
+        if record.stage:
             self._tell("RUNNING")
         import_mlflow(uri)
         self._send(lambda: self._open(record, root), needed=True)
         self.params(record.params)
-        if record.of_stage:
+        if record.stage:
             self._send(lambda: self._watch_machine(uri))
         if record.data:
             self._send(lambda: self._log_data(record.data))
@@ -161,7 +161,7 @@ class Tracker:
         self._send(self._leave_machine)
         self._send(lambda: self._client.set_terminated(self.run_id, status, end))
         self._sender.finish()
-        if self._record.of_stage:
+        if self._record.stage:
             self._tell(status)
         self.alive = False
         self._copies.delete()
@@ -173,7 +173,7 @@ class Tracker:
         self._client, self.experiment = prepare_store(root)
         close_dead_runs(self._client, self.experiment)
         tags = {**record.tags, **process_tags(), **git_tags()}
-        if record.of_stage and (parent := parent_run()):
+        if record.stage and (parent := parent_run()):
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self.experiment, int(self._start * 1000), tags, record.name)
         self.run_id = run.info.run_id
@@ -231,4 +231,4 @@ class Tracker:
 
     def _tell(self, state: str) -> None:
         seconds = time.time() - self._start
-        tell_stage({"stage": self._record.name, "state": state, "run_id": self.run_id, "seconds": seconds})
+        tell_stage({"stage": self._record.stage, "state": state, "run_id": self.run_id, "seconds": seconds})

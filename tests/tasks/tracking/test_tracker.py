@@ -45,7 +45,7 @@ def test_a_run_has_its_own_params_tags_and_data(
     tracker = Tracker(record, workspace)
     tracker.close("FINISHED")
     run = stored(workspace, tracker.run_id)
-    assert (run.info.run_name, run.info.status) == ("toy@2", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("sft@2", "FINISHED")
     assert run.data.params["risk.alpha"] == str(params.risk.alpha)
     assert run.data.params["preset"] == "tiny" and "kl.coef" not in run.data.params
     tags = run.data.tags
