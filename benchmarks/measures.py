@@ -17,9 +17,9 @@ from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.decoding.scored import ScoredContinuations
-from rarlhf.evaluation.evaluate import Evaluation, evaluate
-from rarlhf.evaluation.perplexity import reference_perplexity
-from rarlhf.evaluation.rows import read_tables
+from rarlhf.evaluation.comparisons import Evaluation, compare_methods
+from rarlhf.evaluation.generations import read_tables
+from rarlhf.evaluation.perplexity import BATCH, reference_perplexity
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.rewards.scorers import load_reward_model
@@ -41,7 +41,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 COLUMNS = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
 RESULTS = Path("benchmarks/results/measures.json")
-PERPLEXITY_BATCH = 16
 
 
 class Workbench:
@@ -76,7 +75,7 @@ class Workbench:
         lm, tokenizer = load_causal_lm(str(model))
         with self.machine.autocast():
             start = self.params.evaluate.add_start_token
-            return reference_perplexity(lm.to(self.machine.device), tokenizer, self.texts, PERPLEXITY_BATCH, start)
+            return reference_perplexity(lm.to(self.machine.device), tokenizer, self.texts, BATCH, start)
 
 
 def compare(bench: Workbench, names: Sequence[str]) -> tuple[Evaluation, dict[str, list[float]]]:
@@ -89,7 +88,7 @@ def compare(bench: Workbench, names: Sequence[str]) -> tuple[Evaluation, dict[st
                 path = Path(folder, name, f"{seed}.jsonl")
                 perplexities[name][seed], taken = bench.run(name, seed, path)
                 seconds[name].append(taken)
-        return evaluate(read_tables(Path(folder), names, bench.seeds), perplexities, bench.params), seconds
+        return compare_methods(read_tables(Path(folder), names, bench.seeds), perplexities, bench.params), seconds
 
 
 def table(evaluation: Evaluation, seconds: dict[str, list[float]]) -> str:

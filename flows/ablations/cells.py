@@ -69,7 +69,7 @@ def make_cells(points: Sequence[Values], common: Values) -> list[Cell]:
         points: each cell's own values over params.yaml.
         common: what all have over params.yaml.
 
-    Raises: UserError if there is none, two are the same, or one is not valid, saying which and why.
+    Raises: UserError if there is no cell, two are the same, or one is not valid, with its name and the reason.
     """
     if not points or not all(points):
         raise UserError("an ablation needs cells: --grid risk.alpha=0.2,0.4, or --cell, or --paper table3")

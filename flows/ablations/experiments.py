@@ -1,4 +1,4 @@
-"""DVC experiments: which are there already, running one in a workspace of its own, and reading what it measured."""
+"""DVC experiments: finds those that have run before, runs one in a workspace of its own, and reads what it measured."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from rarlhf.config.params import Params
 from tasks.tracking.passwords import without_passwords
 
 if TYPE_CHECKING:
-    from rarlhf.evaluation.evaluate import Evaluation
+    from rarlhf.evaluation.comparisons import Evaluation
 
 METRICS = "metrics/evaluate.json"
 RESULTS = ("params.yaml", "dvc.lock", "metrics")  # what differs between experiments on the same code
@@ -29,22 +29,22 @@ REUSED = re.compile(r"^Stage '(.+)' (?:is cached - skipping run|didn't change, s
 
 
 class ExperimentError(Exception):
-    """An experiment that failed, with what it told."""
+    """An experiment failed; the text is its error."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one experiment took: how many stages ran, and of how many the outputs were there."""
+    """What one experiment took: how many stages ran, and how many were skipped because their outputs exist."""
 
     ran: int
     reused: int
 
 
 class Experiments:
-    """Experiments on the commit that is checked out, with what is not committed in tracked files.
+    """Experiments on the commit that is checked out, with the changes of tracked files that are not committed.
 
     Args:
-        processes: those under way; none starts once they are stopped.
+        processes: those that run; none starts once they are stopped.
 
     Raises: UserError where there is no git repository with a commit.
     """
@@ -54,12 +54,12 @@ class Experiments:
         if not self._head:
             raise UserError("an ablation's cells are DVC experiments, which need a git repository with a commit")
         self.processes = processes
-        self._starting = Lock()  # DVC puts the main workspace aside for a moment, one at a time
+        self._starting = Lock()  # one at a time: DVC stashes the main workspace's changes for a moment
 
     def name_for(self, cell: Cell, taken: Container[str]) -> tuple[str, bool]:
-        """An experiment's name for a cell, and whether it is there: equal params, equal code, its numbers at hand.
+        """An experiment's name for a cell, and whether it has run before with the same params and code.
 
-        Where the name is another experiment's, or in `taken`, `-2` and so on is added.
+        `-2` and so on is added to a name that is in `taken` or that another experiment has.
         """
         number, name = 1, cell.name
         while name in taken or not self._free_or_of(name, cell.params):
@@ -68,7 +68,7 @@ class Experiments:
         return name, self.evaluation(name) is not None
 
     def evaluation(self, name: str) -> "Evaluation | None":
-        """What an experiment measured; None where it is not there, or its outputs are no longer in the cache."""
+        """What an experiment measured; None if there is none, or the cache has lost its outputs."""
         from dvc.api import read
         from dvc.exceptions import DvcException
 
@@ -91,13 +91,13 @@ class Experiments:
         """Reproduces the targets, or everything, as an experiment in a temporary workspace.
 
         Args:
-            name: of the experiment; one that has it already makes room.
+            name: of the experiment; an old one of that name is removed.
             values: dotted keys of params.yaml and their values.
             targets: names of stages; all where empty.
-            share: what it adds to the environment.
-            say: is handed every line of output.
+            share: variables that are added to the environment.
+            say: takes every line of output.
 
-        Raises: ExperimentError with what a failed one told.
+        Raises: ExperimentError with the error of a failed one.
         """
         self.remove(name)
         settings = [word for key, value in values.items() for word in ("-S", f"{key}={json.dumps(value)}")]
@@ -109,7 +109,7 @@ class Experiments:
         return Outcome(*(sum(bool(pattern.match(line)) for line in lines) for pattern in (RAN, REUSED)))
 
     def remove(self, name: str) -> None:
-        """Removes an experiment, its outputs stay in the cache; none of that name is fine."""
+        """Removes an experiment, if there is one of that name; its outputs stay in the cache."""
         if self._revision(name):
             with self._starting:
                 subprocess.run([*_DVC, "exp", "remove", "--quiet", name], check=True)

@@ -13,6 +13,7 @@ from typing import Literal
 from rarlhf.config.params import Params, RiskParams
 
 START = ("base", "sft")  # in the order in which the pipeline makes them
+RLHF = "rlhf"  # plain RLHF, with which every other method that PPO trains is compared
 
 
 @dataclass(frozen=True)

@@ -322,6 +322,10 @@ class EvaluateParams(Section):
     tail_threshold: Number | None
     add_start_token: bool
     confidence: Open01
+    bootstrap_draws: Annotated[int, Field(ge=2, le=1_000_000)]
+    like_kl: Positive
+    like_kl_confidence: Open01
+    kl_limit: Annotated[Number, Field(ge=1)]
     table_rows: Annotated[int, Field(ge=0, le=10_000)]
     seed: Seed
 

@@ -1,25 +1,27 @@
-"""The cells of an ablation side by side: one method of each over seeds, and its paired difference to a reference.
+"""The cells of an ablation side by side: methods of each over seeds, and their paired differences to a reference.
 
 A cell is the same pipeline with some params changed; its evaluation is the content of its metrics/evaluate.json.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rarlhf.config.methods import in_order
-from rarlhf.evaluation.evaluate import COMPARED, Evaluation
-from rarlhf.evaluation.findings import LABELS, REWARDS, UNLIKE_KL
-from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference, percent
-from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, with_half_width
+from rarlhf.config.methods import RLHF, in_order, label_of
+from rarlhf.config.params import EvaluateParams
+from rarlhf.evaluation.comparisons import COMPARED, Evaluation
+from rarlhf.evaluation.findings import MARK, REWARDS, compared_with_rlhf, mark_explained
+from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference
+from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, tested_on, with_half_width
+from rarlhf.evaluation.words import counted, listed, percent
 from rarlhf.messages.markdown import escaped
 from rarlhf.messages.markdown import table as markdown_table
 
-REFERENCE = "rlhf"
+Cells = Mapping[str, tuple[Mapping[str, Any], Evaluation]]  # name -> params that differ, evaluation
 
 
 @dataclass(frozen=True)
-class Row:
+class CellResult:
     """One method of one cell, or of all of them where `cell` is None: it is the same in each.
 
     Attributes:
@@ -41,61 +43,79 @@ class Row:
     @property
     def label(self) -> str:
         """What the table calls the row."""
-        return f"{LABELS[self.method]}, every cell" if self.cell is None else f"{LABELS[self.method]} {self.cell}"
+        name = label_of(self.method)
+        return f"{name}, every cell" if self.cell is None else f"{name} {self.cell}"
 
 
 @dataclass(frozen=True)
-class Table:
+class CellTable:
     """The rows of an ablation, and what its differences are to."""
 
     title: str
     reference: str
-    rows: Sequence[Row]
-    confidence: float
+    rows: Sequence[CellResult]
+    params: EvaluateParams
 
 
-def compare_cells(name: str, cells: Mapping[str, tuple[Mapping[str, Any], Evaluation]]) -> Table:
-    """The last method of each cell, less RLHF of the same cell; without RLHF, less the first cell's.
+def compare_cells(name: str, cells: Cells, params: EvaluateParams) -> CellTable:
+    """Each method of each cell that PPO trained, less RLHF of the same cell; without RLHF, less the first cell's.
 
-    The last one is RA-RLHF, else RLHF, else SFT, else the base model.
-
-    The differences to RLHF hold the errors of seeds and of test prompts (docs/evaluation.md), those to another cell the
-    error of seeds alone.
+    Where PPO trained no method but RLHF, the cells' last method is compared: RLHF, else SFT, else the base model.
+    The differences to RLHF cover the errors of seeds and of test prompts (docs/evaluation.md). Those to another cell
+    cover the error of seeds alone.
 
     Args:
         name: of the ablation.
-        cells: name -> its params and its evaluation, at least one, all with the same methods and seeds.
+        cells: at least one, all with the same methods and seeds.
+        params: section `evaluate`, as in the first cell.
     """
-    evaluations = {cell: evaluation for cell, (_, evaluation) in cells.items()}
-    first_cell, first = next(iter(evaluations.items()))
-    subject = in_order(first["methods"])[-1]
-    to_rlhf = REFERENCE in first["methods"] and subject != REFERENCE
+    first_cell, (_, first) = next(iter(cells.items()))
+    subjects = compared_with_rlhf(first) or in_order(first["methods"])[-1:]
+    to_rlhf = RLHF in first["methods"] and subjects != [RLHF]
     rows = list(_reference_rows(cells)) if to_rlhf else []
+    rows += _in_cells([list(_rows(subject, cells, params, to_rlhf)) for subject in subjects])
+    title = (
+        f"{name}: {counted(len(cells), 'cell')} on preset {first['preset']}, seeds {listed(first['seeds'])}; "
+        f"{tested_on(first)}"
+    )
+    return CellTable(title, label_of(RLHF) if to_rlhf else first_cell, rows, params)
+
+
+def _in_cells(compared: Sequence[Sequence[CellResult]]) -> Iterator[CellResult]:
+    """Cell by cell the rows of all methods; a method that no cell changes has one row, unless that is so of all."""
+    varied = [_differ(of_method) for of_method in compared]
+    for number, of_cell in enumerate(zip(*compared, strict=True)):
+        for row, varies in zip(of_cell, varied, strict=True):
+            if varies or not any(varied):
+                yield row
+            elif number == 0:
+                yield replace(row, cell=None, values={})
+
+
+def _rows(method: str, cells: Cells, params: EvaluateParams, to_rlhf: bool) -> Iterator[CellResult]:
+    """A method's row for every cell."""
+    first_cell, (_, first) = next(iter(cells.items()))
     for cell, (values, evaluation) in cells.items():
         differences, alike = {}, None
         if to_rlhf:
-            comparison = evaluation["comparisons"][f"{subject}_minus_{REFERENCE}"]
+            comparison = evaluation["comparisons"][f"{method}_minus_{RLHF}"]
             differences, alike = comparison["metrics"], comparison["like_kl"]
         elif cell != first_cell:
-            differences = _less(evaluation, first, subject)
-            alike = like_kl(differences["kl_sft"], min(evaluation["kl_target"], first["kl_target"]))
-        rows.append(Row(cell, values, subject, evaluation["methods"][subject], differences, alike))
-    test, seeds = first["test"], ", ".join(map(str, first["seeds"]))
-    title = (
-        f"{name}: {len(cells)} cells on preset {first['preset']}, seeds {seeds}; {test['prompts']} test prompts x "
-        f"{test['samples']} samples; prompt tail: {test['tail_prompts']} prompts"
-    )
-    return Table(title, LABELS[REFERENCE] if to_rlhf else first_cell, rows, first["confidence"])
+            differences = _less(evaluation, first, method)
+            alike = like_kl(differences["kl_sft"], min(evaluation["kl_target"], first["kl_target"]), params)
+        yield CellResult(cell, values, method, evaluation["methods"][method], differences, alike)
 
 
-def _reference_rows(cells: Mapping[str, tuple[Mapping[str, Any], Evaluation]]) -> Iterator[Row]:
+def _reference_rows(cells: Cells) -> Iterator[CellResult]:
     """RLHF of every cell, once where all have the same."""
-    spreads = {cell: evaluation["methods"][REFERENCE] for cell, (_, evaluation) in cells.items()}
-    first = next(iter(spreads.values()))
-    if all(spread == first for spread in spreads.values()):
-        yield Row(None, {}, REFERENCE, first, {})
-    else:
-        yield from (Row(cell, cells[cell][0], REFERENCE, spread, {}) for cell, spread in spreads.items())
+    rows = [CellResult(cell, values, RLHF, e["methods"][RLHF], {}) for cell, (values, e) in cells.items()]
+    return iter(rows if _differ(rows) else [replace(rows[0], cell=None, values={})])
+
+
+def _differ(rows: Sequence[CellResult]) -> bool:
+    """Whether one of the rows has other numbers than the first."""
+    first = rows[0]
+    return any((row.metrics, row.differences) != (first.metrics, first.differences) for row in rows)
 
 
 def _less(evaluation: Evaluation, first: Evaluation, method: str) -> dict[str, Difference]:
@@ -106,13 +126,13 @@ def _less(evaluation: Evaluation, first: Evaluation, method: str) -> dict[str, D
     }
 
 
-def terminal(table: Table) -> str:
+def terminal(table: CellTable) -> str:
     """The table for a terminal."""
     values, differences = _cells(table)
     return "\n\n".join([table.title, aligned(values), *([aligned(differences)] if differences else []), _notes(table)])
 
 
-def markdown(table: Table) -> str:
+def markdown(table: CellTable) -> str:
     """The table as Markdown."""
     values, differences = _cells(table)
     tables = [markdown_table(rows[0], rows[1:]) for rows in (values, differences) if rows]
@@ -120,8 +140,8 @@ def markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def csv_rows(table: Table) -> list[list[object]]:
-    """A heading, then a line for every metric of every row; the difference's columns are empty where there is none."""
+def csv_rows(table: CellTable) -> list[list[object]]:
+    """A heading, then a line for every metric of every row; without a difference, its columns are empty."""
     keys = list(dict.fromkeys(key for row in table.rows for key in row.values))
     less = f"less {table.reference}"
     heading: list[object] = ["cell", *keys, "method", "metric", "mean", "std", "seeds", "ci95_low", "ci95_high"]
@@ -148,14 +168,14 @@ def _ends(interval: Sequence[float] | None) -> Sequence[object]:
     return ["", ""] if interval is None else interval
 
 
-def _cells(table: Table) -> tuple[list[list[str]], list[list[str]]]:
-    """The metrics' table and the differences' table, each with its heading; the second empty where there is none."""
+def _cells(table: CellTable) -> tuple[list[list[str]], list[list[str]]]:
+    """The metrics' table and the differences' table, each with its heading; the second is empty without differences."""
     values = [
-        [row.label, *(with_half_width(row.metrics[metric], table.confidence) for metric in COLUMNS)]
+        [row.label, *(with_half_width(row.metrics[metric], table.params.confidence) for metric in COLUMNS)]
         for row in table.rows
     ]
     differences = [
-        [row.label + ("" if row.like_kl else " †"), *(_difference(row.differences[metric]) for metric in REWARDS)]
+        [row.label + ("" if row.like_kl else f" {MARK}"), *(_difference(row.differences[metric]) for metric in REWARDS)]
         for row in table.rows
         if row.differences
     ]
@@ -167,16 +187,16 @@ def _difference(difference: Difference) -> str:
     return difference_text(difference) + (" *" if distinguishable(difference["interval"]) else "")
 
 
-def _notes(table: Table) -> str:
-    level = percent(table.confidence)
+def _notes(table: CellTable) -> str:
+    level = percent(table.params.confidence)
     compared = sum(len(REWARDS) for row in table.rows if row.differences)
     notes = [f"mean ± half-width of the {level} t interval over seeds; reward, tails: higher is better"]
     if compared:
-        chance = compared * (1 - table.confidence)
+        chance = compared * (1 - table.params.confidence)
         notes.append(
             f"differences are paired by seed, with their {level} intervals; *: the interval leaves out zero, as about "
             f"{chance:.1f} of these {compared} would by chance alone"
         )
     if any(row.like_kl is False for row in table.rows):
-        notes.append(UNLIKE_KL)
+        notes.append(mark_explained(table.params))
     return "\n".join(notes)

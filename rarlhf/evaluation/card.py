@@ -1,25 +1,23 @@
-"""Model cards: the README.md in a model's folder, which says what it is, how it came about and how to load it.
+"""A model card: what a method's models are, how they were made, how to load them, and what was measured.
 
-A card holds nothing but what decides the model's own bytes: no times, no runs, no paths of a machine. How good the
-model is, is measured later; `rarlhf.evaluation.cards` writes cards with results.
+A card holds nothing of the machine or of the time that made it. `rarlhf.evaluation.cards` writes the cards of a run.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from rarlhf.config.function_names import PREFIX, is_function
-from rarlhf.config.methods import label_of
-from rarlhf.config.params import DataParams, ModelParams, RewardParams, Section
+from rarlhf.config.methods import Method
+from rarlhf.config.params import DataParams, ModelParams, Params, RewardParams, RiskParams, Section
 from rarlhf.messages.markdown import code, escaped
 from rarlhf.risk.measures import deciding_values
 
-NAME = "README.md"
 LICENCE = "apache-2.0"  # of what is the project's own
 MAIN: Mapping[str, tuple[str, ...]] = {  # what a card shows of a section; all of it where the section is not named
     "model": ("adapter", "quantization", "dtype"),
@@ -30,7 +28,7 @@ MAIN: Mapping[str, tuple[str, ...]] = {  # what a card shows of a section; all o
 
 
 class Base(NamedTuple):
-    """The base model, as every card that stands on it tells."""
+    """The base model, as cards describe it."""
 
     text: str  # Markdown
     name: str | None  # on the hub
@@ -39,16 +37,11 @@ class Base(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What a card is made of."""
+    """What the card of a trained method is made of."""
 
-    method: str  # as in params.yaml
-    seed: int | None  # None: the card speaks of all seeds, or the model has none
-    base: Base
-    data: DataParams
-    model: ModelParams
-    sections: Mapping[str, Section]  # that decided the training, by name
-    preset: str | None = None
-    results: str | None = None  # Markdown
+    method: Method
+    params: Params
+    results: str  # Markdown
 
     def text(self) -> str:
         """The card in Markdown with its YAML header; equal cards give equal text."""
@@ -58,52 +51,59 @@ class Card:
             resources.files("rarlhf.evaluation").joinpath("card.md.j2").read_text("utf-8")
         )
         body = template.render(
-            card=self,
-            title=label_of(self.method),
+            method=self.method,
+            folder=f"models/{self.method.name}/SEED" if self.method.per_seed else f"models/{self.method.name}",
+            preset=self.params.preset,
+            results=self.results,
+            base=self._base.text,
             adapter=self._adapter,
-            data_text=data_text(self.data),
-            reward_text=reward_text(self.sections["reward"]) if "reward" in self.sections else None,  # type: ignore[arg-type]
-            measure=getattr(self.sections.get("risk"), "measure", None),
-            params=list(self._main_params()),
+            data_text=data_text(self.params.data),
+            reward_text=reward_text(self.params.reward) if self.method.risk else None,
+            measure=self.method.risk.measure if self.method.risk else None,
+            values=list(self._values()),
             free=self._free,
         )
         return str(ModelCard(f"---\n{self._header().to_yaml()}\n---\n\n{body}"))
 
-    def write(self, folder: Path) -> None:
-        """Writes README.md into the model's folder."""
-        (folder / NAME).write_text(self.text(), encoding="utf-8", newline="\n")
+    @property
+    def _base(self) -> Base:
+        return base_of_params(self.params.model, self.params.data)
 
     @property
     def _adapter(self) -> bool:
-        return self.method != "base" and self.model.adapter == "lora"
+        return self.params.model.adapter == "lora"
 
     @property
     def _free(self) -> bool:
         """Whether nothing of others went into the model."""
-        return self.data.source == "generator" and self.base.free
+        return self.params.data.source == "generator" and self._base.free
 
     def _header(self) -> ModelCardData:
+        data = self.params.data
         return ModelCardData(
             license=LICENCE if self._free else "other",
             license_name=None if self._free else "that-of-base-and-data",
-            language="en" if self.data.source == "generator" else None,
+            language="en" if data.source == "generator" else None,
             library_name="peft" if self._adapter else "transformers",
             pipeline_tag="text-generation",
-            base_model=self.base.name,
-            datasets=[self.data.name] if self.data.source == "hub" and self.data.name else None,
-            tags=["rarlhf", *(["lora"] if self._adapter else []), *([self.method] if self.method != "base" else [])],
-            base_text=self.base.text,
+            base_model=self._base.name,
+            datasets=[data.name] if data.source == "hub" and data.name else None,
+            tags=["rarlhf", *(["lora"] if self._adapter else []), self.method.name],
         )
 
-    def _main_params(self) -> Iterator[tuple[str, str]]:
-        values: dict[str, Any] = {"model": self.model, **self.sections} if self.method != "base" else {}
-        for name, section in values.items():
-            whole = deciding_values(section) if name == "risk" else type(section).model_fields
+    def _values(self) -> Iterator[tuple[str, str]]:
+        """Keys of params.yaml that decided the training, with their values."""
+        sections: dict[str, Section] = {"model": self.params.model, "sft": self.params.sft}
+        if self.method.risk:
+            ppo = {"ppo": self.params.ppo, "kl": self.params.kl, "risk": self.method.risk, "reward": self.params.reward}
+            sections = {"model": self.params.model, **ppo}
+        for name, section in sections.items():
+            whole = deciding_values(section) if isinstance(section, RiskParams) else type(section).model_fields
             for key in MAIN.get(name, tuple(whole)):
                 yield f"{name}.{key}", f"{getattr(section, key)}"
         if self._adapter:
-            yield "model.lora.r", f"{self.model.lora.r}"
-            yield "model.lora.alpha", f"{self.model.lora.alpha:g}"
+            yield "model.lora.r", f"{self.params.model.lora.r}"
+            yield "model.lora.alpha", f"{self.params.model.lora.alpha:g}"
 
 
 def base_of_params(params: ModelParams, data: DataParams) -> Base:
@@ -119,14 +119,6 @@ def base_of_params(params: ModelParams, data: DataParams) -> Base:
     if _local(params.source):
         return Base("a model that was given as a local folder", None, False)
     return Base(_on_hub(params.source, params.revision), params.source, False)
-
-
-def base_of_folder(folder: Path) -> Base:
-    """The base model of the model in `folder`, as the card in it tells."""
-    if not (folder / NAME).is_file():
-        return Base("not described", None, False)
-    header = ModelCard.load(folder / NAME).data
-    return Base(header.base_text, header.base_model, header.license == LICENCE)
 
 
 def data_text(data: DataParams) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from rarlhf.config.errors import UserError
+from rarlhf.config.methods import is_trained
+from rarlhf.evaluation.generations import FloatArray, Tables
 from rarlhf.evaluation.metrics import cvar_curve, quantile_curve
-from rarlhf.evaluation.rows import FloatArray, Tables
 
 PERCENTS = tuple(range(1, 101))
 ALPHAS = tuple(percent / 100 for percent in PERCENTS)
@@ -20,12 +21,12 @@ TRAINING_COLUMNS: Mapping[str, str] = {  # column of the training csv -> name in
     "risk/kept": "kept",
 }
 
-Curves = Mapping[str, FloatArray]  # method -> (S, points)
+MethodCurves = Mapping[str, FloatArray]  # method -> (S, points)
 TrainingRun = Mapping[str, FloatArray]  # name -> (M,), `iteration` among them
 TrainingCurves = Mapping[str, Mapping[int, TrainingRun]]  # method -> seed -> run
 
 
-def quantile_curves(tables: Tables) -> Curves:
+def quantile_curves(tables: Tables) -> MethodCurves:
     """Mean reward over the first x % of prompts by prompt score, x = 1..100: method -> (S, 100)."""
     return {
         method: np.stack([quantile_curve(t.prompt_scores, t.scores, PERCENTS) for t in by_seed.values()])
@@ -33,7 +34,7 @@ def quantile_curves(tables: Tables) -> Curves:
     }
 
 
-def cvar_curves(tables: Tables) -> Curves:
+def cvar_curves(tables: Tables) -> MethodCurves:
     """CVaR of the mixture of prompts and samples at alpha = 0.01..1: method -> (S, 100)."""
     return {
         method: np.stack([cvar_curve(t.scores, ALPHAS) for t in by_seed.values()]) for method, by_seed in tables.items()
@@ -41,11 +42,11 @@ def cvar_curves(tables: Tables) -> Curves:
 
 
 def read_training(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> TrainingCurves:
-    """Read curves/METHOD/SEED.csv of the methods that have such a folder (those trained by PPO).
+    """Read curves/METHOD/SEED.csv of the methods that PPO trained.
 
     Raises: UserError if a seed's file is missing, empty, lacks a column, or has other iterations than the others.
     """
-    trained = [method for method in methods if (folder / method).is_dir()]
+    trained = filter(is_trained, methods)
     runs = {method: {seed: read_run(folder / method / f"{seed}.csv") for seed in seeds} for method in trained}
     flat = [(f"{method}/{seed}.csv", run) for method, by_seed in runs.items() for seed, run in by_seed.items()]
     for name, run in flat[1:]:
@@ -74,12 +75,12 @@ def read_run(path: Path) -> TrainingRun:
     return run
 
 
-def write_plot_data(folder: Path, quantiles: Curves, tails: Curves, training: TrainingCurves) -> None:
+def write_plot_data(folder: Path, quantiles: MethodCurves, tails: MethodCurves, training: TrainingCurves) -> None:
     """Write csv files for `dvc plots`.
 
     reward_quantile.csv by percent of prompts and cvar_curve.csv by level: a line for each method and point, the mean
     over seeds.
-    training.csv: a line for every iteration of every run; there is none without a PPO run.
+    training.csv: a line for every iteration of every run; it is not written where PPO trained no method.
     """
     _write_means(folder / "reward_quantile.csv", "quantile", PERCENTS, quantiles)
     _write_means(folder / "cvar_curve.csv", "alpha", ALPHAS, tails)
@@ -94,7 +95,7 @@ def write_plot_data(folder: Path, quantiles: Curves, tails: Curves, training: Tr
         _write(folder / "training.csv", [["method", "seed", "iteration", *names], *lines])
 
 
-def _write_means(path: Path, axis: str, points: Sequence[float], curves: Curves) -> None:
+def _write_means(path: Path, axis: str, points: Sequence[float], curves: MethodCurves) -> None:
     lines = [
         [method, point, mean]
         for method, curve in curves.items()

@@ -1,4 +1,4 @@
-"""The report's figures: one colour per method (Okabe and Ito's, darkened for text), equal bytes for equal data."""
+"""The report's figures: each method in its own colour, equal bytes for equal data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rarlhf.evaluation.curves import ALPHAS, PERCENTS, Curves, TrainingCurves
-from rarlhf.evaluation.evaluate import Evaluation
-from rarlhf.evaluation.findings import LABELS
+from rarlhf.config.methods import label_of
+from rarlhf.evaluation.comparisons import Evaluation
+from rarlhf.evaluation.curves import ALPHAS, PERCENTS, MethodCurves, TrainingCurves
+from rarlhf.evaluation.generations import FloatArray
 from rarlhf.evaluation.metrics import cvar, value_at_risk
-from rarlhf.evaluation.rows import FloatArray
 
-COLOURS: Mapping[str, str] = {"base": "#6b6b6b", "sft": "#00805d", "rlhf": "#0072b2", "ra_rlhf": "#c24e00"}
+Colours = Mapping[str, str]  # method -> colour
 WIDTH = 5.8  # inches; at 640 CSS pixels the 10-point text stays readable, on a phone too
 STYLE: Mapping[Any, object] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every machine
@@ -38,6 +38,7 @@ STYLE: Mapping[Any, object] = {
     "figure.constrained_layout.use": True,
 }
 BINS = 48
+MARKED_TAIL = 0.10  # level of the VaR and CVaR that histograms mark
 
 
 def png(figure: Figure) -> bytes:
@@ -50,19 +51,19 @@ def png(figure: Figure) -> bytes:
 
 @contextmanager
 def _panels(rows: int, height: float, share_y: bool = False) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """`rows` panels under each other over a common x axis, drawn in this module's style whatever the caller's is."""
+    """`rows` panels under each other over a common x axis, in this module's style."""
     with mpl.rc_context(dict(STYLE)):
         figure = Figure(figsize=(WIDTH, height))
         axes = figure.subplots(rows, 1, sharex=True, sharey=share_y, squeeze=False)[:, 0]
         yield figure, list(axes)
 
 
-def reward_distribution(scores: Mapping[str, FloatArray], risk_alpha: float = 0.10) -> Figure:
+def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours) -> Figure:
     """Histogram of rewards, one panel per method with the base model behind it; VaR and CVaR of the mixture marked.
 
     Args:
         scores: method -> (N,) rewards of all seeds, prompts and samples; `base` goes to the background.
-        risk_alpha: level of the marked tail.
+        colours: of every method.
     """
     background = scores.get("base")
     shown = [method for method in scores if method != "base" or len(scores) == 1]
@@ -71,22 +72,22 @@ def reward_distribution(scores: Mapping[str, FloatArray], risk_alpha: float = 0.
         for axis, method in zip(axes, shown, strict=True):
             if background is not None:
                 axis.hist(background, bins=edges.tolist(), density=True, color="#d2d2d2")
-            _histogram(axis, scores[method], edges, COLOURS[method], risk_alpha)
-            axis.set_title(LABELS[method], color=COLOURS[method], fontweight="bold")
+            _histogram(axis, scores[method], edges, colours[method])
+            axis.set_title(label_of(method), color=colours[method], fontweight="bold")
             axis.set_xlim(edges[0], edges[-1])
         axes[-1].set_xlabel("reward of prompt + continuation (score units, higher is better)")
         figure.supylabel("density", fontsize=10)
     return figure
 
 
-def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str, risk_alpha: float) -> None:
+def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str) -> None:
     axis.hist(values, bins=edges.tolist(), density=True, histtype="step", color=colour, linewidth=1.8)
-    quantile, tail_mean = float(value_at_risk(values, risk_alpha)), float(cvar(values, risk_alpha))
+    quantile, tail_mean = float(value_at_risk(values, MARKED_TAIL)), float(cvar(values, MARKED_TAIL))
     axis.axvspan(edges[0], quantile, color=colour, alpha=0.12, linewidth=0)
     axis.axvline(tail_mean, color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
-    left_of_it = tail_mean > edges[0] + 0.3 * (edges[-1] - edges[0])  # else the text would lie over the axis
+    left_of_it = tail_mean > edges[0] + 0.3 * (edges[-1] - edges[0])  # else the text would be over the axis
     axis.annotate(
-        f"CVaR {risk_alpha:.0%} = {tail_mean:.2f}",
+        f"CVaR {MARKED_TAIL:.0%} = {tail_mean:.2f}",
         (tail_mean, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(-4 if left_of_it else 4, -3),
@@ -98,39 +99,42 @@ def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str, r
     )
 
 
-def reward_quantiles(curves: Curves) -> Figure:
+def reward_quantiles(curves: MethodCurves, colours: Colours) -> Figure:
     """The paper's curve: mean reward over the first x % of the test prompts by their own score; band: all seeds.
 
     Args:
         curves: method -> (S, 100) from `quantile_curves`.
+        colours: of every method.
     """
     with _panels(1, 3.6) as (figure, axes):
-        _lines(axes[0], np.array(PERCENTS, dtype=np.float64), curves)
-        _label_ends(axes[0], curves, gap=0.075)
+        _lines(axes[0], np.array(PERCENTS, dtype=np.float64), curves, colours)
+        _label_ends(axes[0], curves, colours, gap=0.075)
         axes[0].set_xlabel("first x % of the test prompts, lowest prompt score first")
         axes[0].set_ylabel("mean reward (score units)")
     return figure
 
 
-def outcome_cvar(curves: Curves) -> Figure:
+def outcome_cvar(curves: MethodCurves, colours: Colours) -> Figure:
     """CVaR of the rewards of all prompts and samples against its level; band: all seeds.
 
     Args:
         curves: method -> (S, 100) from `cvar_curves`.
+        colours: of every method.
     """
     with _panels(1, 3.6) as (figure, axes):
-        _lines(axes[0], np.array(ALPHAS) * 100, curves)
-        _label_ends(axes[0], curves, gap=0.075)
+        _lines(axes[0], np.array(ALPHAS) * 100, curves, colours)
+        _label_ends(axes[0], curves, colours, gap=0.075)
         axes[0].set_xlabel("level alpha: worst share of all continuations, %")
         axes[0].set_ylabel("CVaR of the reward (score units)")
     return figure
 
 
-def training_curves(runs: TrainingCurves, kl_target: float) -> Figure | None:
+def training_curves(runs: TrainingCurves, colours: Colours, kl_target: float) -> Figure | None:
     """Reward mean and CVaR, KL with its target, coefficient and kept episodes per iteration; None without a PPO run.
 
     Args:
         runs: method -> seed -> columns from `read_training`; line: mean over seeds, band: all seeds.
+        colours: of every method.
         kl_target: nats.
     """
     if not runs:
@@ -145,11 +149,11 @@ def training_curves(runs: TrainingCurves, kl_target: float) -> Figure | None:
     with _panels(len(panels), 8.6) as (figure, axes):
         for axis, (name, title) in zip(axes, panels.items(), strict=True):
             curves = {method: np.stack([run[name] for run in by_seed.values()]) for method, by_seed in runs.items()}
-            _lines(axis, next(iter(next(iter(runs.values())).values()))["iteration"], curves)
+            _lines(axis, next(iter(next(iter(runs.values())).values()))["iteration"], curves, colours)
             axis.set_title(title)
             if name == "kept":
                 axis.set_ylim(bottom=0)
-            _label_ends(axis, curves, gap=0.16)
+            _label_ends(axis, curves, colours, gap=0.16)
         axes[2].axhline(kl_target, color="#333333", linewidth=1, linestyle=(0, (4, 2)))
         axes[2].annotate(
             f"target {kl_target:g}", (0, kl_target), xycoords=("axes fraction", "data"), xytext=(4, 3),
@@ -159,21 +163,21 @@ def training_curves(runs: TrainingCurves, kl_target: float) -> Figure | None:
     return figure
 
 
-def trade_off(evaluation: Evaluation) -> Figure:
+def trade_off(evaluation: Evaluation, colours: Colours) -> Figure:
     """Mean reward and outcome CVaR against KL: dots are seeds, discs their mean, the dashed line the KL target."""
     panels = {"reward_mean": "mean reward (score units)", "reward_cvar_10": "outcome CVaR 10 % (score units)"}
     with _panels(2, 5.2) as (figure, axes):
         for axis, (metric, title) in zip(axes, panels.items(), strict=True):
-            _scatter(axis, evaluation, metric)
+            _scatter(axis, evaluation, colours, metric)
             axis.set_title(title)
         axes[-1].set_xlabel("KL to SFT (nats per response)")
     return figure
 
 
-def _scatter(axis: Axes, evaluation: Evaluation, metric: str) -> None:
+def _scatter(axis: Axes, evaluation: Evaluation, colours: Colours, metric: str) -> None:
     methods, target = evaluation["methods"], evaluation["kl_target"]
     for method, spreads in methods.items():
-        kl, reward, colour = spreads["kl_sft"], spreads[metric], COLOURS[method]
+        kl, reward, colour = spreads["kl_sft"], spreads[metric], colours[method]
         axis.scatter([kl["mean"]], [reward["mean"]], s=150, color=colour, alpha=0.3, linewidths=0)
         axis.scatter(kl["per_seed"], reward["per_seed"], s=14, color=colour, linewidths=0, zorder=3)
     axis.axvline(target, color="#333333", linewidth=1, linestyle=(0, (4, 2)))
@@ -182,33 +186,33 @@ def _scatter(axis: Axes, evaluation: Evaluation, metric: str) -> None:
     heights = [(spreads[metric]["mean"] - low) / (high - low) for spreads in methods.values()]
     for (method, spreads), height in zip(methods.items(), _apart(heights, gap=0.1), strict=True):
         axis.annotate(
-            LABELS[method], (spreads["kl_sft"]["mean"], height), xycoords=("data", "axes fraction"), xytext=(10, 0),
-            textcoords="offset points", va="center", color=COLOURS[method], fontweight="bold", fontsize=9,
+            label_of(method), (spreads["kl_sft"]["mean"], height), xycoords=("data", "axes fraction"), xytext=(10, 0),
+            textcoords="offset points", va="center", color=colours[method], fontweight="bold", fontsize=9,
         )  # fmt: skip
 
 
-def _lines(axis: Axes, x: FloatArray, curves: Curves) -> None:
+def _lines(axis: Axes, x: FloatArray, curves: MethodCurves, colours: Colours) -> None:
     """Mean over seeds as a line, the range of the seeds as a band."""
     for method, lines in curves.items():
-        axis.plot(x, lines.mean(axis=0), color=COLOURS[method])
+        axis.plot(x, lines.mean(axis=0), color=colours[method])
         if len(lines) > 1:
-            axis.fill_between(x, lines.min(axis=0), lines.max(axis=0), color=COLOURS[method], alpha=0.18, linewidth=0)
+            axis.fill_between(x, lines.min(axis=0), lines.max(axis=0), color=colours[method], alpha=0.18, linewidth=0)
     axis.set_xlim(x[0], x[-1] if len(x) > 1 else x[0] + 1)
 
 
-def _label_ends(axis: Axes, curves: Curves, gap: float) -> None:
-    """The method's name at its line's end, moved where two would touch; after the axis has its final limits."""
+def _label_ends(axis: Axes, curves: MethodCurves, colours: Colours, gap: float) -> None:
+    """The method's name at its line's end, moved where two names would touch; call it once the axis has its limits."""
     low, high = axis.get_ylim()
     ends = [(float(lines[:, -1].mean()) - low) / (high - low) for lines in curves.values()]
     for method, end in zip(curves, _apart(ends, gap), strict=True):
         axis.annotate(
-            LABELS[method], (1, end), xycoords="axes fraction", xytext=(4, 0), textcoords="offset points",
-            va="center", color=COLOURS[method], fontsize=9, fontweight="bold", annotation_clip=False,
+            label_of(method), (1, end), xycoords="axes fraction", xytext=(4, 0), textcoords="offset points",
+            va="center", color=colours[method], fontsize=9, fontweight="bold", annotation_clip=False,
         )  # fmt: skip
 
 
 def _apart(positions: Sequence[float], gap: float) -> list[float]:
-    """Move positions as little as keeps their order and at least `gap` between neighbours."""
+    """Move positions as little as possible so that neighbours are at least `gap` apart, in the same order."""
     order = np.argsort(positions, kind="stable")
     groups: list[list[float]] = []  # wanted positions of labels that touch
     for wanted in np.array(positions)[order]:

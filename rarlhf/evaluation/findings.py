@@ -1,24 +1,19 @@
 """What the intervals say, in plain sentences.
 
-A difference counts only if its interval leaves out zero, and between two methods trained by PPO only at like KL
-(`statistics.like_kl`), because reward can be bought with KL. SFT and the base model are where training starts from, so
-that a trained method is never at like KL with them.
+A difference counts only if its interval leaves out zero. Between two methods trained by PPO it counts only at like KL
+(`statistics.like_kl`), because reward can be bought with KL. A method that training starts from, such as SFT, is never
+at like KL with a trained one, so there the difference always counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from rarlhf.evaluation.evaluate import Comparison, Evaluation
-from rarlhf.evaluation.statistics import (
-    LIKE_KL,
-    LIKE_KL_CONFIDENCE,
-    Difference,
-    distinguishable,
-    percent,
-    seeds_at_unlike_kl,
-)
+from rarlhf.config.methods import RLHF, in_order, is_trained, label_of
+from rarlhf.config.params import EvaluateParams
+from rarlhf.evaluation.comparisons import Comparison, Evaluation
+from rarlhf.evaluation.statistics import Difference, distinguishable, seeds_at_unlike_kl
+from rarlhf.evaluation.words import counted, joined, percent
 
-LABELS: Mapping[str, str] = {"base": "Base", "sft": "SFT", "rlhf": "RLHF", "ra_rlhf": "RA-RLHF"}
 METRIC_LABELS: Mapping[str, str] = {
     "reward_mean": "mean reward",
     "reward_prompt_tail": "prompt-tail reward",
@@ -34,20 +29,29 @@ SIGN: Mapping[str, int] = {  # 1: higher is better; -1: lower is better; KL is a
 }
 REWARDS = ("reward_mean", "reward_prompt_tail", "reward_cvar_10")
 TAILS = ("reward_prompt_tail", "reward_cvar_10")
-TRAINED = ("rlhf", "ra_rlhf")  # by PPO, with kl.target
-KL_LIMIT = 1.5  # times kl.target; above it the controller did not hold its target
-UNLIKE_KL = (  # what the mark says, in the report, in cards and under an ablation's table
-    f"† not at like KL: the KL of the two differs by more than {percent(LIKE_KL)} of the target in at least one seed, "
-    f"and the {percent(LIKE_KL_CONFIDENCE)} interval of the difference reaches beyond that too. Reward can be bought "
-    "with KL, so these differences in reward do not show by themselves which method is better."
-)
+MARK = "†"  # after the names of two methods that are not at like KL
 
 Verdict = Literal["better", "worse", "open"]
 WORDS: Mapping[Verdict, str] = {
-    "better": "ahead of RLHF on",
-    "worse": "behind RLHF on",
-    "open": "not distinguishable from RLHF on",
+    "better": "ahead of {other} on",
+    "worse": "behind {other} on",
+    "open": "not distinguishable from {other} on",
 }
+
+
+def mark_explained(params: EvaluateParams) -> str:
+    """What `MARK` means: for the report, for cards, and under an ablation's table."""
+    return (
+        f"{MARK} not at like KL: the KL of the two differs by more than {percent(params.like_kl)} of the target in at "
+        f"least one seed, and the {percent(params.like_kl_confidence)} interval of the difference reaches beyond that "
+        "too. Reward can be bought with KL, so these differences in reward do not show by themselves which method is "
+        "better."
+    )
+
+
+def compared_with_rlhf(evaluation: Evaluation) -> list[str]:
+    """The methods that PPO trains other than RLHF, in their order."""
+    return [method for method in in_order(evaluation["methods"]) if is_trained(method) and method != RLHF]
 
 
 def verdict(difference: Difference, sign: int) -> Verdict:
@@ -58,12 +62,12 @@ def verdict(difference: Difference, sign: int) -> Verdict:
 
 
 def comparable(comparison: Comparison) -> bool:
-    """Whether the rewards of two methods may say which is better: at like KL, or where one is a start of training."""
-    return comparison["like_kl"] or not {comparison["first"], comparison["second"]} <= set(TRAINED)
+    """Whether rewards may say which of two methods is better: at like KL, or if training starts from one of them."""
+    return comparison["like_kl"] or not (is_trained(comparison["first"]) and is_trained(comparison["second"]))
 
 
 def best_methods(evaluation: Evaluation, metric: str) -> list[str]:
-    """The method whose comparisons with every other method are all comparable and decided for it; none in most tables.
+    """The method that is better than every other one, by comparable rewards; most runs have none.
 
     Returns: one method or none.
     """
@@ -80,56 +84,86 @@ def _beats_all(evaluation: Evaluation, method: str, metric: str) -> bool:
     return True
 
 
-def findings(evaluation: Evaluation) -> list[str]:
-    """Sentences on RA-RLHF against RLHF, each against SFT, and on their KL; in reading order."""
-    pairs = ("ra_rlhf_minus_rlhf", "rlhf_minus_sft", "ra_rlhf_minus_sft")
+def findings(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
+    """Sentences in reading order.
+
+    Each method that PPO trained is compared with RLHF, then each with SFT. The methods whose KL is too high come last.
+
+    Args:
+        evaluation: content of metrics/evaluate.json.
+        params: section `evaluate`, of which `like_kl`, `like_kl_confidence` and `kl_limit` are read.
+    """
+    others = compared_with_rlhf(evaluation)
+    trained = [RLHF, *others]
+    pairs = [f"{method}_minus_{RLHF}" for method in others] + [f"{method}_minus_sft" for method in trained]
     sentences: list[str] = []
     for pair in pairs:
         if pair in evaluation["comparisons"]:
-            sentences += _sentences(evaluation, evaluation["comparisons"][pair])
-    return sentences + list(_kl_warnings(evaluation))
+            sentences += _sentences(evaluation, evaluation["comparisons"][pair], params)
+    return sentences + list(_kl_warnings(evaluation, params))
 
 
-def headline(evaluation: Evaluation) -> str:
-    """One or two sentences: does RA-RLHF's tail beat RLHF's, as far as this run can tell."""
-    comparison = evaluation["comparisons"].get("ra_rlhf_minus_rlhf")
-    if comparison is None:
-        return "RLHF and RA-RLHF were not both run, so their tails are not compared."
+def headlines(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
+    """Whether the tail of each method that PPO trained beats RLHF's, as far as this run can tell.
+
+    Returns: a sentence for each such method, or one sentence where nothing can be said of any.
+    """
+    others = compared_with_rlhf(evaluation)
+    if not others or RLHF not in evaluation["methods"]:
+        return [_nothing_compared(evaluation, others)]
     if len(evaluation["seeds"]) < 2:
-        return "One seed: no intervals, so nothing is concluded about RA-RLHF against RLHF."
+        names = joined(label_of(method) for method in others)
+        return [f"One seed: no intervals, so nothing is concluded about {names} against {label_of(RLHF)}."]
+    return [_headline(evaluation, evaluation["comparisons"][f"{method}_minus_{RLHF}"], params) for method in others]
+
+
+def _nothing_compared(evaluation: Evaluation, others: Sequence[str]) -> str:
+    rlhf = label_of(RLHF)
+    if others:
+        names = joined(label_of(method) for method in others)
+        return f"{rlhf} was not run, so the tail of {names} is not compared with its tail."
+    if RLHF in evaluation["methods"]:
+        return f"{rlhf} is the only method that was trained by PPO, so its tail is not compared."
+    return "No method was trained by PPO, so no tails are compared."
+
+
+def _headline(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
     if not comparable(comparison):
-        return f"{_unlike(evaluation, comparison)}, so this run does not show which has the better tail."
+        return f"{_unlike(evaluation, comparison, params)}, so this run does not show which has the better tail."
     by_verdict: dict[Verdict, list[str]] = {"better": [], "worse": [], "open": []}
     for metric in TAILS:
         by_verdict[verdict(comparison["metrics"][metric], 1)].append(METRIC_LABELS[metric])
-    parts = [f"{WORDS[value]} {' and '.join(labels)}" for value, labels in by_verdict.items() if labels]
-    lead = "RA-RLHF" if by_verdict["better"] else "RA-RLHF does not win here: it"
+    first, second = label_of(comparison["first"]), label_of(comparison["second"])
+    parts = [
+        f"{WORDS[value].format(other=second)} {' and '.join(labels)}" for value, labels in by_verdict.items() if labels
+    ]
+    lead = first if by_verdict["better"] else f"{first} does not win here: it"
     return f"{lead} is {'; '.join(parts)}."
 
 
-def unlike_kl(evaluation: Evaluation) -> str | None:
-    """A line that says that RA-RLHF and RLHF are not at like KL; None where they are, or were not both run."""
-    comparison = evaluation["comparisons"].get("ra_rlhf_minus_rlhf")
-    return None if comparison is None or comparable(comparison) else _unlike(evaluation, comparison)
+def unlike_kl(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
+    """A line for each method that PPO trained and that is not at like KL with RLHF."""
+    pairs = (evaluation["comparisons"].get(f"{method}_minus_{RLHF}") for method in compared_with_rlhf(evaluation))
+    return [_unlike(evaluation, pair, params) for pair in pairs if pair is not None and not comparable(pair)]
 
 
-def _unlike(evaluation: Evaluation, comparison: Comparison) -> str:
+def _unlike(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
     difference, target = comparison["metrics"]["kl_sft"], evaluation["kl_target"]
-    seeds = f"{seeds_at_unlike_kl(difference, target)} of {difference['n']} seeds"
-    pair = f"{LABELS[comparison['first']]} and {LABELS[comparison['second']]}"
-    return f"{pair} are not at like KL (more than {LIKE_KL * target:g} nats apart in {seeds})"
+    seeds = f"{seeds_at_unlike_kl(difference, target, params)} of {counted(difference['n'], 'seed')}"
+    pair = f"{label_of(comparison['first'])} and {label_of(comparison['second'])}"
+    return f"{pair} are not at like KL (more than {params.like_kl * target:g} nats apart in {seeds})"
 
 
 def pair_label(comparison: Comparison) -> str:
-    """`RA-RLHF - RLHF`, with the mark that `UNLIKE_KL` explains where it is due."""
-    mark = "" if comparison["like_kl"] else " †"
-    return f"{LABELS[comparison['first']]} - {LABELS[comparison['second']]}{mark}"
+    """`RA-RLHF - RLHF`, with `MARK` where the two are not at like KL."""
+    mark = "" if comparison["like_kl"] else f" {MARK}"
+    return f"{label_of(comparison['first'])} - {label_of(comparison['second'])}{mark}"
 
 
-def _sentences(evaluation: Evaluation, comparison: Comparison) -> Iterator[str]:
-    first, second = LABELS[comparison["first"]], LABELS[comparison["second"]]
-    if comparison["second"] in TRAINED:
-        yield _kl_sentence(evaluation, comparison)
+def _sentences(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> Iterator[str]:
+    first, second = label_of(comparison["first"]), label_of(comparison["second"])
+    if is_trained(comparison["second"]):
+        yield _kl_sentence(evaluation, comparison, params)
     for metric in REWARDS:
         say = _sentence if comparable(comparison) else _bare_difference
         yield say(first, second, METRIC_LABELS[metric], comparison["metrics"][metric])
@@ -147,38 +181,39 @@ def _sentence(first: str, second: str, label: str, difference: Difference) -> st
 
 
 def _bare_difference(first: str, second: str, label: str, difference: Difference) -> str:
-    """The number without a verdict."""
+    """The difference without a verdict."""
     interval = difference["interval"]
     shown = "no interval" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
     return f"{first} less {second}, {label}, not at like KL: {difference['mean']:+.2f}, {shown}."
 
 
-def _kl_sentence(evaluation: Evaluation, comparison: Comparison) -> str:
+def _kl_sentence(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
     methods, target = (comparison["first"], comparison["second"]), evaluation["kl_target"]
-    pair = " and ".join(LABELS[method] for method in methods)
-    listed = (f"{LABELS[method]} {_listed(evaluation['methods'][method]['kl_sft']['per_seed'])}" for method in methods)
+    pair = " and ".join(label_of(method) for method in methods)
+    listed = (
+        f"{label_of(method)} {_listed(evaluation['methods'][method]['kl_sft']['per_seed'])}" for method in methods
+    )
     seen = f"By seed, in nats: {', '.join(listed)}; target {target:g}."
     if not comparison["like_kl"]:
         return (
-            f"{_unlike(evaluation, comparison)}. {seen} Their rewards may differ because of how far each moved from "
-            "SFT, so they do not show which method is better."
+            f"{_unlike(evaluation, comparison, params)}. {seen} Their rewards may differ because of how far each moved "
+            "from SFT, so they do not show which method is better."
         )
-    if seeds_at_unlike_kl(comparison["metrics"]["kl_sft"], target):
-        return f"{pair} are at like KL by the {percent(LIKE_KL_CONFIDENCE)} interval of their difference. {seen}"
+    if seeds_at_unlike_kl(comparison["metrics"]["kl_sft"], target, params):
+        return f"{pair} are at like KL by the {percent(params.like_kl_confidence)} interval of their difference. {seen}"
     return f"{pair} are at like KL in every seed. {seen}"
 
 
-def _kl_warnings(evaluation: Evaluation) -> Iterator[str]:
-    limit = KL_LIMIT * evaluation["kl_target"]
-    for method in TRAINED:
-        if method in evaluation["methods"]:
-            per_seed = evaluation["methods"][method]["kl_sft"]["per_seed"]
-            above = sum(kl > limit for kl in per_seed)
-            if above:
-                yield (
-                    f"{LABELS[method]}'s KL is more than {KL_LIMIT:g} times its target of {evaluation['kl_target']:g} "
-                    f"nats in {above} of {len(per_seed)} seeds (by seed: {_listed(per_seed)})."
-                )
+def _kl_warnings(evaluation: Evaluation, params: EvaluateParams) -> Iterator[str]:
+    target = evaluation["kl_target"]
+    for method in filter(is_trained, in_order(evaluation["methods"])):
+        per_seed = evaluation["methods"][method]["kl_sft"]["per_seed"]
+        above = sum(kl > params.kl_limit * target for kl in per_seed)
+        if above:
+            yield (
+                f"{label_of(method)}'s KL is more than {params.kl_limit:g} times its target of {target:g} nats in "
+                f"{above} of {counted(len(per_seed), 'seed')} (by seed: {_listed(per_seed)})."
+            )
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -11,10 +11,12 @@ from math import ceil, floor
 import numpy as np
 
 from rarlhf.config.errors import UserError
-from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations
+from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations
 
-TAIL_LEVELS: Mapping[str, float] = {"05": 0.05, "10": 0.10, "20": 0.20}  # part of the metrics' names
-PROMPT_CVAR_MIN_SAMPLES = 10  # below this the worst 10 % of one prompt's samples is less than one sample
+# The tails' levels are part of the metrics' names, which other programs read: another level is another metric.
+TAIL_LEVELS: Mapping[str, float] = {"05": 0.05, "10": 0.10, "20": 0.20}
+# Part of what reward_prompt_cvar_10 is: with fewer, the worst 10 % of a prompt's samples is less than one sample.
+PROMPT_CVAR_MIN_SAMPLES = 10
 
 
 def tail_size(share: float, count: int) -> Fraction:
@@ -56,6 +58,8 @@ def cvar(values: FloatArray, risk_alpha: float) -> FloatArray:
 
     Raises: ValueError if `risk_alpha` is outside (0, 1] or n is 0.
     """
+    # `rarlhf.risk.tail.cvar` is the same for tensors of any device, within training. Numpy and torch add in another
+    # order, so that one of the two could not replace the other without a change to the last digits of results.
     size = tail_size(risk_alpha, values.shape[-1])
     whole = floor(size)
     ordered = np.sort(values, axis=-1)
@@ -79,7 +83,7 @@ def cvar_curve(scores: FloatArray, alphas: Sequence[float]) -> FloatArray:
 
 
 def prompt_tail(prompt_scores: FloatArray, quantile: float | None, threshold: float | None) -> BoolArray:
-    """Which test prompts are the tail, decided by the prompts' own scores alone, before any model is asked.
+    """Which test prompts are the tail, decided by the scores of the prompts alone, before any model answers.
 
     Args:
         prompt_scores: (P,) float, score of each prompt alone, prompts by ascending id.
@@ -113,7 +117,7 @@ def quantile_curve(prompt_scores: FloatArray, scores: FloatArray, percents: Sequ
         scores: (P, k) float; a prompt's reward is the mean of its samples.
         percents: whole percents x in 1..100; x % is the first ceil(x P / 100) prompts.
 
-    Returns: (len(percents),) float; at 100 the mean reward. It conditions on the prompt, so it is no CVaR of outcomes.
+    Returns: (len(percents),) float; at 100 the mean reward. It depends on the prompt, so it is no CVaR of outcomes.
 
     Source: new_quantile_plot_*.py of SapanaChaudhary/RA-RLHF.
     """

@@ -1,16 +1,62 @@
 """Perplexity of reference text under a model: the paper's perplexity, not that of the model's own generations."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rarlhf.config.errors import UserError
+from rarlhf.config.methods import methods_of
+from rarlhf.config.params import Params
+from rarlhf.evaluation.words import counted
+from rarlhf.messages.progress import Recorder
+from rarlhf.models.backbone import ModelFolders
+from rarlhf.models.loading import load_tokenizer
 from rarlhf.models.policy import logits_of
+from rarlhf.system.machine import Machine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+BATCH = 16  # texts per forward pass: memory and speed only
+
+
+def perplexities_of_methods(
+    models: Path, texts: Sequence[str], params: Params, machine: Machine, recorder: Recorder
+) -> dict[str, dict[int, float]]:
+    """Perplexity of the reference texts under the model of every method and seed; one model is measured once.
+
+    Args:
+        models: folder with the models of all methods.
+        texts: at least one, none empty.
+        params: `methods`, `seeds`, `model` and `evaluate.add_start_token` are read.
+        machine: device and precision.
+        recorder: takes a line for each model.
+
+    Returns: method -> seed -> perplexity.
+
+    Raises: UserError as `reference_perplexity`, or if a model is not there.
+    """
+    folders = ModelFolders(params.model, machine.device)
+
+    def measured(folder: Path) -> float:
+        tokenizer = load_tokenizer(str(folder))
+        with machine.autocast(), folders.open(folder)() as model:
+            value = reference_perplexity(model, tokenizer, texts, BATCH, params.evaluate.add_start_token)
+        recorder.say(f"perplexity of {counted(len(texts), 'reference text')} under {folder}: {value:.2f}")
+        return value
+
+    perplexities: dict[str, dict[int, float]] = {}
+    for method in methods_of(params):
+        if method.per_seed:
+            perplexities[method.name] = {seed: measured(method.folder(models, seed)) for seed in params.seeds}
+        else:
+            same = measured(method.folder(models, params.seeds[0]))
+            perplexities[method.name] = dict.fromkeys(params.seeds, same)
+    return perplexities
 
 
 def reference_perplexity(
@@ -22,14 +68,14 @@ def reference_perplexity(
 ) -> float:
     """Mean over the texts of exp(mean negative log-likelihood of the text's tokens), natural logarithm.
 
-    The tokenizer's BOS token (or its EOS token, if it has none) stands before every text, so that the first token is
+    The tokenizer's BOS token (or its EOS token, if it has none) comes before every text, so that the first token is
     predicted too; without it the second token is the first one predicted. The whole is cut to the model's context.
 
     Args:
         model: causal language model, on any device; left in eval mode.
         tokenizer: of the same vocabulary.
         texts: at least one, none empty.
-        batch_size: texts per forward pass, >= 1; texts of like length are put together, order has no influence.
+        batch_size: texts per forward pass, >= 1; texts of similar length share a pass; their order has no influence.
         add_start_token: whether the BOS token is put before each text.
 
     Returns: number >= 1, lower is better; a mean of per-text perplexities, not exp of the corpus mean.

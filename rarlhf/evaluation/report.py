@@ -9,16 +9,19 @@ from unicodedata import category
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from rarlhf.config.methods import colours_of, label_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation import figures
+from rarlhf.evaluation.comparisons import COMPARED, Evaluation, any_table
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
-from rarlhf.evaluation.evaluate import COMPARED, Evaluation, any_table
-from rarlhf.evaluation.findings import LABELS, SIGN, UNLIKE_KL, best_methods, findings, headline, pair_label
-from rarlhf.evaluation.rows import BoolArray, Tables, stacked
-from rarlhf.evaluation.statistics import distinguishable, percent
+from rarlhf.evaluation.findings import SIGN, best_methods, findings, headlines, mark_explained, pair_label
+from rarlhf.evaluation.generations import BoolArray, Tables, stacked
+from rarlhf.evaluation.statistics import distinguishable
 from rarlhf.evaluation.tables import COLUMNS, difference_text, number, result_rows, with_half_width
+from rarlhf.evaluation.words import counted, listed, percent
 
 KEPT = "\n\t\u200c\u200d\u200e\u200f"  # line feed, tab, zero-width joiners, direction marks
+LIGHTER = 0.45  # share of white in a colour on a dark page
 CAPTIONS: Mapping[str, tuple[str, str]] = {
     "reward_quantile": (
         "Reward by prompt difficulty",
@@ -27,8 +30,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "cvar_curve": (
         "Outcome CVaR",
-        "Mean of the worst alpha % of all continuations, whatever their prompt. It rises to the mean reward at 100 %; "
-        "the further left a line is ahead, the rarer the failures it prevents. Bands: lowest and highest seed.",
+        "Mean of the worst alpha % of all continuations, whatever their prompt. It rises to the mean reward at 100 %. "
+        "A line that is ahead far to the left prevents rare failures. Bands: lowest and highest seed.",
     ),
     "reward_distribution": (
         "Shift of the reward distribution",
@@ -37,14 +40,14 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "trade_off": (
         "Reward against KL",
-        "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right has "
-        "moved further from the SFT model. Methods compare fairly where their dots are at the same KL.",
+        "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right is "
+        "further from the SFT model. The comparison of two methods is fair where their dots are at the same KL.",
     ),
     "training": (
         "Training",
-        "Per iteration, over the training prompts of that batch. KL should hold its target; the episodes kept follow "
-        "the risk schedule; the CVaR is the mean of the worst 10 % of the whole batch's scores, for every method and "
-        "risk level. Bands: lowest and highest seed.",
+        "Per iteration, over the training prompts of that batch. KL should stay at its target. The episodes kept "
+        "follow the risk schedule. The CVaR is the mean of the worst 10 % of the whole batch's scores, for every "
+        "method and risk level. Bands: lowest and highest seed.",
     ),
 }
 
@@ -79,13 +82,14 @@ class TailSample:
 
 def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluation, params: Params) -> list[Picture]:
     """Every figure of the report, in reading order; the training curves only where a method was trained by PPO."""
+    colours = colours_of(tables)
     rewards = {method: stacked(by_seed, "scores").reshape(-1) for method, by_seed in tables.items()}
     drawn = {
-        "reward_quantile": figures.reward_quantiles(quantile_curves(tables)),
-        "cvar_curve": figures.outcome_cvar(cvar_curves(tables)),
-        "reward_distribution": figures.reward_distribution(rewards),
-        "trade_off": figures.trade_off(evaluation),
-        "training": figures.training_curves(training, params.kl.target),
+        "reward_quantile": figures.reward_quantiles(quantile_curves(tables), colours),
+        "cvar_curve": figures.outcome_cvar(cvar_curves(tables), colours),
+        "reward_distribution": figures.reward_distribution(rewards, colours),
+        "trade_off": figures.trade_off(evaluation, colours),
+        "training": figures.training_curves(training, colours, params.kl.target),
     }
     return [Picture(name, *CAPTIONS[name], figures.png(figure)) for name, figure in drawn.items() if figure is not None]
 
@@ -97,7 +101,7 @@ def tail_samples(tables: Tables, tail: BoolArray, count: int, seed: int) -> list
         tables: generations of every method and seed.
         tail: (P,) bool, the prompt tail.
         count: prompts to draw, fewer where the tail is smaller.
-        seed: of the draw, so that no one picks.
+        seed: of the draw, so that nobody picks the samples.
 
     Returns: prompts by ascending id, methods in the order of `tables`.
     """
@@ -134,7 +138,7 @@ def render_report(
         counts: rows read, used and dropped, nested by name.
         params: all params, shown in full.
         provenance: name -> hash or version, for the foot.
-        offensive: whether samples quote text that may offend; puts a notice before them and folds them away.
+        offensive: whether samples quote text that may offend; if so, a notice comes first and the samples are folded.
 
     Returns: HTML, equal for equal arguments.
     """
@@ -143,10 +147,13 @@ def render_report(
     source = resources.files("rarlhf.evaluation").joinpath("report.html.j2").read_text("utf-8")
     return environment.from_string(source).render(
         evaluation=evaluation,
-        labels=LABELS,
-        unlike_kl=UNLIKE_KL,
-        headline=headline(evaluation),
-        findings=findings(evaluation),
+        label_of=label_of,
+        counted=counted,
+        colours={method: (colour, _on_dark(colour)) for method, colour in colours_of(evaluation["methods"]).items()},
+        mark_explained=mark_explained(params.evaluate),
+        headlines=headlines(evaluation, params.evaluate),
+        findings=findings(evaluation, params.evaluate),
+        seeds=listed(evaluation["seeds"]),
         confidence=percent(evaluation["confidence"]),
         results=_results(evaluation),
         result_headings=list(COLUMNS.values()),
@@ -162,8 +169,14 @@ def render_report(
     )
 
 
+def _on_dark(colour: str) -> str:
+    """A colour `#rrggbb` mixed with as much white as makes it readable on a dark page."""
+    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(part + LIGHTER * (255 - part)):02x}" for part in parts)
+
+
 def visible(text: str) -> str:
-    """The text with every character that would steer its display written as an escape in hexadecimal.
+    """The text with every character that would change how it is displayed written as an escape in hexadecimal.
 
     Those are control characters but for line feed and tab, the invisible format characters of Unicode (overrides of
     writing direction, zero-width spaces, tags), and halves of surrogate pairs, which cannot be written as UTF-8. The

@@ -1,10 +1,13 @@
-"""The results as text: numbers formatted once, for the terminal and for the report."""
+"""The results as text, for the terminal, the report and the cards."""
 
 from collections.abc import Mapping, Sequence
 
-from rarlhf.evaluation.evaluate import Evaluation
-from rarlhf.evaluation.findings import LABELS, SIGN, best_methods, unlike_kl
-from rarlhf.evaluation.statistics import Difference, Spread, percent, t_half_width
+from rarlhf.config.methods import label_of
+from rarlhf.config.params import EvaluateParams
+from rarlhf.evaluation.comparisons import Evaluation
+from rarlhf.evaluation.findings import SIGN, best_methods, unlike_kl
+from rarlhf.evaluation.statistics import Difference, Spread, t_half_width
+from rarlhf.evaluation.words import counted, percent
 
 COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the results table
     "reward_mean": "reward",
@@ -42,26 +45,36 @@ def difference_text(difference: Difference) -> str:
 def result_rows(evaluation: Evaluation, columns: Sequence[str]) -> list[list[str]]:
     """One row per method: its name, then `mean ±half-width` of each metric."""
     return [
-        [LABELS[method], *(with_half_width(spreads[column], evaluation["confidence"]) for column in columns)]
+        [label_of(method), *(with_half_width(spreads[column], evaluation["confidence"]) for column in columns)]
         for method, spreads in evaluation["methods"].items()
     ]
 
 
-def terminal_table(evaluation: Evaluation) -> str:
-    """The results table for a terminal, at most 100 columns wide, with what it was measured on and how to read it."""
-    test, confidence = evaluation["test"], evaluation["confidence"]
-    title = (
-        f"{evaluation['preset']}: {len(evaluation['seeds'])} seeds, {test['prompts']} test prompts x "
-        f"{test['samples']} samples; prompt tail: {test['tail_prompts']} prompts"
-    )
+def terminal_table(evaluation: Evaluation, params: EvaluateParams) -> str:
+    """The results table for a terminal, with what it was measured on and how to read it.
+
+    It is at most 100 columns wide, unless the methods' names are long.
+
+    Args:
+        evaluation: content of metrics/evaluate.json.
+        params: section `evaluate`, for the line that says which methods are not at like KL.
+    """
+    confidence = evaluation["confidence"]
+    title = f"{evaluation['preset']}: {counted(len(evaluation['seeds']), 'seed')}, {tested_on(evaluation)}"
     plain = [[number(spreads[m]["mean"]) for m in PLAIN_COLUMNS] for spreads in evaluation["methods"].values()]
     rows = [row + extra for row, extra in zip(result_rows(evaluation, list(COLUMNS)), plain, strict=True)]
     table = aligned([["method", *COLUMNS.values(), *PLAIN_COLUMNS.values()], *rows])
     notes = f"mean ± half-width of the {percent(confidence)} t interval over seeds; reward, tails: higher is better"
-    best = [f"{LABELS[m]} on {COLUMNS[metric]}" for metric in SIGN for m in best_methods(evaluation, metric)]
+    best = [f"{label_of(m)} on {COLUMNS[metric]}" for metric in SIGN for m in best_methods(evaluation, metric)]
     ahead = f"ahead of every other method beyond the intervals: {', '.join(best) or 'none'}"
-    unlike = unlike_kl(evaluation)
-    return "\n".join([title, "", table, "", notes, ahead, *([unlike] if unlike else [])])
+    return "\n".join([title, "", table, "", notes, ahead, *unlike_kl(evaluation, params)])
+
+
+def tested_on(evaluation: Evaluation) -> str:
+    """`600 test prompts x 8 samples; prompt tail: 60 prompts`."""
+    test = evaluation["test"]
+    samples, tail = counted(test["samples"], "sample"), counted(test["tail_prompts"], "prompt")
+    return f"{counted(test['prompts'], 'test prompt')} x {samples}; prompt tail: {tail}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from rarlhf.config.params import PPOParams
 
-Record = Mapping[str, float]
+Numbers = Mapping[str, float]  # of one iteration, by name
 EMPTY_SHARE = 0.1  # share of a batch's responses that are empty but for the end of text
 NEGATIVE_KL = -0.5  # nats per response; the k1 estimate of a small KL scatters around 0 by a few tenths
 HIGH_RATIO = 10.0  # of one token; PPO's clip allows 1.2, and more only in single steps
@@ -20,7 +20,7 @@ class Watch:
         self.ppo = ppo
         self.said: set[str] = set()
 
-    def warnings(self, record: Record) -> list[str]:
+    def warnings(self, record: Numbers) -> list[str]:
         """A line for each trouble that shows for the first time in this record."""
         new = {
             name: text for name, (shows, text) in TROUBLES.items() if name not in self.said and shows(record, self.ppo)
@@ -30,27 +30,27 @@ class Watch:
         return [text.format(**values, ppo=self.ppo) for text in new.values()]
 
 
-def _negative_kl(record: Record, ppo: PPOParams) -> bool:
+def _negative_kl(record: Numbers, ppo: PPOParams) -> bool:
     return record["objective/kl"] < NEGATIVE_KL
 
 
-def _skipped(record: Record, ppo: PPOParams) -> bool:
+def _skipped(record: Numbers, ppo: PPOParams) -> bool:
     return record["policy/skipped_steps"] > 0
 
 
-def _ratio_spike(record: Record, ppo: PPOParams) -> bool:
+def _ratio_spike(record: Numbers, ppo: PPOParams) -> bool:
     return record["policy/ratio_max"] > HIGH_RATIO
 
 
-def _empty(record: Record, ppo: PPOParams) -> bool:
+def _empty(record: Numbers, ppo: PPOParams) -> bool:
     return record["response/empty"] > EMPTY_SHARE
 
 
-def _all_equal(record: Record, ppo: PPOParams) -> bool:
+def _all_equal(record: Numbers, ppo: PPOParams) -> bool:
     return record["objective/return_std"] == 0
 
 
-TROUBLES: dict[str, tuple[Callable[[Record, PPOParams], bool], str]] = {
+TROUBLES: dict[str, tuple[Callable[[Numbers, PPOParams], bool], str]] = {
     "negative KL": (
         _negative_kl,
         "negative KL: the mean log-ratio to the reference policy is {objective_kl:.2f} nats. A true KL is never "

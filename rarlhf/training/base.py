@@ -17,16 +17,15 @@ from rarlhf.models.given import given_causal_lm
 from rarlhf.models.loading import save_model
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import seed_globals
-from rarlhf.training.supervised import fit, steps_in, training_options
+from rarlhf.training.supervised import LossCurve, fit, steps_in, training_options
 
 END_OF_TEXT = "<|endoftext|>"
 IGNORED = -100  # a target that transformers leaves out of the loss
-Curve = list[dict[str, float]]
 
 
 def make_base_model(
     texts: Sequence[str], folder: Path, params: ModelParams, machine: Machine, recorder: Recorder
-) -> Curve:
+) -> LossCurve:
     """Writes the base model to `folder`; returns its training curve, empty for a given model.
 
     Args:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,16 +32,15 @@ from rarlhf.rewards.scorers import Score, about, folder_of, of_other, output_ind
 from rarlhf.system.files import write_json
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import seed_globals
-from rarlhf.training.supervised import fit, steps_in, training_options
+from rarlhf.training.supervised import LossCurve, fit, steps_in, training_options
 
 ALPHABET = 1000  # most letters that a tokenizer knows; the rarest beyond it become unknown
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-Curve = list[dict[str, float]]
 
 
 def make_reward_model(
     rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
-) -> Curve:
+) -> LossCurve:
     """Writes the reward model to `folder`; returns its training curve, empty for a given model.
 
     If it is more than one classifier, scorer.json lists its parts.
@@ -66,7 +66,7 @@ def make_reward_model(
     return curve
 
 
-def _take_scorer(folder: Path, params: RewardParams) -> Curve:
+def _take_scorer(folder: Path, params: RewardParams) -> LossCurve:
     if is_function(params.source):
         load_function(params.source)
         return []
@@ -88,7 +88,7 @@ def described_scorers(params: RewardParams) -> list[dict[str, Any]]:
 
 def _train_classifier(
     rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
-) -> Curve:
+) -> LossCurve:
     tokenizer = train_tokenizer([row.text for row in rows], params)
     model = new_classifier(tokenizer, params).to(machine.device)
     p = params.scratch
@@ -267,9 +267,13 @@ def area_under_curve(scores: Tensor, wanted: Tensor) -> float:
 
     Args:
         scores: (N,) float.
-        wanted: (N,) bool, at least one of each.
+        wanted: (N,) bool.
+
+    Returns: Mann and Whitney's U over the number of pairs, in [0, 1]; NaN where there is no pair.
     """
-    ordered = torch.sort(scores[~wanted]).values
-    below = torch.searchsorted(ordered, scores[wanted], right=False)
-    upto = torch.searchsorted(ordered, scores[wanted], right=True)
-    return float((below + upto).double().mean() / (2 * len(ordered)))
+    from scipy.stats import mannwhitneyu
+
+    first, second = (scores[chosen].double().numpy() for chosen in (wanted, ~wanted))
+    if not (len(first) and len(second)):
+        return nan
+    return float(mannwhitneyu(first, second, method="asymptotic").statistic) / len(first) / len(second)

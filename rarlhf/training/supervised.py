@@ -20,15 +20,16 @@ from rarlhf.system.machine import Machine
 from rarlhf.system.streams import derived_seed
 
 CURVE_POINTS = 100
+LossCurve = list[dict[str, float]]  # `step`, `loss` and `lr` of each logged step
 
 
-class Curve(TrainerCallback):
+class CurveCallback(TrainerCallback):
     """Shows progress and collects step, loss and learning rate from the log."""
 
     def __init__(self, show: Update, recorder: Recorder) -> None:
         self.show = show
         self.recorder = recorder
-        self.rows: list[dict[str, float]] = []
+        self.rows: LossCurve = []
         self.text = ""
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -89,7 +90,7 @@ def fit(  # noqa: PLR0913, each is a different thing
     options: Mapping[str, Any],
     steps: int,
     recorder: Recorder,
-) -> list[dict[str, float]]:
+) -> LossCurve:
     """Trains `model` in place with transformers' Trainer; returns its curve (step, loss, lr).
 
     Args:
@@ -108,10 +109,10 @@ def fit(  # noqa: PLR0913, each is a different thing
     return run_trainer(name, build, steps, recorder)
 
 
-def run_trainer(name: str, build: Callable[[str], Trainer], steps: int, recorder: Recorder) -> list[dict[str, float]]:
+def run_trainer(name: str, build: Callable[[str], Trainer], steps: int, recorder: Recorder) -> LossCurve:
     """Runs the trainer that `build` makes for a scratch folder, and returns its curve."""
     with tempfile.TemporaryDirectory() as folder, progress(name, steps) as show:
-        curve = Curve(show, recorder)
+        curve = CurveCallback(show, recorder)
         trainer = build(folder)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(curve)

@@ -2,20 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from tasks.running.stage import Run
+
+if TYPE_CHECKING:
+    from rarlhf.evaluation.comparisons import Evaluation
 
 SAMPLE_ROWS = 50  # continuations shown of each seed
 
 
 def track_training(run: Run, method: str, seed: int, curve: Path) -> None:
     """The training curve of one PPO run, as csv and as figure."""
+    from rarlhf.config.methods import colours_of
     from rarlhf.evaluation.curves import read_run
     from rarlhf.evaluation.figures import training_curves
 
     run.tracker.artifact(curve, "curve")
-    figure = training_curves({method: {seed: read_run(curve)}}, run.params.kl.target)
+    colours = colours_of(run.params.methods.names)
+    figure = training_curves({method: {seed: read_run(curve)}}, colours, run.params.kl.target)
     if figure is not None:
         run.tracker.figure(figure, "training.png")
 
@@ -25,3 +31,22 @@ def track_samples(run: Run, seed: int, rows: Sequence[Mapping[str, Any]]) -> Non
     columns = ("prompt", "continuation", "prompt_score", "score")
     table = [{"seed": seed, **{name: row[name] for name in columns}} for row in rows[:SAMPLE_ROWS]]
     run.tracker.table(table, f"samples_seed_{seed}.json")
+
+
+def track_results(run: Run, evaluation: "Evaluation", page: str) -> None:
+    """The metrics of every method as a table, on the run itself and on a run of each method; the report as a page."""
+    rows = [
+        {"method": method, "metric": metric, **{key: spread[key] for key in ("mean", "std", "n")}}
+        for method, spreads in evaluation["methods"].items()
+        for metric, spread in spreads.items()
+    ]
+    run.tracker.table(rows, "results.json")
+    for method, spreads in evaluation["methods"].items():
+        means = {metric: spread["mean"] for metric, spread in spreads.items()}
+        run.tracker.metrics({f"{method}/{metric}": mean for metric, mean in means.items()})
+        spans = {f"std/{metric}": spread["std"] for metric, spread in spreads.items() if spread["std"] is not None}
+        run.tracker.child(f"{method} (test results)", {"stage": "results", "method": method}, means | spans)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "report.html")
+        path.write_text(page, encoding="utf-8")
+        run.tracker.artifact(path)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.ablation import _common, _parser, _points
 from flows.ablations.cells import make_cells
+from flows.ablations.command import parser
+from flows.ablations.plan import cell_values, common_values
 from tests.docs.pages import REPOSITORY, blocks
 
 ABLATION = "python -m flows.ablation "
@@ -24,9 +25,9 @@ def test_a_command_makes_cells_that_are_allowed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_bytes((REPOSITORY / "presets" / f"{preset}.yaml").read_bytes())
-    options = _parser().parse_args(shlex.split(command.removeprefix(ABLATION)))
-    points, _ = _points(dict(options.grid), [dict(cell) for cell in options.cells], options.paper, options.name)
-    cells = make_cells(points, _common(options.seeds))
+    options = parser().parse_args(shlex.split(command.removeprefix(ABLATION)))
+    points, _ = cell_values(dict(options.grid), [dict(cell) for cell in options.cells], options.paper, options.name)
+    cells = make_cells(points, common_values(options.seeds))
     assert len(cells) == (3 if options.cells else 4)
     if options.grid:
         assert "alpha-0.2-warmup-30" in [cell.name for cell in cells]

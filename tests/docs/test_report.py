@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rarlhf.evaluation.evaluate import DEFINITIONS
+from rarlhf.config.load import load_params
+from rarlhf.evaluation.comparisons import DEFINITIONS
 from rarlhf.evaluation.metrics import cvar
-from rarlhf.evaluation.statistics import LIKE_KL
 from tests.docs.pages import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "report.md").read_text(encoding="utf-8")
@@ -32,7 +32,10 @@ def test_the_pages_columns_are_those_of_the_results_table(template: Path) -> Non
 
 def test_the_definitions_are_those_of_the_code() -> None:
     assert f"Definitions, version {DEFINITIONS} " in DEFINED
-    assert f"|d_s| <= {LIKE_KL:g} `kl.target`" in DEFINED
+    chosen = load_params(REPOSITORY / "presets" / "tiny.yaml").evaluate
+    assert f"|d_s| <= {chosen.like_kl:g} `kl.target`" in DEFINED
+    assert f"{chosen.bootstrap_draws} bootstrap draws" in DEFINED
+    assert f"{chosen.kl_limit:g} times its target" in DEFINED
 
 
 def test_the_told_bias_of_per_prompt_cvar_is_right() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import flows.ablation
-from flows.ablation import _parser, _plan, _points, _seeds, _setting, _values, main
+from flows.ablation import main
+from flows.ablations.command import parser, seeds_of, value_of, values_of
 from flows.ablations.experiments import Experiments
+from flows.ablations.plan import cell_values, make_plan
 from flows.running.stages import Processes
 from rarlhf.config.errors import UserError
 
@@ -30,7 +32,7 @@ MEASURE = """\
 import json, os, sys
 from pathlib import Path
 
-from rarlhf.evaluation.evaluate import COMPARED
+from rarlhf.evaluation.comparisons import COMPARED
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
 from rarlhf.config.load import load_params
 
@@ -97,17 +99,17 @@ def test_cells_run_once_and_a_failed_one_leaves_the_others(cells: Path) -> None:
 
     status, shown = run("--grid", "risk.alpha=0.25,0.75", "--seeds", "1,2")
     assert status == 0
-    assert "2 cells, 2 of them were there already" in shown
+    assert "2 cells; 2 had run before" in shown
     assert ran(cells) == ["alpha 0.25", "alpha 0.75", "common"]
     _with_other_seeds_a_cell_gets_another_name()
 
 
 def _with_other_seeds_a_cell_gets_another_name() -> None:
-    plan = _plan("alpha", [{"risk.alpha": 0.25}], {"seeds": [1, 2, 3]}, Experiments(Processes()))
+    plan = make_plan("alpha", [{"risk.alpha": 0.25}], {"seeds": [1, 2, 3]}, Experiments(Processes()))
     assert (list(plan.cells), plan.kept) == (["alpha-0.25-2"], frozenset())
     with Path("measure.py").open("a") as stream:
         stream.write("# other code\n")
-    plan = _plan("alpha", [{"risk.alpha": 0.25}], {"seeds": [1, 2]}, Experiments(Processes()))
+    plan = make_plan("alpha", [{"risk.alpha": 0.25}], {"seeds": [1, 2]}, Experiments(Processes()))
     assert (list(plan.cells), plan.kept) == (["alpha-0.25-2"], frozenset())
 
 
@@ -117,31 +119,31 @@ def test_without_a_commit_it_is_said(toy: Path) -> None:
 
 
 def test_one_way_to_say_the_cells() -> None:
-    assert _points({"risk.alpha": [1]}, None, None, None) == ([{"risk.alpha": 1}], "alpha")
-    points, name = _points(None, None, "table3", None)
+    assert cell_values({"risk.alpha": [1]}, None, None, None) == ([{"risk.alpha": 1}], "alpha")
+    points, name = cell_values(None, None, "table3", None)
     assert (len(points), name) == (4, "table3")
     for wrong in ((None, None, None), ({"risk.alpha": [1]}, None, "table3")):
         with pytest.raises(UserError, match="give one of --grid"):
-            _points(*wrong, None)
-    with pytest.raises(UserError, match="no ablation table9 of the paper; there is table3"):
-        _points(None, None, "table9", None)
-    with pytest.raises(UserError, match="'a/b' is no name of a folder"):
-        _points(None, None, "table3", "a/b")
+            cell_values(*wrong, None)
+    with pytest.raises(UserError, match="--paper table9 is unknown; use table3"):
+        cell_values(None, None, "table9", None)
+    with pytest.raises(UserError, match="no folder can be named 'a/b'"):
+        cell_values(None, None, "table3", "a/b")
 
 
 def test_values_on_the_command_line() -> None:
-    assert _values("risk.alpha=0.2,1e-5") == ("risk.alpha", [0.2, 1e-5])
-    assert _setting("risk.measure=none") == ("risk.measure", "none")
-    assert _seeds("1,2") == [1, 2]
+    assert values_of("risk.alpha=0.2,1e-5") == ("risk.alpha", [0.2, 1e-5])
+    assert value_of("risk.measure=none") == ("risk.measure", "none")
+    assert seeds_of("1,2") == [1, 2]
     for reader, wrong in (
-        (_values, "risk.alpha"),
-        (_setting, "risk.alpha"),
-        (_values, "risk.alpha=[0.2"),
-        (_setting, "a=2024-13-45"),
+        (values_of, "risk.alpha"),
+        (value_of, "risk.alpha"),
+        (values_of, "risk.alpha=[0.2"),
+        (value_of, "a=2024-13-45"),
     ):
         with pytest.raises(ArgumentTypeError):
             reader(wrong)
-    options = _parser().parse_args(["--cell", "risk.alpha=1", "--cell", "risk.alpha=0.5", "risk.rho=1.0"])
+    options = parser().parse_args(["--cell", "risk.alpha=1", "--cell", "risk.alpha=0.5", "risk.rho=1.0"])
     assert [dict(cell) for cell in options.cells] == [{"risk.alpha": 1}, {"risk.alpha": 0.5, "risk.rho": 1.0}]
 
 

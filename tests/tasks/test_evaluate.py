@@ -24,6 +24,10 @@ TEXTS = ["we liked the film .", "we saw the music ."]
 PRESET = load_params(ROOT / "presets" / "tiny.yaml")
 SHAPE = PRESET.model.scratch.model_copy(update={"vocab_size": 280, "context": 32, "layers": 1, "width": 8, "heads": 2})
 MODELS = ("base", "sft", "rlhf/1", "rlhf/2", "ra_rlhf/1", "ra_rlhf/2")
+CURVE = (
+    "iteration,objective/score_mean,risk/score_cvar,objective/kl,objective/kl_coef,risk/kept\n"
+    "1,0.1,-1.0,0.5,1.2,8\n2,0.2,-0.9,1.0,1.1,4\n"
+)
 
 
 class RecordingTracker:
@@ -58,28 +62,30 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Inputs of the stage in a folder of their own, which becomes the current one."""
     monkeypatch.chdir(tmp_path)
     copyfile(ROOT / "presets" / "tiny.yaml", "params.yaml")
-    tokenizer = train_tokenizer(TEXTS, SHAPE)
-    for index, name in enumerate(MODELS):
-        model = new_model(tokenizer, SHAPE)
-        with torch.no_grad():
-            model.transformer.wte.weight.mul_(10.0 + index)
-        model.save_pretrained(Path("models", name))
-        tokenizer.save_pretrained(Path("models", name))
-    for index, method in enumerate(("base", "sft", "rlhf", "ra_rlhf")):
-        for seed in (1, 2):
-            Path("generations", method).mkdir(parents=True, exist_ok=True)
-            write_jsonl(Path("generations", method, f"{seed}.jsonl"), generation_rows(index, seed))
-    for method in ("rlhf", "ra_rlhf"):
-        for seed in (1, 2):
-            Path("curves", method).mkdir(parents=True, exist_ok=True)
-            Path("curves", method, f"{seed}.csv").write_text(
-                "iteration,objective/score_mean,risk/score_cvar,objective/kl,objective/kl_coef,risk/kept\n"
-                "1,0.1,-1.0,0.5,1.2,8\n2,0.2,-0.9,1.0,1.1,4\n"
-            )
+    for number, method in enumerate(("base", "sft", "rlhf", "ra_rlhf")):
+        write_method(number, method)
     Path("data", "prompts").mkdir(parents=True)
     write_jsonl(Path("data", "prompts", "perplexity.jsonl"), [{"text": text} for text in TEXTS])
     write_json(Path("data", "prompts", "counts.json"), {"train": {"used": 3200}})
     return tmp_path
+
+
+def write_method(number: int, method: str) -> None:
+    """Models, generations and, where PPO trains the method, curves of seeds 1 and 2."""
+    tokenizer = train_tokenizer(TEXTS, SHAPE)
+    trained = method not in ("base", "sft")
+    for place, name in enumerate((f"{method}/1", f"{method}/2") if trained else (method,)):
+        model = new_model(tokenizer, SHAPE)
+        with torch.no_grad():
+            model.transformer.wte.weight.mul_(10.0 + 2 * number + place)
+        model.save_pretrained(Path("models", name))
+        tokenizer.save_pretrained(Path("models", name))
+    for seed in (1, 2):
+        Path("generations", method).mkdir(parents=True, exist_ok=True)
+        write_jsonl(Path("generations", method, f"{seed}.jsonl"), generation_rows(number, seed))
+        if trained:
+            Path("curves", method).mkdir(parents=True, exist_ok=True)
+            Path("curves", method, f"{seed}.csv").write_text(CURVE)
 
 
 def generation_rows(method: int, seed: int) -> list[dict]:
@@ -164,3 +170,16 @@ def test_report_says_where_it_comes_from_and_warns_of_real_text(run_stage: Stage
     assert "may be offensive" not in page
     run_stage(two_seeds.model_copy(update={"data": two_seeds.data.model_copy(update={"source": "file"})}))
     assert "may be offensive" in Path("reports/report.html").read_text(encoding="utf-8")
+
+
+def test_a_method_of_the_users_own_needs_no_code(run_stage: Stage, two_seeds: Params) -> None:
+    write_method(4, "cautious")
+    ppo = {**two_seeds.methods.ppo, "cautious": {"alpha": 0.2}}
+    tracker = run_stage(two_seeds.model_copy(update={"methods": two_seeds.methods.model_copy(update={"ppo": ppo})}))
+    methods = json.loads(Path("metrics/evaluate.json").read_text())["methods"]
+    assert list(methods) == ["base", "sft", "rlhf", "ra_rlhf", "cautious"]
+    assert len(set(methods["cautious"]["perplexity_reference"]["per_seed"])) == 2  # a model for each seed
+    assert tracker.children["cautious"]["reward_mean"] == methods["cautious"]["reward_mean"]["mean"]
+    assert Path("reports/model_cards/cautious.md").is_file()
+    trained = [line.split(",")[0] for line in Path("plots/training.csv").read_text().splitlines()[1:]]
+    assert list(dict.fromkeys(trained)) == ["rlhf", "ra_rlhf", "cautious"]

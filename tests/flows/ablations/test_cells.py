@@ -97,6 +97,14 @@ def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:
     assert shared({"seeds": [4]}, *points) == ["generate@ra_rlhf", "generate@rlhf", *start]
 
 
+def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
+    start = ["generate_start@base", "generate_start@sft"]
+    alphas = ({"risk.alpha": 0.1}, {"risk.alpha": 0.3})
+    assert shared({"seeds": [4]}, *alphas) == ["generate@cautious", "generate@rlhf", *start]
+
+
 def test_the_papers_cells_are_valid_on_tiny() -> None:
     assert [cell.name for cell in make_cells(PAPER["table3"], {})] == [
         "warmup-1-alpha-0.4-rho-0.95",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from rarlhf.evaluation.rows import Generations, Row, Tables, to_generations
+from rarlhf.evaluation.generations import Continuation, Generations, Tables, to_generations
 
 MakeTable = Callable[..., Generations]
 WORDS = ["a", "calm", "and", "warm", "film", "with", "slow", "music", "that", "we", "liked"]
@@ -16,9 +16,9 @@ def rows_of(
     prompt_scores: Sequence[float] | None = None,
     kl: float = 0.0,
     texts: Sequence[Sequence[str]] | None = None,
-) -> list[Row]:
+) -> list[Continuation]:
     return [
-        Row(
+        Continuation(
             prompt_id=prompt,
             prompt=f"prompt {prompt}",
             prompt_score=float(prompt if prompt_scores is None else prompt_scores[prompt]),
@@ -35,7 +35,7 @@ def rows_of(
 
 
 @pytest.fixture
-def make_rows() -> Callable[..., list[Row]]:
+def make_rows() -> Callable[..., list[Continuation]]:
     return rows_of
 
 

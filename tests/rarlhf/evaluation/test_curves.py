@@ -25,7 +25,7 @@ def test_curves_end_at_the_mean_reward(tables) -> None:
         assert (np.diff(tails[method], axis=1) >= -1e-12).all()
 
 
-def test_training_is_read_for_the_methods_that_have_it(tmp_path: Path) -> None:
+def test_training_is_read_for_the_methods_that_ppo_trained(tmp_path: Path) -> None:
     (tmp_path / "sft.csv").write_text("step,loss,lr\n1,2,3\n")
     for seed in (1, 2):
         write_run(tmp_path, "rlhf", seed, ["1,0.1,-1.5,0.2,1.2,128,9", f"2,0.{seed},-1.4,0.3,1.1,128,9"])
@@ -39,8 +39,9 @@ def test_broken_training_curves_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "rlhf", 1, [])
     with pytest.raises(UserError, match=r"rlhf/1.csv has no rows"):
         read_training(tmp_path, ["rlhf"], [1])
-    with pytest.raises(UserError, match=r"rlhf/2.csv is missing"):
-        read_training(tmp_path, ["rlhf"], [2])
+    for method in ("rlhf", "cautious"):
+        with pytest.raises(UserError, match=rf"{method}/2.csv is missing"):
+            read_training(tmp_path, [method], [2])
     write_run(tmp_path, "rlhf", 3, ["1,0.1"])
     with pytest.raises(UserError, match=r"rlhf/3.csv is broken"):
         read_training(tmp_path, ["rlhf"], [3])
@@ -64,11 +65,11 @@ def test_plot_data_are_flat_files(tmp_path: Path, tables) -> None:
     write_plot_data(tmp_path, quantiles, cvar_curves(tables), runs)
 
     rows = list(csv.DictReader((tmp_path / "reward_quantile.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["quantile", *tables]
-    assert len(rows) == 100
-    assert rows[99]["quantile"] == "100"
-    assert float(rows[99]["base"]) == quantiles["base"][:, -1].mean()
-    assert (tmp_path / "cvar_curve.csv").read_text().startswith("alpha,base,sft,rlhf,ra_rlhf\n0.01,")
+    assert list(rows[0]) == ["method", "quantile", "reward"]
+    assert [row["method"] for row in rows] == [method for method in tables for _ in range(100)]
+    assert (rows[99]["method"], rows[99]["quantile"]) == ("base", "100")
+    assert float(rows[99]["reward"]) == quantiles["base"][:, -1].mean()
+    assert (tmp_path / "cvar_curve.csv").read_text().startswith("method,alpha,reward\nbase,0.01,")
     assert (tmp_path / "training.csv").read_text().splitlines() == [
         "method,seed,iteration,score_mean,score_cvar,kl,kl_coef,kept",
         "rlhf,1,1,0.1,-1.5,0.2,1.2,128.0",

@@ -2,11 +2,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from rarlhf.config.params import METHODS
+from rarlhf.config.methods import colours_of
+from rarlhf.evaluation.comparisons import compare_methods
 from rarlhf.evaluation.curves import cvar_curves, quantile_curves
-from rarlhf.evaluation.evaluate import evaluate
 from rarlhf.evaluation.figures import (
-    COLOURS,
     _apart,
     outcome_cvar,
     png,
@@ -15,7 +14,7 @@ from rarlhf.evaluation.figures import (
     trade_off,
     training_curves,
 )
-from rarlhf.evaluation.rows import stacked
+from rarlhf.evaluation.generations import stacked
 
 
 def texts(figure) -> str:
@@ -39,13 +38,11 @@ def run(iterations: int, kept: float) -> dict[str, np.ndarray]:
     }
 
 
-def test_every_method_has_one_colour() -> None:
-    assert set(COLOURS) == set(METHODS)
-    assert len(set(COLOURS.values())) == len(METHODS)
-
-
 def test_lines_are_labelled_at_their_ends(tables) -> None:
-    for figure in (reward_quantiles(quantile_curves(tables)), outcome_cvar(cvar_curves(tables))):
+    for figure in (
+        reward_quantiles(quantile_curves(tables), colours_of(tables)),
+        outcome_cvar(cvar_curves(tables), colours_of(tables)),
+    ):
         (axis,) = figure.axes
         assert labels(axis) == ["Base", "RA-RLHF", "RLHF", "SFT"]
         assert "%" in axis.get_xlabel()
@@ -54,9 +51,9 @@ def test_lines_are_labelled_at_their_ends(tables) -> None:
 
 def test_distribution_puts_the_base_behind_every_other_method(tables) -> None:
     scores = {method: stacked(by_seed, "scores").reshape(-1) for method, by_seed in tables.items()}
-    figure = reward_distribution(scores)
+    figure = reward_distribution(scores, colours_of(scores))
     assert [axis._left_title.get_text() for axis in figure.axes] == ["SFT", "RLHF", "RA-RLHF"]
-    assert len(reward_distribution({"base": scores["base"]}).axes) == 1
+    assert len(reward_distribution({"base": scores["base"]}, colours_of(["base"])).axes) == 1
     assert "CVaR 10%" in texts(figure)
 
 
@@ -65,13 +62,13 @@ def test_distribution_puts_the_base_behind_every_other_method(tables) -> None:
     [(np.linspace(0, 1, 101), "left"), (np.array([0.0] + [0.9] * 9 + [1.0] * 90), "right")],  # CVaR 10 %: .05, .81
 )
 def test_the_tails_label_lies_within_its_panel(scores: np.ndarray, side: str) -> None:
-    [label] = reward_distribution({"sft": scores}).axes[0].texts
+    [label] = reward_distribution({"sft": scores}, colours_of(["sft"])).axes[0].texts
     assert label.get_ha() == side  # the side of the text that touches the line
 
 
 def test_equal_rewards_are_drawn_as_one_bar_in_the_middle() -> None:
     """A range of no width would give bars of no width, or none."""
-    figure = reward_distribution({"sft": np.ones(5)})
+    figure = reward_distribution({"sft": np.ones(5)}, colours_of(["sft"]))
     (axis,) = figure.axes
     outline = axis.patches[0].get_xy()  # (corners, 2): reward and density
     filled = outline[outline[:, 1] > 0, 0]
@@ -83,8 +80,8 @@ def test_equal_rewards_are_drawn_as_one_bar_in_the_middle() -> None:
 
 
 def test_training_curves_need_a_run_and_show_the_target() -> None:
-    assert training_curves({}, 2.0) is None
-    figure = training_curves({"rlhf": {1: run(5, 8)}, "ra_rlhf": {1: run(5, 3)}}, 2.0)
+    assert training_curves({}, {}, 2.0) is None
+    figure = training_curves({"rlhf": {1: run(5, 8)}, "ra_rlhf": {1: run(5, 3)}}, colours_of(["rlhf", "ra_rlhf"]), 2.0)
     assert figure is not None
     assert len(figure.axes) == 5
     assert "target 2" in texts(figure)
@@ -93,14 +90,14 @@ def test_training_curves_need_a_run_and_show_the_target() -> None:
 
 
 def test_trade_off_shows_every_method(tables, perplexities, params) -> None:
-    for axis in trade_off(evaluate(tables, perplexities, params)).axes:
+    for axis in trade_off(compare_methods(tables, perplexities, params), colours_of(tables)).axes:
         assert labels(axis) == ["Base", "RA-RLHF", "RLHF", "SFT"]
 
 
 def test_equal_data_give_equal_bytes_whatever_the_callers_style(tables) -> None:
-    first = png(reward_quantiles(quantile_curves(tables)))
+    first = png(reward_quantiles(quantile_curves(tables), colours_of(tables)))
     with mpl.rc_context({"font.size": 30, "axes.grid": False}):
-        second = png(reward_quantiles(quantile_curves(tables)))
+        second = png(reward_quantiles(quantile_curves(tables), colours_of(tables)))
     assert first == second
     assert first.startswith(b"\x89PNG")
     assert b"Software" not in first

@@ -1,19 +1,22 @@
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rarlhf.evaluation.evaluate import Evaluation, evaluate
-from rarlhf.evaluation.findings import best_methods, findings, headline, verdict
+from rarlhf.config.load import load_params
+from rarlhf.evaluation.comparisons import Evaluation, compare_methods
+from rarlhf.evaluation.findings import best_methods, findings, headlines, mark_explained, verdict
 from rarlhf.evaluation.statistics import like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.tables import terminal_table
 
 PAIR = "ra_rlhf_minus_rlhf"
+CHOSEN = load_params(Path(__file__).parents[3] / "presets" / "tiny.yaml").evaluate
 
 
 @pytest.fixture(scope="module")
 def measured(tables, perplexities, params) -> Evaluation:
-    return evaluate(tables, perplexities, params)
+    return compare_methods(tables, perplexities, params)
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_a_difference_beyond_its_interval_is_told_with_direction(evaluation: Eva
     set_difference(evaluation, "reward_prompt_tail", 0.35, [0.1, 0.6])
     set_difference(evaluation, "reward_cvar_10", -0.35, [-0.6, -0.1])
     set_difference(evaluation, "reward_mean", 0.05, [-0.1, 0.2])
-    said = findings(evaluation)
+    said = findings(evaluation, CHOSEN)
     assert "RA-RLHF's prompt-tail reward is higher than RLHF's by 0.35 [0.10, 0.60]." in said
     assert "RA-RLHF's outcome CVaR at 10 % is lower than RLHF's by 0.35 [0.10, 0.60]." in said
     assert "RA-RLHF and RLHF, mean reward: not distinguishable (difference +0.05 [-0.10, 0.20])." in said
@@ -80,7 +83,7 @@ def test_a_difference_beyond_its_interval_is_told_with_direction(evaluation: Eva
 def test_headline(evaluation: Evaluation, tail: Any, cvar: Any, expected: str) -> None:
     set_difference(evaluation, "reward_prompt_tail", *tail)
     set_difference(evaluation, "reward_cvar_10", *cvar)
-    assert headline(evaluation) == expected
+    assert headlines(evaluation, CHOSEN) == [expected]
 
 
 def set_kl(evaluation: Evaluation, **by_seed: list[float]) -> None:
@@ -90,7 +93,7 @@ def set_kl(evaluation: Evaluation, **by_seed: list[float]) -> None:
     comparison = evaluation["comparisons"][PAIR]
     first, second = (evaluation["methods"][comparison[place]]["kl_sft"]["per_seed"] for place in ("first", "second"))
     comparison["metrics"]["kl_sft"] = paired_difference(first, second, 0.0, 0.95)
-    comparison["like_kl"] = like_kl(comparison["metrics"]["kl_sft"], evaluation["kl_target"])
+    comparison["like_kl"] = like_kl(comparison["metrics"]["kl_sft"], evaluation["kl_target"], CHOSEN)
 
 
 def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
@@ -98,12 +101,12 @@ def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
     set_difference(evaluation, "reward_mean", -0.35, [-0.6, -0.1])
     set_difference(evaluation, "reward_cvar_10", 0.2, None)
     set_kl(evaluation, rlhf=[1.9, 2.2, 2.2], ra_rlhf=[2.9, 2.5, 1.1])
-    assert headline(evaluation) == (
+    assert headlines(evaluation, CHOSEN) == [
         "RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds), so this run does not show "
         "which has the better tail."
-    )
-    assert "RA-RLHF and RLHF are not at like KL" in terminal_table(evaluation).splitlines()[-1]
-    said = findings(evaluation)
+    ]
+    assert "RA-RLHF and RLHF are not at like KL" in terminal_table(evaluation, CHOSEN).splitlines()[-1]
+    said = findings(evaluation, CHOSEN)
     assert said[0] == (
         "RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds). By seed, in nats: RA-RLHF "
         "2.90, 2.50, 1.10, RLHF 1.90, 2.20, 2.20; target 2. Their rewards may differ because of how far each moved "
@@ -118,12 +121,12 @@ def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
 
 
 def test_like_kl_says_by_what(evaluation: Evaluation) -> None:
-    assert "KL" not in headline(evaluation)
+    assert "KL" not in "".join(headlines(evaluation, CHOSEN))
     set_kl(evaluation, rlhf=[2.0, 2.1, 2.0], ra_rlhf=[1.9, 2.2, 2.2])
     seen = "By seed, in nats: RA-RLHF 1.90, 2.20, 2.20, RLHF 2.00, 2.10, 2.00; target 2."
-    assert findings(evaluation)[0] == f"RA-RLHF and RLHF are at like KL in every seed. {seen}"
+    assert findings(evaluation, CHOSEN)[0] == f"RA-RLHF and RLHF are at like KL in every seed. {seen}"
     set_kl(evaluation, rlhf=[2.0] * 8, ra_rlhf=[2.02] * 7 + [2.25])  # one seed apart, and an interval of [-0.02, 0.12]
-    first = findings(evaluation)[0]
+    first = findings(evaluation, CHOSEN)[0]
     assert first.startswith("RA-RLHF and RLHF are at like KL by the 95% interval of their difference. By seed")
 
 
@@ -137,25 +140,48 @@ def test_best_needs_like_kl_between_trained_methods(evaluation: Evaluation, alik
 
 
 def test_kl_far_above_its_target_is_said_by_seed(evaluation: Evaluation) -> None:
-    assert not any("times its target" in sentence for sentence in findings(evaluation))
+    assert not any("times its target" in sentence for sentence in findings(evaluation, CHOSEN))
     set_kl(evaluation, rlhf=[3.2, 1.0, 1.0])  # target 2, limit 3; the mean is below it
-    assert findings(evaluation)[-1] == (
+    assert findings(evaluation, CHOSEN)[-1] == (
         "RLHF's KL is more than 1.5 times its target of 2 nats in 1 of 3 seeds (by seed: 3.20, 1.00, 1.00)."
     )
 
 
 def test_one_seed_concludes_nothing(tables, perplexities, params) -> None:
     single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
-    result = evaluate(single, perplexities, params.model_copy(update={"seeds": [1]}))
-    assert headline(result).startswith("One seed")
-    assert all("higher" not in sentence and "lower" not in sentence for sentence in findings(result))
+    result = compare_methods(single, perplexities, params.model_copy(update={"seeds": [1]}))
+    assert headlines(result, CHOSEN)[0].startswith("One seed")
+    assert all("higher" not in sentence and "lower" not in sentence for sentence in findings(result, CHOSEN))
     assert best_methods(result, "reward_mean") == []
 
 
-def test_without_both_trained_methods_there_is_no_verdict(tables, perplexities, params) -> None:
-    result = evaluate({method: tables[method] for method in ("base", "sft")}, perplexities, params)
-    assert headline(result) == "RLHF and RA-RLHF were not both run, so their tails are not compared."
-    assert findings(result) == []
+@pytest.mark.parametrize(
+    ("methods", "expected", "sentences"),
+    [
+        (("base", "sft"), "No method was trained by PPO, so no tails are compared.", 0),
+        (("sft", "rlhf"), "RLHF is the only method that was trained by PPO, so its tail is not compared.", 3),
+        (("sft", "ra_rlhf"), "RLHF was not run, so the tail of RA-RLHF is not compared with its tail.", 3),
+    ],
+)
+def test_without_a_pair_there_is_no_verdict(
+    methods: tuple[str, ...], expected: str, sentences: int, tables, perplexities, params
+) -> None:
+    result = compare_methods({method: tables[method] for method in methods}, perplexities, params)
+    assert headlines(result, CHOSEN) == [expected]
+    assert len(findings(result, CHOSEN)) == sentences  # one for each reward, against SFT
+
+
+def test_limits_are_those_of_the_params(evaluation: Evaluation) -> None:
+    set_kl(evaluation, rlhf=[3.2, 1.0, 1.0], ra_rlhf=[3.3, 1.1, 1.0])  # target 2; at most 0.1 apart, 0.05 of the target
+    strict = CHOSEN.model_copy(update={"like_kl": 0.04, "like_kl_confidence": 0.9, "kl_limit": 1.7})
+    evaluation["comparisons"][PAIR]["like_kl"] = False  # as an evaluation with these params has it
+    said = findings(evaluation, strict)
+    assert "(more than 0.08 nats apart in 2 of 3 seeds)" in said[0]
+    assert not any("times its target" in sentence for sentence in said)  # 3.3 is below 1.7 x 2
+    assert mark_explained(strict).startswith(
+        "† not at like KL: the KL of the two differs by more than 4% of the target"
+    )
+    assert "the 90% interval" in mark_explained(strict)
 
 
 def test_best_needs_every_interval_on_its_side(evaluation: Evaluation) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rarlhf.evaluation.evaluate import evaluate, tail_of
+from rarlhf.config.methods import FURTHER
+from rarlhf.evaluation.comparisons import compare_methods, tail_of
 from rarlhf.evaluation.report import CAPTIONS, Answer, TailSample, draw_pictures, render_report, tail_samples, visible
 from rarlhf.rl.metrics import RECORDED_TAIL
 
@@ -33,7 +34,7 @@ class Nesting(HTMLParser):
 
 
 def build(tables, perplexities, params, offensive: bool = False) -> str:
-    evaluation = evaluate(tables, perplexities, params)
+    evaluation = compare_methods(tables, perplexities, params)
     return render_report(
         evaluation,
         draw_pictures(tables, TRAINING, evaluation, params),
@@ -125,7 +126,7 @@ class Isolated(HTMLParser):
 def test_texts_of_others_cannot_reorder_the_page(tables, perplexities, params) -> None:
     samples = [TailSample(text, "-1.2", (Answer("rlhf", text, "0.3"),)) for text in HOSTILE]
     named = params.model_copy(update={"data": params.data.model_copy(update={"path": "rows/\u202ename"})})
-    evaluation = evaluate(tables, perplexities, params)
+    evaluation = compare_methods(tables, perplexities, params)
     page = render_report(evaluation, [], samples, {"rows": "\u202e7"}, named, {"data/\u202e (SHA-256)": "a"}, False)
     page.encode("utf-8")
     assert not {c for c in page if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl")} - set("\n\u200c\u200d")
@@ -134,6 +135,30 @@ def test_texts_of_others_cannot_reorder_the_page(tables, perplexities, params) -
         assert isolated.count(shown) == 2  # as prompt and as answer
     assert re.search(r"\.sample p \{[^}]*overflow-wrap: anywhere", page)  # a long word stays within its box
     assert {"rows/\\u202ename", "\\u202e7", "data/\\u202e (SHA-256): a"} <= set(isolated)
+
+
+def contrast(first: str, second: str) -> float:
+    """Of two colours, from 1 to 21 (WCAG 2.2)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_names_of_methods_can_be_read_on_light_and_dark_pages(tables, perplexities, params) -> None:
+    own = {f"own_{number}": tables["rlhf"] for number in range(len(FURTHER))}
+    theirs = {name: perplexities["rlhf"] for name in own}
+    evaluation = compare_methods({**tables, **own}, {**perplexities, **theirs}, params)
+    page = render_report(evaluation, [], [], {}, params, {}, False)
+    light, dark = re.findall(r"--page: (#\w{6})", page)
+    for method in evaluation["methods"]:
+        on_light, on_dark = re.findall(rf"\.method-{method} {{ color: (#\w{{6}}); }}", page)
+        assert contrast(on_light, light) >= 4.5
+        assert contrast(on_dark, dark) >= 4.5
 
 
 def test_offensive_text_is_announced_and_folded(page: str, tables, perplexities, params) -> None:
@@ -145,7 +170,7 @@ def test_offensive_text_is_announced_and_folded(page: str, tables, perplexities,
 
 
 def test_page_of_two_methods_without_training(tables, perplexities, params) -> None:
-    evaluation = evaluate({method: tables[method] for method in ("base", "sft")}, perplexities, params)
+    evaluation = compare_methods({method: tables[method] for method in ("base", "sft")}, perplexities, params)
     two = {method: tables[method] for method in ("base", "sft")}
     pictures = draw_pictures(two, {}, evaluation, params)
     assert [picture.name for picture in pictures] == [
@@ -155,7 +180,7 @@ def test_page_of_two_methods_without_training(tables, perplexities, params) -> N
         "trade_off",
     ]
     page = render_report(evaluation, pictures, [], {}, params, {}, offensive=False)
-    assert "not both run" in page
+    assert "No method was trained by PPO" in page
     assert "Samples from the prompt tail" not in page
 
 

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
+from rarlhf.config.params import Params
 from rarlhf.evaluation.statistics import (
-    BOOTSTRAP_REPLICATES,
     bootstrap,
     distinguishable,
     like_kl,
     over_seeds,
     paired_difference,
+    seeds_at_unlike_kl,
     t_half_width,
 )
 
@@ -70,8 +71,8 @@ def test_paired_difference_refuses_unlike_seeds() -> None:
 
 def test_bootstrap_error_is_that_of_a_mean() -> None:
     values = np.random.default_rng(4).normal(size=(2, 50, 3))
-    draws = bootstrap({"a": values}, lambda x: float(x.mean()), seed=1)["a"]
-    assert draws.shape == (BOOTSTRAP_REPLICATES,)
+    draws = bootstrap({"a": values}, lambda x: float(x.mean()), seed=1, draws=500)["a"]
+    assert draws.shape == (500,)
     # error of a mean over prompts, of the prompts' means over seeds and samples
     expected = values.mean(axis=(0, 2)).std() / 50**0.5
     assert draws.std(ddof=1) == pytest.approx(expected, rel=0.15)  # five times the 3 % of 500 draws
@@ -80,20 +81,20 @@ def test_bootstrap_error_is_that_of_a_mean() -> None:
 def test_bootstrap_draws_prompts_together() -> None:
     shared = np.random.default_rng(5).normal(size=(1, 40, 1))
     values = {"a": shared + 1.0, "b": shared, "other": shared[:, ::-1]}
-    draws = bootstrap(values, lambda x: float(x.mean()), seed=1)
+    draws = bootstrap(values, lambda x: float(x.mean()), seed=1, draws=500)
     assert draws["a"] - draws["b"] == pytest.approx(1.0)  # what both share cancels
     assert (draws["other"] - draws["b"]).std() > 0.05  # control: without shared prompts it does not
 
 
 def test_bootstrap_takes_the_mean_over_all_seeds() -> None:
     one = np.random.default_rng(8).normal(size=(1, 9, 2))
-    draws = bootstrap({"a": np.concatenate([one, -one])}, lambda x: float(x.mean()), seed=1)["a"]
+    draws = bootstrap({"a": np.concatenate([one, -one])}, lambda x: float(x.mean()), seed=1, draws=500)["a"]
     assert draws == pytest.approx(0.0, abs=1e-12)
 
 
 def test_bootstrap_is_seeded() -> None:
     values = {"a": np.random.default_rng(6).normal(size=(1, 9, 2))}
-    first, same, other = (bootstrap(values, lambda x: float(x.mean()), seed)["a"] for seed in (1, 1, 2))
+    first, same, other = (bootstrap(values, lambda x: float(x.mean()), seed, 500)["a"] for seed in (1, 1, 2))
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
 
@@ -135,14 +136,37 @@ def test_distinguishable(interval: list[float], expected: bool) -> None:
         ([2.25], [2.0], 0.0, False),
     ],
 )
-def test_like_kl_by_hand(first: list[float], second: list[float], prompt_error: float, alike: bool) -> None:
+def test_like_kl_by_hand(
+    first: list[float], second: list[float], prompt_error: float, alike: bool, params: Params
+) -> None:
     """At a target of 2 the limit is 0.2 nats, in every seed or for the whole interval."""
     for confidence in (0.95, 0.5):  # at 50 % the third case's interval would be [0.11, 0.19]
-        assert like_kl(paired_difference(first, second, prompt_error, confidence), kl_target=2.0) is alike
-        assert like_kl(paired_difference(second, first, prompt_error, confidence), kl_target=2.0) is alike
+        assert like_kl(paired_difference(first, second, prompt_error, confidence), 2.0, params.evaluate) is alike
+        assert like_kl(paired_difference(second, first, prompt_error, confidence), 2.0, params.evaluate) is alike
 
 
-def test_like_kl_depends_on_the_target() -> None:
+def test_like_kl_depends_on_the_target(params: Params) -> None:
     difference = paired_difference([2.3, 1.6], [2.0, 2.0], 0.0, 0.95)
-    assert not like_kl(difference, kl_target=2.0)
-    assert like_kl(difference, kl_target=4.0)
+    assert not like_kl(difference, 2.0, params.evaluate)
+    assert like_kl(difference, 4.0, params.evaluate)
+
+
+def test_like_kl_depends_on_the_share_and_the_confidence(params: Params) -> None:
+    far = paired_difference([2.3, 2.3], [2.0, 2.0], 0.0, 0.95)  # 0.3 of a target of 2 is a share of 0.15
+    shares = [params.evaluate.model_copy(update={"like_kl": share}) for share in (0.14, 0.15)]
+    assert [like_kl(far, 2.0, share) for share in shares] == [False, True]
+    assert [seeds_at_unlike_kl(far, 2.0, share) for share in shares] == [2, 0]
+    one_apart = paired_difference([2.1, 2.1, 2.25], [2.0, 2.0, 2.0], 0.0, 0.95)
+    # 0.15 +- t x 0.05: t is 4.3027 at 95 %, and 0.8165 at 50 %, which gives [0.11, 0.19]
+    levels = [params.evaluate.model_copy(update={"like_kl_confidence": level}) for level in (0.95, 0.5)]
+    assert [like_kl(one_apart, 2.0, level) for level in levels] == [False, True]
+
+
+def test_bootstrap_leaves_the_factor_of_a_few_prompts_as_it_is() -> None:
+    """Of two prompts, at 0 and 1: means 0, 1/2 and 1 with odds 1 : 2 : 1, of standard deviation sqrt(1/8) = 0.354.
+
+    The usual standard error of that mean, with P - 1, is sqrt(1/2) / sqrt(2) = 0.5 = 0.354 / sqrt(1/2).
+    """
+    draws = bootstrap({"a": np.array([[[0.0], [1.0]]])}, lambda x: float(x.mean()), seed=1, draws=20_000)["a"]
+    assert draws.shape == (20_000,)
+    assert draws.std() == pytest.approx(0.125**0.5, rel=0.02)

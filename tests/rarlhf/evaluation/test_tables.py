@@ -2,7 +2,7 @@ from copy import deepcopy
 
 import pytest
 
-from rarlhf.evaluation.evaluate import evaluate
+from rarlhf.evaluation.comparisons import compare_methods
 from rarlhf.evaluation.statistics import over_seeds
 from rarlhf.evaluation.tables import aligned, difference_text, number, terminal_table, with_half_width
 
@@ -34,8 +34,8 @@ def test_columns_line_up() -> None:
 
 
 def test_terminal_table_names_every_method_and_fits(tables, perplexities, params) -> None:
-    evaluation = evaluate(tables, perplexities, params)
-    text = terminal_table(evaluation)
+    evaluation = compare_methods(tables, perplexities, params)
+    text = terminal_table(evaluation, params.evaluate)
     assert "tiny: 3 seeds, 40 test prompts x 4 samples; prompt tail: 4 prompts" in text
     heading, _, *rows = text.split("\n\n")[1].splitlines()
     assert [row.split()[0] for row in rows] == ["Base", "SFT", "RLHF", "RA-RLHF"]
@@ -44,4 +44,4 @@ def test_terminal_table_names_every_method_and_fits(tables, perplexities, params
     for spreads in wide["methods"].values():
         for spread in spreads.values():
             spread |= {"mean": -1234.0, "per_seed": [-1211.0, -1234.0, -1257.0]}
-    assert max(map(len, terminal_table(wide).splitlines())) <= 100
+    assert max(map(len, terminal_table(wide, params.evaluate).splitlines())) <= 100

@@ -1,6 +1,7 @@
 """The classifier made from nothing: targets, training, and how its quality is measured."""
 
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_area_under_curve_by_hand_with_a_tie() -> None:
     assert area_under_curve(scores, wanted) == 3.5 / 4
     assert area_under_curve(-scores, wanted) == 0.5 / 4
     assert area_under_curve(torch.zeros(4), wanted) == 0.5
+    assert isnan(area_under_curve(scores, torch.ones(4, dtype=torch.bool)))  # no unwanted row, so no pair
 
 
 def test_area_under_curve_against_all_pairs() -> None:

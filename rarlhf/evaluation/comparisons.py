@@ -1,4 +1,4 @@
-"""From generations and perplexities to metrics/evaluate.json: every metric over seeds, and methods against each other.
+"""The content of metrics/evaluate.json: every metric over seeds, and the differences between methods.
 
 Letters for shapes: S seeds, P test prompts, k samples per prompt.
 """
@@ -12,14 +12,14 @@ import numpy as np
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.methods import in_order
-from rarlhf.config.params import Params
+from rarlhf.config.params import EvaluateParams, Params
+from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
 from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
-from rarlhf.evaluation.rows import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
-from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference, percent
+from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference
+from rarlhf.evaluation.words import percent
 
 DEFINITIONS = 2  # version of the definitions in docs/evaluation.md; raised when one changes
 COMPARED = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
-SUMMARY = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
 
 
 class TestSet(TypedDict):
@@ -36,7 +36,7 @@ class Comparison(TypedDict):
 
     first: str
     second: str
-    like_kl: bool  # see `statistics.like_kl`
+    like_kl: bool  # as `statistics.like_kl` decides
     metrics: dict[str, Difference]
 
 
@@ -53,12 +53,12 @@ class Evaluation(TypedDict):
     definitions: int
 
 
-def evaluate(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
+def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
     """Compute the content of metrics/evaluate.json.
 
     Args:
-        tables: generations of every method and seed on the same prompts; `base` and `sft` are one model each with a set
-            of generations per seed, so their spread is that of sampling alone.
+        tables: generations of every method and seed on the same prompts; a method that training starts from is one
+            model with a set of generations per seed, so that its spread comes of sampling alone.
         perplexities: perplexity of the reference texts of every method and seed.
         params: `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read.
 
@@ -77,7 +77,7 @@ def evaluate(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], pa
         preset=params.preset,
         seeds=list(params.seeds),
         methods=methods,
-        comparisons=_compare(methods, _prompt_draws(tables, tail, params.evaluate.seed), params),
+        comparisons=_compare(methods, _prompt_draws(tables, tail, params.evaluate), params),
         test=_test_set(tables, tail, params),
         confidence=params.evaluate.confidence,
         kl_target=params.kl.target,
@@ -91,7 +91,7 @@ def tail_of(tables: Tables, params: Params) -> BoolArray:
 
 
 def any_table(tables: Tables) -> Generations:
-    """The first table: its prompts are everybody's."""
+    """The first table; all tables have the same prompts."""
     return next(iter(next(iter(tables.values())).values()))
 
 
@@ -108,7 +108,7 @@ def _spreads(
         for name, value in values.items():
             if not isfinite(value):
                 raise UserError(
-                    f"{name} of {method}, seed {seed}, is {value}: the model diverged, or scores are too large"
+                    f"{name} of {method}, seed {seed}, is {value}: the model diverged, or its scores are too large"
                 )
     return {name: over_seeds([values[name] for values in measured]) for name in measured[0]}
 
@@ -122,8 +122,8 @@ def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:
     return TestSet(prompts=prompts, samples=samples, tail_prompts=int(tail.sum()), tail_rule=rule)
 
 
-def _prompt_draws(tables: Tables, tail: BoolArray, seed: int) -> dict[str, dict[str, FloatArray]]:
-    """Metric -> method -> the metric on resampled prompts; tail prompts among themselves, as the tail is fixed."""
+def _prompt_draws(tables: Tables, tail: BoolArray, params: EvaluateParams) -> dict[str, dict[str, FloatArray]]:
+    """Metric -> method -> the metric on resampled prompts; tail prompts are drawn from the fixed tail."""
     scores = {method: stacked(by_seed, "scores") for method, by_seed in tables.items()}
     kl = {method: stacked(by_seed, "kl") for method, by_seed in tables.items()}
     jobs: dict[str, tuple[Mapping[str, FloatArray], Callable[[FloatArray], float]]] = {
@@ -132,7 +132,10 @@ def _prompt_draws(tables: Tables, tail: BoolArray, seed: int) -> dict[str, dict[
         "reward_cvar_10": (scores, _cvar_10),
         "kl_sft": (kl, _mean),
     }
-    return {metric: bootstrap(values, statistic, seed) for metric, (values, statistic) in jobs.items()}
+    return {
+        metric: bootstrap(values, statistic, params.seed, params.bootstrap_draws)
+        for metric, (values, statistic) in jobs.items()
+    }
 
 
 def _mean(values: FloatArray) -> float:
@@ -158,22 +161,22 @@ def _compare(
             )
             for metric in COMPARED
         }
-        alike = like_kl(metrics["kl_sft"], params.kl.target)
+        alike = like_kl(metrics["kl_sft"], params.kl.target, params.evaluate)
         comparisons[f"{first}_minus_{second}"] = Comparison(first=first, second=second, like_kl=alike, metrics=metrics)
     return comparisons
 
 
 def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: str) -> float | None:
-    """0 for the perplexity: its reference texts are the same for all and count as fixed. None without draws."""
+    """0 for the perplexity, whose reference texts count as fixed. None where nothing could be drawn."""
     if draws is None:
         return 0.0
     return float(np.std(draws[first] - draws[second], ddof=1)) if len(draws[first]) else None
 
 
-def summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+def summary_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """At most 12 numbers for `dvc exp show`: the last two methods' means of five metrics.
 
     Returns: method -> metric -> mean over seeds.
     """
     last = in_order(evaluation["methods"])[-2:]
-    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in SUMMARY} for m in last}
+    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in COMPARED} for m in last}

@@ -1,4 +1,4 @@
-"""Generation files as arrays: one table per method and seed, checked once so that everything after can compare them.
+"""Generation files as arrays: one table per method and seed, checked here so that all later code can compare them.
 
 Letters for shapes: P test prompts, k samples per prompt.
 """
@@ -19,7 +19,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
-class Row(TypedDict):
+class Continuation(TypedDict):
     """One line of generations/METHOD/SEED.jsonl: one continuation of one test prompt."""
 
     prompt_id: int
@@ -49,7 +49,7 @@ class Generations:
 Tables = Mapping[str, Mapping[int, Generations]]  # method -> seed -> generations
 
 
-def to_generations(rows: Iterable[Row], where: str) -> Generations:
+def to_generations(rows: Iterable[Continuation], where: str) -> Generations:
     """Arrange rows in any order as arrays.
 
     Args:
@@ -64,7 +64,7 @@ def to_generations(rows: Iterable[Row], where: str) -> Generations:
     ordered = sorted(rows, key=lambda row: (row["prompt_id"], row["sample"]))
     if not ordered:
         raise UserError(f"{where} holds no generations: run its stage `generate` again")
-    groups: dict[int, list[Row]] = {}
+    groups: dict[int, list[Continuation]] = {}
     for row in ordered:
         groups.setdefault(row["prompt_id"], []).append(row)
     samples = list(range(len(next(iter(groups.values())))))
@@ -82,8 +82,8 @@ def to_generations(rows: Iterable[Row], where: str) -> Generations:
     return _arrays(groups, where)
 
 
-def _check_kinds(group: Sequence[Row]) -> None:
-    """Raises TypeError for a text or a count of tokens that is none; numbers are checked as they become arrays."""
+def _check_kinds(group: Sequence[Continuation]) -> None:
+    """Raises TypeError for a text that is no text, or a count of tokens that is no count; arrays check the numbers."""
     for row in group:
         kinds = {
             "prompt": isinstance(row["prompt"], str),
@@ -95,7 +95,7 @@ def _check_kinds(group: Sequence[Row]) -> None:
                 raise TypeError(f"{name} of prompt {row['prompt_id']} is {cast(dict[str, object], row)[name]!r}")
 
 
-def _arrays(groups: Mapping[int, Sequence[Row]], where: str) -> Generations:
+def _arrays(groups: Mapping[int, Sequence[Continuation]], where: str) -> Generations:
     first = [group[0] for group in groups.values()]
     table = Generations(
         prompt_ids=np.array([row["prompt_id"] for row in first], dtype=np.int64),
@@ -119,7 +119,7 @@ def read_generations(path: Path) -> Generations:
     """
     where = f"{path.parent.name}/{path.name}"
     try:
-        return to_generations([cast(Row, record) for record in read_jsonl(path)], where)
+        return to_generations([cast(Continuation, record) for record in read_jsonl(path)], where)
     except FileNotFoundError:
         raise UserError(f"generations of {where} are missing: run stage `generate` for this method") from None
     except (KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, no UTF-8, or no number
@@ -137,7 +137,7 @@ def read_tables(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> T
 
 
 def check_comparable(tables: Tables) -> None:
-    """Refuse to compare models of unlike seeds, on unlike prompts or unlike numbers of samples.
+    """Refuse to compare models with different seeds, prompts or numbers of samples.
 
     Differences are paired by seed; tail measures depend on prompts and samples.
 

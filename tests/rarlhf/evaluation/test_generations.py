@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rarlhf.config.errors import UserError
-from rarlhf.evaluation.rows import check_comparable, read_generations, read_tables, stacked, to_generations
+from rarlhf.evaluation.generations import check_comparable, read_generations, read_tables, stacked, to_generations
 
 
 def write(path: Path, rows: list) -> Path:

@@ -6,7 +6,7 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from rarlhf.evaluation.evaluate import Evaluation, evaluate, summary
+from rarlhf.evaluation.comparisons import Evaluation, compare_methods, summary_of
 
 REQUIRED = {
     "reward_mean", "reward_prompt_tail", "reward_var_05", "reward_var_10", "reward_var_20", "reward_cvar_05",
@@ -16,7 +16,7 @@ REQUIRED = {
 
 @pytest.fixture(scope="module")
 def evaluation(tables, perplexities, params) -> Evaluation:
-    return evaluate(tables, perplexities, params)
+    return compare_methods(tables, perplexities, params)
 
 
 def changed(params: Params, **evaluate_params: object) -> Params:
@@ -42,16 +42,16 @@ def test_values_come_from_their_own_table(evaluation: Evaluation, tables) -> Non
 
 
 def test_prompt_tail_is_fixed_by_the_prompts(tables, perplexities, params: Params) -> None:
-    tenth = evaluate(tables, perplexities, params)
+    tenth = compare_methods(tables, perplexities, params)
     assert tenth["test"] == {
         "prompts": 40, "samples": 4, "tail_prompts": 4, "tail_rule": "lowest 10% by prompt score"
     }  # fmt: skip
-    whole = evaluate(tables, perplexities, changed(params, tail_quantile=None, tail_threshold=1e9))
+    whole = compare_methods(tables, perplexities, changed(params, tail_quantile=None, tail_threshold=1e9))
     assert whole["test"]["tail_prompts"] == 40
     for spreads in whole["methods"].values():
         assert spreads["reward_prompt_tail"]["mean"] == pytest.approx(spreads["reward_mean"]["mean"])
     with pytest.raises(UserError, match="tail_threshold"):
-        evaluate(tables, perplexities, changed(params, tail_quantile=None, tail_threshold=-1e9))
+        compare_methods(tables, perplexities, changed(params, tail_quantile=None, tail_threshold=-1e9))
 
 
 def test_comparisons_are_later_less_earlier(evaluation: Evaluation) -> None:
@@ -85,23 +85,23 @@ def test_like_kl_is_not_a_matter_of_the_mean(tables, perplexities, params: Param
         return {seed: replace(table, kl=np.full_like(table.kl, kl)) for (seed, table), kl in rows}
 
     moved = {"sft": tables["sft"], "rlhf": at(1.9, 2.2, 2.2), "ra_rlhf": at(2.9, 2.5, 1.1)}
-    comparison = evaluate(moved, perplexities, params)["comparisons"]["ra_rlhf_minus_rlhf"]
+    comparison = compare_methods(moved, perplexities, params)["comparisons"]["ra_rlhf_minus_rlhf"]
     assert comparison["metrics"]["kl_sft"]["mean"] == pytest.approx(0.2 / 3)  # 6.5 - 6.3 over three seeds
     assert not comparison["like_kl"]
 
 
 def test_methods_in_another_order_are_compared_as_ever(tables, perplexities, params: Params) -> None:
-    turned = evaluate({method: tables[method] for method in ("ra_rlhf", "rlhf", "sft")}, perplexities, params)
-    usual = evaluate({method: tables[method] for method in ("sft", "rlhf", "ra_rlhf")}, perplexities, params)
+    turned = compare_methods({method: tables[method] for method in ("ra_rlhf", "rlhf", "sft")}, perplexities, params)
+    usual = compare_methods({method: tables[method] for method in ("sft", "rlhf", "ra_rlhf")}, perplexities, params)
     assert turned["comparisons"] == usual["comparisons"]
-    assert list(summary(turned)) == ["rlhf", "ra_rlhf"]
+    assert list(summary_of(turned)) == ["rlhf", "ra_rlhf"]
 
 
 def test_other_names_than_the_pipelines_are_compared_in_their_order(tables, perplexities, params: Params) -> None:
     """As `benchmarks.measures` gives them."""
     names = {"none": "rlhf", "cvar": "ra_rlhf", "a mix": "sft"}
     renamed = {name: tables[method] for name, method in names.items()}
-    result = evaluate(renamed, {name: perplexities[method] for name, method in names.items()}, params)
+    result = compare_methods(renamed, {name: perplexities[method] for name, method in names.items()}, params)
     assert list(result["comparisons"]) == ["cvar_minus_none", "a mix_minus_none", "a mix_minus_cvar"]
 
 
@@ -109,16 +109,16 @@ def test_unlike_seeds_are_not_paired(tables, perplexities, params: Params) -> No
     first, second, third = tables["ra_rlhf"].values()
     other = {**tables, "ra_rlhf": {1: first, 2: second, 4: third}}
     with pytest.raises(UserError, match=r"ra_rlhf has seeds 1, 2, 4 and base has 1, 2, 3"):
-        evaluate(other, perplexities, params)
+        compare_methods(other, perplexities, params)
 
 
 def test_numbers_that_are_not_finite_are_refused(tables, perplexities, params: Params) -> None:
     with pytest.raises(UserError, match="perplexity_reference of rlhf, seed 2, is inf"):
-        evaluate(tables, {**perplexities, "rlhf": {1: 44.0, 2: float("inf"), 3: 44.0}}, params)
+        compare_methods(tables, {**perplexities, "rlhf": {1: 44.0, 2: float("inf"), 3: 44.0}}, params)
 
 
 def test_a_small_tail_is_told_exactly(tables, perplexities, params: Params) -> None:
-    single = evaluate(tables, perplexities, changed(params, tail_quantile=0.005))
+    single = compare_methods(tables, perplexities, changed(params, tail_quantile=0.005))
     assert single["test"]["tail_rule"] == "lowest 0.5% by prompt score"
     difference = single["comparisons"]["ra_rlhf_minus_rlhf"]["metrics"]["reward_prompt_tail"]
     assert single["test"]["tail_prompts"] == 1
@@ -128,31 +128,33 @@ def test_a_small_tail_is_told_exactly(tables, perplexities, params: Params) -> N
 def test_a_method_equals_itself(tables, perplexities, params: Params) -> None:
     twins = {"sft": tables["sft"], "rlhf": tables["sft"]}
     twin_perplexities = {"sft": perplexities["sft"], "rlhf": perplexities["sft"]}
-    for difference in evaluate(twins, twin_perplexities, params)["comparisons"]["rlhf_minus_sft"]["metrics"].values():
+    for difference in compare_methods(twins, twin_perplexities, params)["comparisons"]["rlhf_minus_sft"][
+        "metrics"
+    ].values():
         assert (difference["mean"], difference["prompt_error"], difference["interval"]) == (0.0, 0.0, None)
 
 
 def test_confidence_and_seed_change_the_intervals_alone(tables, perplexities, params: Params) -> None:
-    default = evaluate(tables, perplexities, params)
-    wide = evaluate(tables, perplexities, changed(params, confidence=0.99))
-    redrawn = evaluate(tables, perplexities, changed(params, seed=99))
+    default = compare_methods(tables, perplexities, params)
+    wide = compare_methods(tables, perplexities, changed(params, confidence=0.99))
+    redrawn = compare_methods(tables, perplexities, changed(params, seed=99))
     assert default["methods"] == wide["methods"] == redrawn["methods"]
     pair = "ra_rlhf_minus_rlhf"
     narrow, broad, other = (e["comparisons"][pair]["metrics"]["reward_mean"] for e in (default, wide, redrawn))
     assert broad["interval"][0] < narrow["interval"][0] < narrow["interval"][1] < broad["interval"][1]
     assert other["prompt_error"] != narrow["prompt_error"]
-    assert default == evaluate(tables, perplexities, params)
+    assert default == compare_methods(tables, perplexities, params)
 
 
 def test_one_seed_gives_means_without_intervals(tables, perplexities, params: Params) -> None:
     single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
-    result = evaluate(single, perplexities, params.model_copy(update={"seeds": [1]}))
+    result = compare_methods(single, perplexities, params.model_copy(update={"seeds": [1]}))
     assert result["methods"]["rlhf"]["reward_mean"]["ci95"] is None
     assert result["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_mean"]["interval"] is None
 
 
 def test_summary_is_short_and_of_the_last_two_methods(evaluation: Evaluation) -> None:
-    short = summary(evaluation)
+    short = summary_of(evaluation)
     assert list(short) == ["rlhf", "ra_rlhf"]
     assert sum(len(values) for values in short.values()) <= 12
     assert short["rlhf"]["kl_sft"] == evaluation["methods"]["rlhf"]["kl_sft"]["mean"]

@@ -1,0 +1,70 @@
+"""The command line of `python -m flows.ablation`."""
+
+import argparse
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from flows.ablations.cells import PAPER
+
+
+def parser() -> argparse.ArgumentParser:
+    """Reads the options of the flow, `--cell` as `cells`."""
+    options = argparse.ArgumentParser("python -m flows.ablation", description="Compare cells of params, side by side.")
+    options.add_argument(
+        "--grid", type=values_of, nargs="+", default=[], metavar="KEY=V1,V2", help="every combination is a cell"
+    )
+    options.add_argument(
+        "--cell",
+        type=value_of,
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one cell",
+        dest="cells",
+    )
+    options.add_argument("--paper", help=f"the cells of a table of the paper: {', '.join(PAPER)}")
+    options.add_argument(
+        "--seeds", type=seeds_of, metavar="S1,S2", help="of every cell; those of params.yaml if left out"
+    )
+    options.add_argument("--name", help="of the folder in reports/ablation/")
+    options.add_argument("--jobs", type=int, help="how many cells run at the same time")
+    return options
+
+
+def values_of(text: str) -> tuple[str, list[Any]]:
+    """A key with its values: `risk.alpha=0.2,0.4`.
+
+    Raises: argparse.ArgumentTypeError if it is not of that form.
+    """
+    key, equals, values = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: expected key=value,value")
+    return key, _yaml(f"[{values}]")
+
+
+def value_of(text: str) -> tuple[str, Any]:
+    """A key with its value: `risk.alpha=0.2`.
+
+    Raises: argparse.ArgumentTypeError if it is not of that form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: expected key=value")
+    return key, _yaml(value)
+
+
+def seeds_of(text: str) -> list[int]:
+    """Seeds: `1,2`.
+
+    Raises: argparse.ArgumentTypeError if it is not of that form.
+    """
+    return values_of(f"seeds={text}")[1]
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except Exception as error:  # of odd numbers and dates the reader raises more than its own errors
+        raise argparse.ArgumentTypeError(f"{text}: not a value ({' '.join(str(error).split())})") from None

@@ -1,0 +1,77 @@
+"""Everything that stage `evaluate` reads and computes, and the folders and the page that it writes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rarlhf.config.params import Params
+from rarlhf.evaluation.comparisons import Evaluation, compare_methods, tail_of
+from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves, read_training, write_plot_data
+from rarlhf.evaluation.generations import Tables, read_tables
+from rarlhf.evaluation.perplexity import perplexities_of_methods
+from rarlhf.evaluation.report import Picture, draw_pictures, render_report, tail_samples
+from rarlhf.messages.progress import Recorder
+from rarlhf.system.files import read_jsonl
+from rarlhf.system.machine import prepare
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run measured.
+
+    Attributes:
+        params: of the run.
+        tables: generations of every method and seed.
+        training: training curves of the methods that PPO trained.
+        evaluation: content of metrics/evaluate.json.
+        pictures: figures of the report, in reading order.
+    """
+
+    params: Params
+    tables: Tables
+    training: TrainingCurves
+    evaluation: Evaluation
+    pictures: list[Picture]
+
+    def write_plots(self, folder: Path) -> None:
+        """Writes the figures and the csv files of `dvc plots`."""
+        write_plot_data(folder, quantile_curves(self.tables), cvar_curves(self.tables), self.training)
+        for picture in self.pictures:
+            (folder / f"{picture.name}.png").write_bytes(picture.png)
+
+    def report(self, prompts: Path, provenance: Mapping[str, str]) -> str:
+        """The report in HTML.
+
+        Args:
+            prompts: folder with counts.json, the rows used and dropped.
+            provenance: name -> hash or version, for the foot.
+        """
+        chosen = self.params.evaluate
+        samples = tail_samples(self.tables, tail_of(self.tables, self.params), chosen.table_rows, chosen.seed)
+        counts = json.loads((prompts / "counts.json").read_text(encoding="utf-8"))
+        real_text = self.params.data.source != "generator"
+        return render_report(self.evaluation, self.pictures, samples, counts, self.params, provenance, real_text)
+
+
+def measure_run(
+    generations: Path, prompts: Path, models: Path, curves: Path, params: Params, recorder: Recorder
+) -> Results:
+    """Measures the generations and the models of every method, and draws the figures.
+
+    Args:
+        generations: folder with METHOD/SEED.jsonl.
+        prompts: folder with perplexity.jsonl.
+        models: folder with the models of all methods.
+        curves: folder with METHOD/SEED.csv of the methods that PPO trained.
+        params: all parameters.
+        recorder: takes a line for each model.
+
+    Raises: UserError if a file is missing or broken, files do not fit together, or a metric is not finite.
+    """
+    tables = read_tables(generations, params.methods.names, params.seeds)
+    training = read_training(curves, params.methods.names, params.seeds)
+    texts = [row["text"] for row in read_jsonl(prompts / "perplexity.jsonl")]
+    perplexities = perplexities_of_methods(models, texts, params, prepare(params.runtime), recorder)
+    evaluation = compare_methods(tables, perplexities, params)
+    return Results(params, tables, training, evaluation, draw_pictures(tables, training, evaluation, params))
