@@ -7,7 +7,7 @@ from tasks.running.stage import Run, stage
 
 
 @stage
-def evaluate(  # noqa: PLR0913, PLR0917
+def evaluate(
     run: Run,
     generations: Path,
     prompts: Path,

@@ -6,7 +6,7 @@ from tasks.running.stage import Run, stage
 
 
 @stage
-def reward(run: Run, raw: Path, code: Path, out: Path, curve: Path, metrics: Path) -> None:  # noqa: PLR0913
+def reward(run: Run, raw: Path, code: Path, out: Path, curve: Path, metrics: Path) -> None:
     """Fetch the reward model, or train one on the rows, and measure it on the test rows.
 
     DVC reruns this when `code` changes.

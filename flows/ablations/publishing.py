@@ -18,7 +18,7 @@ from rarlhf.evaluation.ablation import CellTable, csv_rows, markdown, terminal
 from rarlhf.messages.markdown import table as markdown_table
 from tasks.running.outputs import Outputs
 from tasks.tracking.parent import PIPELINE, publish_parent
-from tasks.tracking.record import Record
+from tasks.tracking.record import RunRecord
 from tasks.tracking.tracker import Tracker
 
 REPORTS = Path("reports/ablation")
@@ -81,7 +81,7 @@ def ablation_run(plan: Plan) -> Iterator[tuple[Tracker, dict[str, str]]]:
     """A run in MLflow, and the environment that nests the runs of the cells' stages under it."""
     params = next(iter(plan.cells.values())).params
     tags = {"stage": "ablation", "preset": params.preset, "mlflow.source.name": "flows.ablation"}
-    record = Record(f"ablation {plan.name}", tags, {"cells": ", ".join(plan.cells), **plan.common})
+    record = RunRecord(f"ablation {plan.name}", tags, {"cells": ", ".join(plan.cells), **plan.common})
     with TemporaryDirectory(prefix=f"ablation-{plan.name}-") as folder:
         tracker = Tracker(record, Path.cwd())
         tracker.call(lambda _client, run: publish_parent(run.run_id, Path(folder)))

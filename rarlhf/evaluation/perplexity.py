@@ -13,6 +13,7 @@ from rarlhf.config.params import Params
 from rarlhf.evaluation.words import counted
 from rarlhf.messages.progress import Recorder
 from rarlhf.models.backbone import ModelFolders
+from rarlhf.models.context import positions_of
 from rarlhf.models.loading import load_tokenizer
 from rarlhf.models.policy import logits_of
 from rarlhf.system.machine import Machine
@@ -89,7 +90,7 @@ def reference_perplexity(
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise UserError("the tokenizer has neither a BOS nor an EOS token: perplexity needs one before each text")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # None: without a limit
+    context = positions_of(model.config)
     before = [start] if add_start_token else []
     rows = [[*before, *tokenizer.encode(text, add_special_tokens=False)][:context] for text in texts]
     if min(map(len, rows)) < 2:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.running.stage import Run
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from rarlhf.evaluation.comparisons import Evaluation
 
 SAMPLE_ROWS = 50  # continuations shown of each seed
@@ -19,11 +21,12 @@ def track_training(run: Run, method: str, seed: int, curve: Path) -> None:
     from rarlhf.evaluation.curves import read_run
     from rarlhf.evaluation.figures import training_curves
 
+    def draw() -> "Figure | None":
+        colours = colours_of(run.params.methods.names)
+        return training_curves({method: {seed: read_run(curve)}}, colours, run.params.kl.target)
+
     run.tracker.artifact(curve, "curve")
-    colours = colours_of(run.params.methods.names)
-    figure = training_curves({method: {seed: read_run(curve)}}, colours, run.params.kl.target)
-    if figure is not None:
-        run.tracker.figure(figure, "training.png")
+    run.tracker.figure(draw, "training.png")
 
 
 def track_samples(run: Run, seed: int, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rarlhf.config.params import Params
 from tasks.inputs import digest, inputs_of
 from tasks.tracking.parent import PIPELINE, publish_parent, told_stages
-from tasks.tracking.record import Record, all_params
+from tasks.tracking.record import RunRecord, all_params
 from tasks.tracking.store import close_dead_runs
 from tasks.tracking.tracker import Status, Tracker
 
@@ -28,7 +28,7 @@ STATES = {"FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Killed", "RUNN
 
 
 @dataclass
-class Row:
+class StageRow:
     """A stage in the table of a pipeline run."""
 
     stage: str
@@ -49,7 +49,7 @@ class Pipeline:
         self._source = source
         self._root = root
         self._tracker: Tracker | None = None
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, StageRow] = {}
         self._digest = cache(digest)  # many stages share an input
 
     def open(self, params: Params) -> None:
@@ -61,7 +61,7 @@ class Pipeline:
             "mlflow.source.name": self._source,
         }
         self._params = params
-        self._tracker = Tracker(Record(f"pipeline {params.preset}", tags, all_params(params)), self._root)
+        self._tracker = Tracker(RunRecord(f"pipeline {params.preset}", tags, all_params(params)), self._root)
         self._tracker.call(lambda _client, tracker: publish_parent(tracker.run_id, self.folder))
 
     @property
@@ -88,7 +88,7 @@ class Pipeline:
                 inputs, else as `NotRun`.
             seconds: how long the stage took; None where its own run holds that.
         """
-        self._rows[name] = Row(name, state, seconds)
+        self._rows[name] = StageRow(name, state, seconds)
         if state in (CACHED, UNKNOWN) and self._tracker:
             inputs_hash = self._inputs_hash(name)
             self._tracker.call(lambda client, tracker: self._record_cached(client, tracker, name, inputs_hash))
@@ -102,7 +102,7 @@ class Pipeline:
         if not self._tracker:
             return
         for name, line in told_stages(self.folder).items():
-            row = self._rows.setdefault(name, Row(name, STATES[line["state"]]))
+            row = self._rows.setdefault(name, StageRow(name, STATES[line["state"]]))
             row.run_id = line["run_id"]
             row.seconds = line["seconds"] if row.seconds is None and line["state"] != "RUNNING" else row.seconds
         if status == "FINISHED":

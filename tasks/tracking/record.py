@@ -12,7 +12,7 @@ DATA_FOLDERS = ("data/raw", "data/prompts", "generations")  # inputs that are lo
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """What is recorded of a run when it starts.
 
     Attributes:
@@ -30,7 +30,7 @@ class Record:
     stage: str | None = None
 
 
-def stage_record(stage: str, arguments: Mapping[str, object], params: Params, inputs: Inputs) -> Record:
+def stage_record(stage: str, arguments: Mapping[str, object], params: Params, inputs: Inputs) -> RunRecord:
     """The record of one run of a stage."""
     method = arguments.get("method", stage if stage in params.methods.start else None)
     tags = {
@@ -47,7 +47,7 @@ def stage_record(stage: str, arguments: Mapping[str, object], params: Params, in
     data = {path: digest for path, digest in inputs.files.items() if path.startswith(DATA_FOLDERS)}
     flat = flatten(inputs.params) | {"preset": params.preset}
     named = {key: str(value) for key, value in tags.items() if value is not None}
-    return Record(_shown(inputs.stage, arguments), named, flat, data, inputs.stage)
+    return RunRecord(_shown(inputs.stage, arguments), named, flat, data, inputs.stage)
 
 
 def _shown(stage: str, arguments: Mapping[str, object]) -> str:

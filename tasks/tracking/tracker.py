@@ -12,7 +12,7 @@ from rarlhf.system.launch import first_process
 from tasks.tracking.artifacts import Copies, upload, write_model_reference
 from tasks.tracking.commit import git_tags
 from tasks.tracking.parent import parent_run, tell_stage
-from tasks.tracking.record import Record
+from tasks.tracking.record import RunRecord
 from tasks.tracking.sender import Sender
 from tasks.tracking.store import SQLITE, close_dead_runs, import_mlflow, prepare_store, process_tags, store_uri
 
@@ -54,7 +54,7 @@ class Tracker:
     Calls return at once; what they say is sent in the background, in their order.
     """
 
-    def __init__(self, record: Record, root: Path) -> None:
+    def __init__(self, record: RunRecord, root: Path) -> None:
         self.alive = first_process()
         self.run_id = self.experiment = ""  # known when MLflow has answered
         self._record = record
@@ -70,7 +70,7 @@ class Tracker:
             self._begin(record, root, uri)
 
     @_safe
-    def _begin(self, record: Record, root: Path, uri: str) -> None:
+    def _begin(self, record: RunRecord, root: Path, uri: str) -> None:
         if record.stage:
             self._tell("RUNNING")
         import_mlflow(uri)
@@ -109,11 +109,16 @@ class Tracker:
             self._send(partial(self._log_tag, key, value))
 
     @_safe
-    def figure(self, figure: "Figure", path: str) -> None:
-        """Keeps a figure in the format of the path's suffix, as in `figures/reward.png`."""
-        file = self._copies.place(Path(path).name)
-        figure.savefig(file)
-        self._upload(file, path)
+    def figure(self, draw: Callable[[], "Figure | None"], path: str) -> None:
+        """Draws a figure and keeps it in the format of the path's suffix, as in `figures/reward.png`.
+
+        A drawing that fails is told as a warning, and the stage goes on; None is not kept.
+        """
+        figure = draw()
+        if figure is not None:
+            file = self._copies.place(Path(path).name)
+            figure.savefig(file)
+            self._upload(file, path)
 
     @_safe
     def table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
@@ -169,7 +174,7 @@ class Tracker:
     def _send(self, job: Callable[[], object], needed: bool = False) -> None:
         self._sender.add(job, needed)
 
-    def _open(self, record: Record, root: Path) -> None:
+    def _open(self, record: RunRecord, root: Path) -> None:
         self._client, self.experiment = prepare_store(root)
         close_dead_runs(self._client, self.experiment)
         tags = {**record.tags, **process_tags(), **git_tags()}

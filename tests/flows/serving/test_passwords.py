@@ -22,7 +22,7 @@ from flows.serving.server import environment, own_server_answers, page
 from rarlhf.config.errors import UserError
 from tasks.running.stage import run_stage
 from tasks.tracking.passwords import without_passwords
-from tasks.tracking.record import Record
+from tasks.tracking.record import RunRecord
 from tasks.tracking.tracker import Tracker
 
 SECRET = "hush-h4sh"
@@ -68,7 +68,7 @@ def test_the_link_on_prefects_page(port: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_warnings_of_tracking(port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    tracker = Tracker(Record("toy", {}), Path.cwd())
+    tracker = Tracker(RunRecord("toy", {}), Path.cwd())
     tracker.close("FINISHED")
     shown = capsys.readouterr()
     assert f"http://127.0.0.1:{port}/api/" in shown.err  # MLflow's error names the address, without them
@@ -78,7 +78,7 @@ def test_warnings_of_tracking(port: int, capsys: pytest.CaptureFixture[str]) -> 
 def test_what_mlflow_keeps(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run whose environment has a password, nothing in the store does."""
     monkeypatch.setenv("PREFECT_API_URL", f"{ADDRESS}:4200/api")
-    tracker = Tracker(Record("toy", {"stage": "toy"}, {"a": 1}), toy)
+    tracker = Tracker(RunRecord("toy", {"stage": "toy"}, {"a": 1}), toy)
     tracker.close("FINISHED")
     with sqlite3.connect(toy / "mlflow.db") as store:
         assert SECRET not in "\n".join(store.iterdump())

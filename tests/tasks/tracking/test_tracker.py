@@ -16,7 +16,7 @@ import tasks.tracking.tracker
 from rarlhf.config.params import Params
 from tasks.inputs import read_inputs
 from tasks.tracking.parent import PIPELINE, publish_parent
-from tasks.tracking.record import Record, stage_record
+from tasks.tracking.record import RunRecord, stage_record
 from tasks.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ def stored(root: Path, run_id: str) -> "Run":
 
 
 @pytest.fixture
-def record(params: Params) -> Record:
+def record(params: Params) -> RunRecord:
     return stage_record("toy", {"seed": 2, "method": "sft"}, params, read_inputs("toy", {"seed": 2}, params))
 
 
 def test_a_run_has_its_own_params_tags_and_data(
-    workspace: Path, params: Params, record: Record, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, params: Params, record: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = Tracker(record, workspace)
     tracker.close("FINISHED")
@@ -61,7 +61,7 @@ def test_a_run_has_its_own_params_tags_and_data(
 
 
 def test_of_several_processes_the_first_alone_is_tracked(
-    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     tracker = Tracker(record, workspace)
@@ -72,7 +72,7 @@ def test_of_several_processes_the_first_alone_is_tracked(
 
 
 def test_stages_are_nested_under_the_pipelines_run(
-    params: Params, record: Record, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    params: Params, record: RunRecord, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = workspace / "repro-1"
     folder.mkdir()
@@ -87,7 +87,7 @@ def test_stages_are_nested_under_the_pipelines_run(
     assert stored(workspace, tracker.run_id).data.tags["mlflow.parentRunId"] == "abc"
 
 
-def test_numbers_figures_tables_and_files_arrive(workspace: Path, record: Record) -> None:
+def test_numbers_figures_tables_and_files_arrive(workspace: Path, record: RunRecord) -> None:
     from matplotlib.figure import Figure
 
     tracker = Tracker(record, workspace)
@@ -97,7 +97,7 @@ def test_numbers_figures_tables_and_files_arrive(workspace: Path, record: Record
     assert stored(workspace, tracker.run_id).data.metrics == {}  # sent together, later
     figure = Figure()
     figure.subplots().plot([1, 2])
-    tracker.figure(figure, "figures/line.png")
+    tracker.figure(lambda: figure, "figures/line.png")
     tracker.table([{"stage": "a", "state": "Cached"}, {"stage": "b", "state": "Failed"}], "stages.json")
     tracker.artifact(Path("in.txt"))
     tracker.artifact(Path("data/raw"), "inputs")
@@ -115,7 +115,7 @@ def test_numbers_figures_tables_and_files_arrive(workspace: Path, record: Record
     assert (artifacts / "inputs" / "raw" / "train.jsonl").is_file()
 
 
-def test_many_numbers_are_sent_on_the_way(workspace: Path, record: Record) -> None:
+def test_many_numbers_are_sent_on_the_way(workspace: Path, record: RunRecord) -> None:
     tracker = Tracker(record, workspace)
     for step in range(tasks.tracking.tracker.FLUSH_METRICS):
         tracker.metrics({"loss": 1.0}, step)
@@ -124,14 +124,14 @@ def test_many_numbers_are_sent_on_the_way(workspace: Path, record: Record) -> No
     tracker.close("FINISHED")
 
 
-def test_the_store_lets_readers_and_writers_alone(workspace: Path, record: Record) -> None:
+def test_the_store_lets_readers_and_writers_alone(workspace: Path, record: RunRecord) -> None:
     Tracker(record, workspace).close("FINISHED")
     store = sqlite3.connect("mlflow.db")
     assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     store.close()
 
 
-def test_a_run_of_a_living_process_is_left_open(workspace: Path, record: Record) -> None:
+def test_a_run_of_a_living_process_is_left_open(workspace: Path, record: RunRecord) -> None:
     first = Tracker(record, workspace)
     first.wait(60)
     Tracker(record, workspace).close("FINISHED")
@@ -145,7 +145,7 @@ def test_a_run_of_a_living_process_is_left_open(workspace: Path, record: Record)
     assert stored(workspace, first.run_id).info.status == "KILLED"
 
 
-def test_commit_and_dirty_state_are_recorded(workspace: Path, record: Record) -> None:
+def test_commit_and_dirty_state_are_recorded(workspace: Path, record: RunRecord) -> None:
     def git(*words: str) -> str:
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -170,7 +170,7 @@ def test_commit_and_dirty_state_are_recorded(workspace: Path, record: Record) ->
 
 
 def test_a_server_that_is_down_costs_one_warning(
-    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -186,7 +186,7 @@ def test_a_server_that_is_down_costs_one_warning(
 
 
 def test_what_cannot_be_kept_is_left_out_with_one_warning(
-    workspace: Path, record: Record, capsys: pytest.CaptureFixture[str]
+    workspace: Path, record: RunRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracker = Tracker(record, workspace)
     tracker.artifact(Path("nowhere"))
@@ -203,7 +203,7 @@ def test_what_cannot_be_kept_is_left_out_with_one_warning(
 
 
 def test_what_a_stage_uses_of_the_machine_is_logged(
-    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     names = []
@@ -219,7 +219,7 @@ def test_what_a_stage_uses_of_the_machine_is_logged(
 
 
 def test_a_store_that_stops_answering_holds_up_no_stage(
-    workspace: Path, record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """MLflow's watch on the machine waits for the store without a limit; the stage must not."""
     forever = threading.Event()
@@ -240,9 +240,9 @@ def test_a_store_that_stops_answering_holds_up_no_stage(
 OPEN = """
 import sys
 from pathlib import Path
-from tasks.tracking.record import Record
+from tasks.tracking.record import RunRecord
 from tasks.tracking.tracker import Tracker
-tracker = Tracker(Record(sys.argv[1], {}), Path.cwd())
+tracker = Tracker(RunRecord(sys.argv[1], {}), Path.cwd())
 tracker.metrics({"loss": 1.0})
 tracker.close("FINISHED")
 """
@@ -265,3 +265,16 @@ def test_processes_that_open_a_fresh_store_at_once_all_get_in(workspace: Path) -
     assert experiment is not None
     runs = client(workspace).search_runs([experiment.experiment_id])
     assert sorted(str(run.info.run_name) for run in runs) == ["a", "b", "c"]
+
+
+def test_a_figure_that_cannot_be_drawn_stops_nothing(
+    workspace: Path, record: RunRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw() -> None:
+        raise KeyError("a method without a colour")
+
+    tracker = Tracker(record, workspace)
+    tracker.figure(draw, "training.png")
+    tracker.figure(lambda: None, "nothing.png")
+    tracker.close("FINISHED")
+    assert "not complete; nothing else is affected: 'a method without a colour'" in capsys.readouterr().err
