@@ -195,7 +195,7 @@ def test_the_outputs_are_there(copy: Copy) -> None:
     for method in ("sft", "rlhf", "ra_rlhf"):
         card = copy.read(f"reports/model_cards/{method}.md")
         assert "trained from nothing on the training rows" in card
-        assert "## Results\n\nOn 30 test prompts x 2 samples" in card
+        assert "## Results\n\n" in card and "30 test prompts x 2 samples" in card
     for method in METHODS:
         for seed in SEEDS:
             rows = [json.loads(line) for line in copy.read(f"generations/{method}/{seed}.jsonl").splitlines()]
