@@ -1,7 +1,6 @@
 """Runs the cells of an ablation that have not run before, each as a task of the flow."""
 
 from collections.abc import Mapping, Sequence
-from queue import SimpleQueue
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -13,9 +12,8 @@ from prefect.states import Cancelled, Failed
 from flows.ablations.cells import shared_stages
 from flows.ablations.experiments import ExperimentError, Experiments, Outcome
 from flows.ablations.plan import Plan
-from flows.running.devices import accelerators, shares
-
-Shares = SimpleQueue[Mapping[str, str]]
+from flows.running.devices import Shares, accelerators, shares
+from flows.running.stages import final_state
 
 
 @task(cache_policy=NO_CACHE)
@@ -28,15 +26,13 @@ def run_experiment(
     environment: Mapping[str, str],
 ) -> Outcome | State[None]:
     """Runs an experiment as soon as a share of the machine is free."""
-    share = free.get()
-    try:
+    with free.one() as share:
         if experiments.processes.stopped:
             return Cancelled(message="stopped with the flow")
-        return experiments.run(name, values, targets, {**share, **environment}, get_run_logger().info)
-    except ExperimentError as error:
-        return Failed(message=str(error))
-    finally:
-        free.put(share)
+        try:
+            return experiments.run(name, values, targets, {**share, **environment}, get_run_logger().info)
+        except ExperimentError as error:
+            return Failed(message=str(error))
 
 
 class Runner:
@@ -46,10 +42,8 @@ class Runner:
         self._plan = plan
         self._experiments = experiments
         self._environment = environment
-        self._free: Shares = SimpleQueue()
         cpu = next(iter(plan.cells.values())).params.runtime.device == "cpu"
-        for share in shares([] if cpu else accelerators(), jobs):
-            self._free.put(share)
+        self._free = Shares(shares([] if cpu else accelerators(), jobs))
 
     def run(self) -> tuple[dict[str, Outcome], dict[str, str]]:
         """Runs them.
@@ -59,15 +53,12 @@ class Runner:
         for name in self._plan.cells:
             if name in self._plan.kept:
                 get_run_logger().info("%s: has run before, kept", name)
-        try:
+        with self._experiments.processes:
             shared = self._run_shared()
             if shared:
                 return {}, dict.fromkeys(self._plan.pending, shared)
             futures = {name: self._submit(name, name, []) for name in self._plan.pending}
-            states = {name: _state_of(future) for name, future in futures.items()}
-        except BaseException:
-            self._experiments.processes.stop()
-            raise
+            states = {name: final_state(future) for name, future in futures.items()}
         done = {name: state.result() for name, state in states.items() if state.is_completed()}
         return done, {name: str(state.message) for name, state in states.items() if not state.is_completed()}
 
@@ -78,7 +69,7 @@ class Runner:
             return ""
         targets = shared_stages({**self._plan.common, **cells[0].values}, cells)
         name = f"{self._plan.name}-shared"
-        state = _state_of(self._submit(self._plan.pending[0], name, targets))
+        state = final_state(self._submit(self._plan.pending[0], name, targets))
         self._experiments.remove(name)
         return "" if state.is_completed() else str(state.message)
 
@@ -87,8 +78,3 @@ class Runner:
         values = {**self._plan.common, **self._plan.cells[cell].values}
         named = run_experiment.with_options(name="shared" if targets else "cell", task_run_name=name)
         return named.submit(name, values, targets, self._experiments, self._free, self._environment)
-
-
-def _state_of(future: PrefectFuture[Any]) -> State[Any]:
-    future.wait()
-    return future.state
