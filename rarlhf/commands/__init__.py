@@ -1,1 +1,1 @@
-"""The command line `rarlhf`: one file for each command; nothing else imports this."""
+"""The command line `rarlhf`: its arguments in `main`, the work of a command in its own file; nothing imports this."""
