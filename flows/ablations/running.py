@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.ablations.cells import shared_stages
 from flows.ablations.experiments import ExperimentError, Experiments, Outcome
@@ -44,6 +45,7 @@ class Runner:
         self._environment = environment
         cpu = next(iter(plan.cells.values())).params.runtime.device == "cpu"
         self._free = Shares(shares([] if cpu else accelerators(), jobs))
+        self._runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=self._free.number)
 
     def run(self) -> tuple[dict[str, Outcome], dict[str, str]]:
         """Runs them.
@@ -53,7 +55,7 @@ class Runner:
         for name in self._plan.cells:
             if name in self._plan.kept:
                 get_run_logger().info("%s: has run before, kept", name)
-        with self._experiments.processes:
+        with self._runner, self._experiments.processes:  # in this order: the runner waits for what the processes do
             shared = self._run_shared()
             if shared:
                 return {}, dict.fromkeys(self._plan.pending, shared)
@@ -77,4 +79,5 @@ class Runner:
         """Starts an experiment with a cell's params."""
         values = {**self._plan.common, **self._plan.cells[cell].values}
         named = run_experiment.with_options(name="shared" if targets else "cell", task_run_name=name)
-        return named.submit(name, values, targets, self._experiments, self._free, self._environment)
+        what = {"name": name, "values": values, "targets": targets, "environment": self._environment}
+        return self._runner.submit(named, what | {"experiments": self._experiments, "free": self._free})

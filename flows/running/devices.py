@@ -47,6 +47,7 @@ class Shares:
     """
 
     def __init__(self, shares: Sequence[Mapping[str, str]]) -> None:
+        self.number = len(shares)
         self._free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
         for share in shares:
             self._free.put(share)

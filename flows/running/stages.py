@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.running.devices import Shares
 from flows.running.graph import Graph
@@ -203,13 +204,16 @@ def run_stages(graph: Graph, fresh: set[str], repro: Repro) -> dict[str, State[A
         repro: how a stage is brought up to date.
     """
     futures: dict[str, PrefectFuture[Any]] = {}
-    with repro.processes:
+    # As many workers as shares, so that a stage that waits for one is not shown as running. They take the stages in the
+    # graph's order, so what a stage waits for is always ahead of it.
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=repro.shares.number)
+    with runner, repro.processes:  # in this order: the runner waits for its workers, and those for the processes
         for stage, upstream in graph.items():
             skip = stage in fresh
             work: Task[..., State[None]] = skip_stage if skip else run_stage
             named = work.with_options(name=stage, task_run_name=stage)
-            waits = [futures[name] for name in upstream]
-            futures[stage] = named.submit(*() if skip else (stage, repro), wait_for=waits)
+            parameters = {} if skip else {"stage": stage, "repro": repro}
+            futures[stage] = runner.submit(named, parameters, [futures[name] for name in upstream])
         return {stage: final_state(future) for stage, future in futures.items()}
 
 

@@ -37,42 +37,52 @@ def repro(processes: Processes | None = None, *shares: Mapping[str, str], remote
     return Repro(False, remote, processes or Processes(), Shares(shares or [{}]))
 
 
-class Recorded:
-    """A task that is submitted and never runs, in the place of one of Prefect's; it notes what it waits for."""
+class Future:
+    """Of a task that never runs."""
 
-    def __init__(self, submitted: dict[str, tuple[int, list[str]]], name: str = "") -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.submitted = submitted
         self.state: State[Any] = Completed()
-
-    def with_options(self, name: str, task_run_name: str) -> "Recorded":
-        assert name == task_run_name
-        return Recorded(self.submitted, name)
-
-    def submit(self, *arguments: object, wait_for: list["Recorded"]) -> "Recorded":
-        self.submitted[self.name] = len(arguments), [future.name for future in wait_for]
-        return self
 
     def wait(self) -> None:
         if self.name == "c":
             raise KeyboardInterrupt
 
 
+class Recorded:
+    """In the place of Prefect's runner of tasks; it runs nothing, and notes what each task is given and waits for."""
+
+    submitted: dict[str, tuple[list[str], list[str]]]
+    workers: int
+
+    def __init__(self, max_workers: int) -> None:
+        Recorded.submitted, Recorded.workers = {}, max_workers
+
+    def __enter__(self) -> "Recorded":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def submit(self, task: Any, parameters: dict[str, object], wait_for: list[Future]) -> Future:
+        assert task.name == task.task_run_name
+        self.submitted[task.name] = list(parameters), [future.name for future in wait_for]
+        return Future(task.name)
+
+
 def test_prefect_is_told_what_each_stage_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    run: dict[str, tuple[int, list[str]]] = {}
-    skipped: dict[str, tuple[int, list[str]]] = {}
-    monkeypatch.setattr(flows.running.stages, "run_stage", Recorded(run))
-    monkeypatch.setattr(flows.running.stages, "skip_stage", Recorded(skipped))
+    monkeypatch.setattr(flows.running.stages, "ThreadPoolTaskRunner", Recorded)
     graph = {name: upstream for name, upstream in DIAMOND.items() if name not in "ce"}
-    states = run_stages(graph, {"a", "b"}, repro())
-    assert skipped == {"a": (0, []), "b": (0, ["a"])}  # what is up to date needs no process and no share
-    assert run == {"d": (2, ["a"]), "f": (2, ["d"])}
+    states = run_stages(graph, {"a", "b"}, repro(None, {}, {}))
+    skipped = {"a": ([], []), "b": ([], ["a"])}  # what is up to date needs no process and no share
+    given = ["stage", "repro"]
+    assert Recorded.submitted == skipped | {"d": (given, ["a"]), "f": (given, ["d"])}
+    assert Recorded.workers == 2
     assert list(states) == list(graph) and all(state.is_completed() for state in states.values())
 
 
 def test_whatever_ends_the_flow_stops_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
-    monkeypatch.setattr(flows.running.stages, "run_stage", Recorded({}))
+    monkeypatch.setattr(flows.running.stages, "ThreadPoolTaskRunner", Recorded)
     with pytest.raises(KeyboardInterrupt):
         run_stages(DIAMOND, set(), repro(processes))
     assert processes.stopped
