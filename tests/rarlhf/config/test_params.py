@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from rarlhf.config.errors import UserError
+from rarlhf.config.exact import final_level
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params, Section
 from rarlhf.config.rules import cautions, rules
@@ -89,7 +91,8 @@ def test_values_come_as_they_are_written_and_are_frozen() -> None:
 
 def test_a_level_is_the_rational_that_was_written(tmp_path: Path) -> None:
     risk = load_params(write(tmp_path, {"risk.alpha": 0.28})).risk
-    assert (risk.level.numerator, risk.level.denominator) == (7, 25)
+    assert final_level(risk.measure, risk.alpha) == Fraction(7, 25)
+    assert final_level("entropic", risk.alpha) == 1
 
 
 @pytest.mark.parametrize("text", ["1e-05", "1E-5", "0.00001"])
@@ -107,6 +110,10 @@ CLASHES = [
     (
         {"methods.start": [], "methods.ppo": {}},
         "methods.start = [], methods.ppo = {}: name at least one method",
+    ),
+    (
+        {"methods.ppo": {"rlhf": {"alpha": 0.5}}},
+        "methods.ppo = {'rlhf': {'alpha': 0.5}}: rlhf is plain RLHF: give it measure: none",
     ),
     (
         {"methods.ppo": {"reward": {}}},
