@@ -247,7 +247,7 @@ class PPOParams(Section):
 
     @property
     def micro_batch(self) -> int:
-        """Episodes of a forward and backward pass; the whole mini-batch as long as `auto` is not resolved."""
+        """Episodes in a forward and backward pass; the whole mini-batch until `auto` is resolved."""
         return self.mini_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
 
 

@@ -122,7 +122,7 @@ def _row_rules(p: Params) -> Iterable[Rule]:
     yield (
         enough,
         ("prompts.train", "prompts.validation", "data.train_rows", "data.second_scorer_rows"),
-        f"{queries:,} queries are asked for, more than training rows are left besides the second scorer's",
+        f"{queries:,} queries are needed, but fewer training rows are left after the second scorer's are set aside",
     )
     yield (
         data.test_rows is None or prompts.test <= data.test_rows,
@@ -236,7 +236,7 @@ def _risk_rules(risk: RiskParams, iterations: int, entry: tuple[str, ...]) -> It
         risk.measure == "none" or end > risk.warmup,
         (*(entry or ("risk.warmup", "risk.rho")), "ppo.iterations"),
         (
-            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
+            f"the schedule reaches its end at iteration ceil(rho * iterations) = {end}, before the warmup is over: "
             "raise rho or lower warmup"
         ),
     )

@@ -121,7 +121,7 @@ CLASHES = [
     ),
     (
         {"methods.ppo": {"late": {"warmup": 80}}},
-        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: alpha would be reached",
+        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: the schedule reaches its end",
     ),
     (
         {"methods.ppo": {"hard": {"measure": "evar", "hard_share": 0.5}}},
@@ -162,7 +162,7 @@ CLASHES = [
     (
         {"prompts.train": 11801},  # 14,000 rows less 2,000 leave 12,000, of which 200 are for validation
         "prompts.train = 11801, prompts.validation = 200, data.train_rows = 14000, data.second_scorer_rows = 2000: "
-        "12,001 queries are asked for, more than training rows are left",
+        "12,001 queries are needed, but fewer training rows are left",
     ),
     ({"prompts.test": 2001}, "prompts.test = 2001, data.test_rows = 2000: more test queries than test rows"),
     (
@@ -253,7 +253,7 @@ CLASHES = [
     ({"prompts.train": 127}, "prompts.train = 127, ppo.batch_size = 128: fewer queries than one batch"),
     (
         {"risk.warmup": 64, "ppo.iterations": 80, "risk.rho": 0.8},  # ceil(.8 x 80) = 64
-        "risk.warmup = 64, risk.rho = 0.8, ppo.iterations = 80: alpha would be reached at iteration "
+        "risk.warmup = 64, risk.rho = 0.8, ppo.iterations = 80: the schedule reaches its end at iteration "
         "ceil(rho * iterations) = 64, not after the warmup",
     ),
 ]
