@@ -254,7 +254,7 @@ CLASHES = [
     (
         {"risk.warmup": 64, "ppo.iterations": 80, "risk.rho": 0.8},  # ceil(.8 x 80) = 64
         "risk.warmup = 64, risk.rho = 0.8, ppo.iterations = 80: the schedule reaches its end at iteration "
-        "ceil(rho * iterations) = 64, not after the warmup",
+        "ceil(rho * iterations) = 64, before the warmup is over: raise rho or lower warmup",
     ),
 ]
 
