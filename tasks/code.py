@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
+from tasks.running.code import write_silent
 from tasks.running.stage import Run, stage
 
 
 @stage
 def code(run: Run, out: Path) -> None:
     """Copy the code without comments, docstrings and messages, so that rewording them makes nothing run again."""
-    from tasks.running.code import write_silent
-
     with run.output(out) as folder:
         for package in ("rarlhf", "tasks"):
             write_silent(Path(package), folder / package)

@@ -143,12 +143,12 @@ def _entry(stage: str) -> Mapping[str, Any]:
 
 
 def _matrix(stage: str) -> Mapping[str, Any]:
-    """What a stage's runs differ in: each key to a list, or to the `${key}` of one or of a mapping."""
+    """The matrix of a stage: each key to a list, or to a `${key}` of params.yaml."""
     return dict(_entry(stage).get("matrix", {}))
 
 
 def _items(text: str | list[Any], values: Mapping[str, Any]) -> list[Any]:
-    """A list, or what `${key}` names: a list, or a mapping, whose keys count, as in DVC."""
+    """The items of a list, or of the list or mapping that `${key}` names; of a mapping its keys, as in DVC."""
     return text if isinstance(text, list) else list(lookup(values, text.removeprefix("${").removesuffix("}")))
 
 

@@ -296,3 +296,15 @@ def test_a_reworded_text_in_the_code_trains_nothing(copy: Copy) -> None:
     finally:
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
+
+
+def test_a_stage_does_not_run_code_that_dvc_has_not_seen(copy: Copy) -> None:
+    path = copy.folder / "rarlhf" / "models" / "policy.py"
+    text = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(f"{text}\nEDITED = 1\n", encoding="utf-8")
+        printed = copy.dvc("repro", "--force", "--single-item", "sft", status=255)
+        assert "error: sft: rarlhf/models/policy.py was edited after stage code had copied it" in printed
+    finally:
+        path.write_text(text, encoding="utf-8")
+    copy.dvc("checkout", "--force")

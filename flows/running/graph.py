@@ -34,7 +34,7 @@ def read_graph(targets: Sequence[str] = ()) -> Graph:
 def up_to_date(graph: Graph) -> set[str]:
     """Stages that are up to date, as are all stages they wait for. Asking for all at once saves 0.5 s for each.
 
-    None where another process holds DVC's lock: DVC is then asked for each stage in its turn.
+    Empty if another process holds DVC's lock: DVC is then asked stage by stage.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

@@ -5,15 +5,11 @@ no defaults here, so that params.yaml stays the one home of every value.
 """
 
 from collections.abc import Mapping
-from fractions import Fraction
-from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rarlhf.config.function_names import is_function
-
-WITHOUT_LEVEL = ("none", "entropic")  # risk measures that do not read `risk.alpha`
 
 
 def _number_from_text(value: object) -> object:
@@ -251,7 +247,7 @@ class PPOParams(Section):
 
     @property
     def micro_batch(self) -> int:
-        """Episodes of a forward and backward pass; the whole mini-batch as long as `auto` is not resolved."""
+        """Episodes in a forward and backward pass; the whole mini-batch until `auto` is resolved."""
         return self.mini_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
 
 
@@ -281,15 +277,6 @@ class RiskParams(Section):
     temperature: Positive
     mix: Annotated[Number, Field(ge=0, le=1)]
     eta_rate: Positive | None
-
-    @property
-    def level(self) -> Fraction:
-        """`alpha` as the exact rational it is written as; 1 for a measure that singles out no share of the episodes."""
-        return Fraction(1) if self.measure in WITHOUT_LEVEL else Fraction(str(self.alpha))
-
-    def schedule_end(self, iterations: int) -> int:
-        """J = ceil(rho M): the first of M iterations at which the final level holds, counted in exact rationals."""
-        return ceil(Fraction(str(self.rho)) * iterations)
 
 
 MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # part of paths and of stages' names
@@ -351,11 +338,11 @@ class Params(Section):
     def risk_of(self, method: str) -> RiskParams:
         """Section `risk` with the changes of a method in `methods.ppo`.
 
-        If the method's measure is `none`, the section's other values do not count: plain RLHF stays the same, whatever
-        risk is tried.
+        If the changes name the measure `none`, the section's other values do not count: plain RLHF stays the same,
+        whatever risk is tried.
 
         Raises: pydantic.ValidationError if a change is no key of the section, or its value is not allowed.
         """
         changes = self.methods.ppo[method]
-        neutral = NEUTRAL if changes.get("measure", self.risk.measure) == "none" else {}
+        neutral = NEUTRAL if changes.get("measure") == "none" else {}
         return RiskParams.model_validate({**self.risk.model_dump(), **neutral, **changes})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from rarlhf.config.exact import schedule_end
 from rarlhf.config.function_names import function_name, is_function
 from rarlhf.config.params import Params, RiskParams
 
@@ -73,6 +74,8 @@ def _general_rules(p: Params) -> Iterable[Rule]:
     yield len(set(p.methods.start)) == len(p.methods.start), ("methods.start",), "methods must be distinct"
     yield bool(p.methods.names), ("methods.start", "methods.ppo"), "name at least one method"
     taken = [name for name in p.methods.ppo if name in RESERVED]
+    plain = "rlhf" not in p.methods.ppo or p.risk_of("rlhf").measure == "none"
+    yield plain, ("methods.ppo",), "rlhf is plain RLHF: give it measure: none, or give the method another name"
     yield not taken, ("methods.ppo",), f"another stage writes models/{', models/'.join(taken)}; give it another name"
     one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
     yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "set one of the two, and the other to null"
@@ -119,7 +122,7 @@ def _row_rules(p: Params) -> Iterable[Rule]:
     yield (
         enough,
         ("prompts.train", "prompts.validation", "data.train_rows", "data.second_scorer_rows"),
-        f"{queries:,} queries are asked for, more than training rows are left besides the second scorer's",
+        f"{queries:,} queries are needed, but fewer training rows are left after the second scorer's are set aside",
     )
     yield (
         data.test_rows is None or prompts.test <= data.test_rows,
@@ -228,12 +231,12 @@ def _risk_rules(risk: RiskParams, iterations: int, entry: tuple[str, ...]) -> It
         entry or ("risk.hard_share", "risk.measure"),
         "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
     )
-    end = risk.schedule_end(iterations)
+    end = schedule_end(risk.rho, iterations)
     yield (
         risk.measure == "none" or end > risk.warmup,
         (*(entry or ("risk.warmup", "risk.rho")), "ppo.iterations"),
         (
-            f"alpha would be reached at iteration ceil(rho * iterations) = {end}, not after the warmup: "
+            f"the schedule reaches its end at iteration ceil(rho * iterations) = {end}, before the warmup is over: "
             "raise rho or lower warmup"
         ),
     )

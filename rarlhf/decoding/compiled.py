@@ -13,7 +13,7 @@ from rarlhf.models.policy import positions
 
 
 class CompiledSteps:
-    """The compiled pass of one model, with a cache for every size of batch that it decoded; compiles at the first."""
+    """One model's compiled pass. Each size of batch has a cache of its own and compiles when it comes first."""
 
     def __init__(self, lm: PreTrainedModel) -> None:
         """Raises: UserError if the model's attention does not take the masks that are made here."""

@@ -78,3 +78,11 @@ def _lines(name: str, total: int) -> Iterator[Update]:
             print(f"{name} {done}/{total} {text} ({now - start:.0f} s, about {left:.0f} s left)", flush=True)
 
     yield update
+
+
+def short(record: Mapping[str, float]) -> str:
+    """The few numbers of a PPO iteration that a progress bar shows."""
+    return (
+        f"score {record['objective/score_mean']:+.2f} tail {record['risk/score_cvar']:+.2f} "
+        f"KL {record['objective/kl']:.2f} kept {record['risk/kept']:.0f}"
+    )

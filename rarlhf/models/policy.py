@@ -196,7 +196,7 @@ _ONEDNN = _onednn_linear()
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
-    """(B, T) float32 log-probabilities of `tokens` (B, T) where `sampling` shapes `logits` (B, T, V).
+    """(B, T) float32 log-probabilities of `tokens` (B, T) under what `sampling` makes of `logits` (B, T, V).
 
     No second (B, T, V) tensor is made. The backward pass overwrites `logits` with the gradient, so it can run only
     once, and nothing else may use `logits` after it.

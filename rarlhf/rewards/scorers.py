@@ -60,7 +60,7 @@ class RewardModel:
 
 
 def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
-    """Refuses a `max_length` above the classifier's positions, which may start after the padding's number."""
+    """Refuses a `max_length` above the classifier's positions; some models count them from after the padding index."""
     positions = positions_of(model.config)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:

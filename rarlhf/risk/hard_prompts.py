@@ -35,7 +35,7 @@ class HardPrompts:
 
         Args:
             batch: B queries drawn from p.
-            index: of the batch, from 0; names the candidates.
+            index: of the iteration; names the random stream of the candidates.
             level: alpha' in (0, 1); at 1 every prompt is below the quantile, and nothing is replaced.
             value_of: the critic.
         Returns: B queries, and v_alpha, the value at or below which a prompt is hard (-inf where none is). It lies

@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
 
+from rarlhf.config.exact import final_level, schedule_end
 from rarlhf.config.params import RiskParams
 
 
@@ -31,7 +32,7 @@ class RiskSchedule:
             measure `none` needs none.
         """
         self.params = params
-        self.end = params.schedule_end(iterations)
+        self.end = schedule_end(params.rho, iterations)
         if params.measure != "none" and self.end <= params.warmup:
             raise ValueError(f"ceil(rho * iterations) = {self.end} must exceed warmup = {params.warmup}")
 
@@ -43,10 +44,10 @@ class RiskSchedule:
         K = (1 - alpha) / (J - n). Source: paper, section 4 (m counted from 1; the authors' code counts from 0).
         """
         m, n = iteration - 1 + self.params.count_from, self.params.warmup
-        if m >= self.end:
-            return self.level(Fraction(1))
-        return self.level(Fraction(max(m - n, 0), self.end - n))
+        if m <= n:
+            return self.level(Fraction(0))
+        return self.level(Fraction(m - n, self.end - n) if m < self.end else Fraction(1))
 
     def level(self, progress: Fraction) -> RiskLevel:
         """The level at `progress` in [0, 1]."""
-        return RiskLevel(progress, 1 - (1 - self.params.level) * progress)
+        return RiskLevel(progress, 1 - (1 - final_level(self.params.measure, self.params.alpha)) * progress)

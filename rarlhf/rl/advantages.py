@@ -31,7 +31,7 @@ def terminal_rewards(scores: Tensor, response_mask: Tensor) -> Tensor:
 
 
 def risk_rewards(rewards: Tensor, treated: Treatment, response_mask: Tensor) -> Tensor:
-    """Per-token rewards after the risk measure: its utility at the last real token, beside a share of the own rewards.
+    """Per-token rewards after the risk measure: its utility at the last real token, plus a share of the own rewards.
 
     The measure saw returns with the KL penalty in them, so the penalty stays with the same weight as the score.
 

@@ -79,14 +79,6 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return float(1.0 - (returns - values).var() / variance) if variance > 0 else 0.0
 
 
-def short(record: Numbers) -> str:
-    """The few that a progress bar shows."""
-    return (
-        f"score {record['objective/score_mean']:+.2f} tail {record['risk/score_cvar']:+.2f} "
-        f"KL {record['objective/kl']:.2f} kept {record['risk/kept']:.0f}"
-    )
-
-
 def show_samples(
     recorder: Recorder, iteration: int, rollout: Rollout, kept: Tensor, tokenizer: PreTrainedTokenizerBase
 ) -> None:

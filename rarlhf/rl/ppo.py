@@ -36,7 +36,7 @@ from rarlhf.data.queries import episode_texts
 from rarlhf.decoding.compiled import CompiledSteps
 from rarlhf.decoding.sampling import Decoding, left_pad, sample_batches, uniform_numbers
 from rarlhf.messages.diagnostics import Watch
-from rarlhf.messages.progress import Update, progress
+from rarlhf.messages.progress import Update, progress, short
 from rarlhf.models.episodes import Episodes, Measured, chunks, joined
 from rarlhf.models.policy import response_logprobs, response_states
 from rarlhf.risk.hard_prompts import HardPrompts
@@ -54,7 +54,7 @@ from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered,
 from rarlhf.system.signals import HeldSignals
 from rarlhf.system.streams import generator
 
-DIVERGED = "lower ppo.lr or ppo.value_lr, or raise kl.coef. The last checkpoint is kept"
+_DIVERGED = "lower ppo.lr or ppo.value_lr, or raise kl.coef. The last checkpoint is kept"
 
 
 class PPOTrainer:
@@ -135,10 +135,10 @@ class PPOTrainer:
         if iteration < 1:
             self.warm_up_value(rollout)
         else:
-            show(iteration, metrics.short(self.step(rollout, iteration)))
+            show(iteration, short(self.step(rollout, iteration)))
         totals = torch.stack([p.detach().sum() for p in self.policy.parameters() if p.requires_grad])
         if not totals.isfinite().all():
-            raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
+            raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {_DIVERGED}")
 
     def step(self, rollout: Rollout, iteration: int) -> dict[str, float]:
         """One iteration's update from a rollout; returns its record.
@@ -252,7 +252,7 @@ class PPOTrainer:
                     decoding, prompts.rows(ours), uniforms[ours], self.ppo.decode_batch_size, measuring
                 )
         except UserError as error:
-            raise UserError(f"iteration {iteration}: {error}; {DIVERGED}") from error
+            raise UserError(f"iteration {iteration}: {error}; {_DIVERGED}") from error
 
     def texts(self, episodes: Episodes) -> list[str]:
         """Text of each query with its response: what the score sees."""
@@ -295,7 +295,7 @@ class PPOTrainer:
         policy, value, clipped, approx_kl, ratio = self.world.sum(sums[:, :-1].sum(dim=0)).tolist()
         if not math.isfinite(policy + value):
             raise UserError(
-                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); {DIVERGED}"
+                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); {_DIVERGED}"
             )
         skipped = ratio > self.ppo.max_ratio
         if not skipped:

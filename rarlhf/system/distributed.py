@@ -29,7 +29,7 @@ class World:
     size = 1
 
     def share(self, rows: int) -> Tensor:
-        """(n,) int64, the rows (of `rows` in all) that this process does; the shares in order of rank are all rows."""
+        """(n,) int64, this process's share of the rows 0 to `rows` - 1; all shares in order of rank are all rows."""
         return torch.arange(rows).tensor_split(self.size)[self.rank]
 
     def gather(self, part: Part) -> list[Part]:

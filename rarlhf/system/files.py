@@ -43,7 +43,8 @@ def write_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 def replaced(target: Path) -> Iterator[Path]:
     """A path to write to; the file then takes the place of `target` in one step: a reader sees the old or the new.
 
-    It is on the disk before that. After a failure `target` is as it was; what a killed process has left is deleted.
+    The file is synchronised to the disk first. After a failure `target` is unchanged. Leftovers of a killed process are
+    deleted.
     """
     with _beside(target) as folder:  # a folder, because libraries write under further names of their own
         partial = folder / target.name

@@ -12,8 +12,8 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 class HeldSignals:
     """A context that notes the first SIGINT or SIGTERM and lets it act at its end; a second one acts at once.
 
-    To act is to do what the signal would have done without the context, and a handler that returns is followed by
-    KeyboardInterrupt. Outside the main thread, and where a signal is ignored, nothing is held.
+    The signal then does what it would have done without the context. If its handler returns, KeyboardInterrupt is
+    raised. Outside the main thread, and where a signal is ignored, nothing is held.
 
     Attributes:
         number: the signal that was noted, None while there was none.

@@ -33,6 +33,7 @@ from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.system.launch import first_process
 from tasks.inputs import Inputs, label, lookup, read_inputs
+from tasks.running.code import refuse_edited
 from tasks.running.outputs import Outputs, remove
 from tasks.tracking.passwords import without_passwords
 from tasks.tracking.record import stage_record
@@ -132,9 +133,10 @@ class Run:
     def finish(self) -> None:
         """Moves the outputs into place and deletes the checkpoints.
 
-        Raises: UserError if params.yaml was edited while the stage ran.
+        Raises: UserError if params.yaml or the code was edited while the stage ran.
         """
         self._refuse_edited_params()
+        refuse_edited(self.inputs.files)
         targets = self._outputs.commit()
         for path in targets:
             if path.parts[0] == MODELS:
@@ -195,6 +197,7 @@ def _execute(function: Callable[..., None], arguments: Mapping[str, Any]) -> Non
     os.environ["OMP_NUM_THREADS"] = str(params.runtime.threads)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises optional kernels at import
     inputs = read_inputs(function.__name__, arguments, params)
+    refuse_edited(inputs.files)
     tracker = Tracker(stage_record(function.__name__, arguments, params, inputs), root())
     run = Run(params, inputs, tracker)
     with _closing(run):

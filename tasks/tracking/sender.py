@@ -47,7 +47,7 @@ class Sender:
             self._wake.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Waits until everything is sent, for so many seconds at most."""
+        """Waits up to `seconds` until everything is sent."""
         with self._wake:
             self._wake.wait_for(lambda: not self._jobs, seconds)
 

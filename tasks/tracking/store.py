@@ -35,7 +35,7 @@ def store_uri(root: Path) -> str:
 
 
 def import_mlflow(uri: str) -> None:
-    """Imports what a thread uses later: two threads that import packages at once can get half of one."""
+    """Imports what a thread uses later: two threads that import at once can see a package half loaded."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     store = "rest_store" if uri.startswith("http") else "sqlalchemy_store"

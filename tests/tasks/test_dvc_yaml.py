@@ -21,9 +21,12 @@ REPOSITORY = Path(__file__).parents[2]
 DVC_YAML: dict[str, Any] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))
 STAGES: dict[str, dict[str, Any]] = DVC_YAML["stages"]
 CODE = "data/modules"  # where stage `code` puts the code that the others depend on
-# Rooms whose change leaves every stage's bytes as they are: params are depended on key by key, and messages only speak.
-NO_BYTES = ("rarlhf/config/", "rarlhf/messages/")
-BY_FILE = "training"  # the room whose files are depended on one by one: each is a way to make one model
+# Files whose change leaves every stage's bytes as they are: params are depended on key by key, and messages only speak.
+NO_BYTES = {
+    *(f"rarlhf/config/{name}.py" for name in ("__init__", "errors", "escapes", "load", "params", "refusals", "rules")),
+    *(f"rarlhf/messages/{name}.py" for name in ("__init__", "diagnostics", "progress")),
+}
+BY_FILE = ("config", "messages", "training")  # rooms whose files are depended on one by one
 # Sections that a stage's modules name and the stage does not depend on.
 UNUSED = {
     "ppo": {"risk"},  # stage `methods` hands it what decides the risk of its method
@@ -57,7 +60,7 @@ def closure(path: str, seen: set[str] | None = None) -> set[str]:
     seen.add(path)
     for name in map(path_of, imports(ast.parse((REPOSITORY / path).read_text("utf-8")))):
         ours = name.startswith("rarlhf/") or name == "tasks/continuations.py"
-        if ours and name not in seen and not name.startswith(NO_BYTES) and (REPOSITORY / name).is_file():
+        if ours and name not in seen | NO_BYTES and (REPOSITORY / name).is_file():
             closure(name, seen)
     return seen
 
@@ -65,7 +68,7 @@ def closure(path: str, seen: set[str] | None = None) -> set[str]:
 def dependency(path: str) -> str | None:
     """What dvc.yaml lists for a module: its room, or the module itself; None for a package without code of its own."""
     package, *folders, _ = path.split("/")
-    if package == "rarlhf" and folders and folders[0] != BY_FILE:
+    if package == "rarlhf" and folders and folders[0] not in BY_FILE:
         return f"{CODE}/rarlhf/{folders[0]}"
     return None if path.endswith("__init__.py") else f"{CODE}/{path}"
 

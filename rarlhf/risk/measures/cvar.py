@@ -30,7 +30,7 @@ class HardSelection(RiskMeasure):
         return returns[worst_episodes(returns, level.kept(len(returns)))].mean()
 
     def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
-        """Keeps the worst B', ties by lower index; of weighted prompts, that share."""
+        """Keeps the B' worst episodes, ties by lower index; with weighted prompts, the share alpha' of all weight."""
         kept = level.kept(len(batch.ranking))
         if batch.weights is not None:
             kept = weighted_count(batch.ranking, batch.weights, level.alpha)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
@@ -10,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from rarlhf.config.errors import UserError
+from rarlhf.config.exact import final_level
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params, RiskParams, Section
 from rarlhf.config.rules import cautions, rules
@@ -90,7 +92,8 @@ def test_values_come_as_they_are_written_and_are_frozen() -> None:
 
 def test_a_level_is_the_rational_that_was_written(tmp_path: Path) -> None:
     risk = load_params(write(tmp_path, {"risk.alpha": 0.28})).risk
-    assert (risk.level.numerator, risk.level.denominator) == (7, 25)
+    assert final_level(risk.measure, risk.alpha) == Fraction(7, 25)
+    assert final_level("entropic", risk.alpha) == 1
 
 
 @pytest.mark.parametrize("text", ["1e-05", "1E-5", "0.00001"])
@@ -112,12 +115,16 @@ CLASHES = [
         "methods.start = [], methods.ppo = {}: name at least one method",
     ),
     (
+        {"methods.ppo": {"rlhf": {"alpha": 0.5}}},
+        "methods.ppo = {'rlhf': {'alpha': 0.5}}: rlhf is plain RLHF: give it measure: none",
+    ),
+    (
         {"methods.ppo": {"reward": {}}},
         "methods.ppo = {'reward': {}}: another stage writes models/reward; give it another name",
     ),
     (
         {"methods.ppo": {"late": {"warmup": 80}}},
-        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: alpha would be reached",
+        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: the schedule reaches its end",
     ),
     (
         {"methods.ppo": {"hard": {"measure": "evar", "hard_share": 0.5}}},
@@ -158,7 +165,7 @@ CLASHES = [
     (
         {"prompts.train": 11801},  # 14,000 rows less 2,000 leave 12,000, of which 200 are for validation
         "prompts.train = 11801, prompts.validation = 200, data.train_rows = 14000, data.second_scorer_rows = 2000: "
-        "12,001 queries are asked for, more than training rows are left",
+        "12,001 queries are needed, but fewer training rows are left",
     ),
     ({"prompts.test": 2001}, "prompts.test = 2001, data.test_rows = 2000: more test queries than test rows"),
     (
@@ -249,8 +256,8 @@ CLASHES = [
     ({"prompts.train": 127}, "prompts.train = 127, ppo.batch_size = 128: fewer queries than one batch"),
     (
         {"risk.warmup": 64, "ppo.iterations": 80, "risk.rho": 0.8},  # ceil(.8 x 80) = 64
-        "risk.warmup = 64, risk.rho = 0.8, ppo.iterations = 80: alpha would be reached at iteration "
-        "ceil(rho * iterations) = 64, not after the warmup",
+        "risk.warmup = 64, risk.rho = 0.8, ppo.iterations = 80: the schedule reaches its end at iteration "
+        "ceil(rho * iterations) = 64, before the warmup is over: raise rho or lower warmup",
     ),
 ]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rarlhf.config.params import WITHOUT_LEVEL, Params, RiskParams
+from rarlhf.config.exact import WITHOUT_LEVEL
+from rarlhf.config.params import Params, RiskParams
 from rarlhf.data.batches import query_batch
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import MEASURES, risk_measure

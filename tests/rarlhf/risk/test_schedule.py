@@ -70,3 +70,9 @@ def test_refuses_a_schedule_without_room(risk: RiskParams) -> None:
 def test_plain_rlhf_needs_no_room_and_has_the_level_one(risk: RiskParams) -> None:
     plain = schedule(risk, 80, 10, 0.1, measure="none")  # J = 8
     assert {plain.at(iteration).alpha for iteration in range(1, 81)} == {1}
+
+
+def test_the_value_warm_up_before_the_first_iteration_is_risk_neutral(params: Params) -> None:
+    values = {"measure": "none", "warmup": 1, "rho": 0.01}  # J = 1 = n: no room, and the measure needs none
+    given = RiskSchedule(params.risk.model_copy(update=values), 80)
+    assert [given.at(m).progress for m in (-7, 0, 1, 2)] == [0, 0, 0, 1]
