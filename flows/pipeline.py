@@ -38,7 +38,7 @@ at the same time, tries a stage again whose failure may pass, makes one run in M
 for the whole pipeline, and can share results through a DVC remote."""
 EXAMPLE = """\
 example:
-  python -m flows.pipeline evaluate --set risk.alpha=0.2 --set seeds=[1,2]"""
+  python -m flows.pipeline evaluate --set risk.alpha=0.2 --set 'seeds=[1, 2]'"""
 MLFLOW_SECONDS = 5.0  # how long the link to MLflow's page waits for its answer
 
 

@@ -154,8 +154,10 @@ def test_a_methods_key_must_be_in_its_entry_first() -> None:
         override({"methods.ppo.ra_rlhf.alpha": 0.1})
     with pytest.raises(UserError, match="methods.ppo.ra_rlhf.alhpa is not a key of params.yaml"):
         override({"methods.ppo.ra_rlhf.alhpa": 0.1})
-    override({"methods.ppo.rlhf.measure": "evar"})
-    assert load_params().methods.ppo["rlhf"] == {"measure": "evar"}
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("ra_rlhf: {} ", "ra_rlhf: {alpha: 0.2} "))
+    override({"methods.ppo.ra_rlhf.alpha": 0.1})
+    assert load_params().methods.ppo["ra_rlhf"] == {"alpha": 0.1}
 
 
 def test_values_over_params_or_a_preset_are_checked_and_not_written() -> None:
