@@ -1,1 +1,1 @@
-"""What a person reads while something runs: progress, diagnostics, Markdown; no result depends on it."""
+"""What a person reads: progress, diagnostics and Markdown; no number depends on it."""
