@@ -25,10 +25,20 @@ from flows.running.stages import Processes, Repro, run_stages
 from flows.serving.runs import hold_workspace
 from flows.serving.server import local_settings
 from rarlhf.config.errors import UserError
+from rarlhf.config.load import load_params
+from tasks.preset import overridden
 from tasks.tracking.passwords import without_passwords
 from tasks.tracking.pipeline import Pipeline, pipeline_run
 
 EVALUATE = "evaluate"
+ABOUT = """\
+Bring all stages, or those that are named, up to date by the Prefect flow rarlhf in
+this process. It does what `dvc repro` does. In addition it runs independent stages
+at the same time, tries a stage again whose failure may pass, makes one run in MLflow
+for the whole pipeline, and can share results through a DVC remote."""
+EXAMPLE = """\
+example:
+  python -m flows.pipeline evaluate --set risk.alpha=0.2 --set seeds=[1,2]"""
 MLFLOW_SECONDS = 5.0  # how long the link to MLflow's page waits for its answer
 
 
@@ -111,7 +121,7 @@ def send(remote: str, stages: list[str]) -> None:
 def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text}: expected key=value")
+        raise argparse.ArgumentTypeError(f"{text}: expected KEY=VALUE, such as risk.alpha=0.2")
     try:
         return key, YAML(typ="safe", pure=True).load(value)
     except Exception as error:  # of odd numbers and dates the reader raises more than its own errors
@@ -130,22 +140,54 @@ def _run(options: argparse.Namespace) -> State[Any]:
     )
 
 
-def main() -> int:
-    """Runs the flow in this process, with a server where one answers; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m flows.pipeline", description="Run the flow rarlhf in this process.")
-    parser.add_argument("targets", nargs="*", help="stages; all where none is named")
-    parser.add_argument("--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m flows.pipeline",
+        description=ABOUT,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("targets", nargs="*", help="stages (default: all)")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="write a value into params.yaml, where it stays; repeat --set for further values",
+    )
     parser.add_argument("--force", action="store_true", help="run stages that are up to date too")
     parser.add_argument("--preset", help="preset that replaces params.yaml first")
-    parser.add_argument("--parallel", type=int, help="how many stages may run at the same time")
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        help="how many stages may run at the same time (default: one for each accelerator, or one on a CPU)",
+    )
     parser.add_argument("--remote", help="DVC remote that results are taken from and sent to")
-    options = parser.parse_args()
+    return parser
+
+
+def _refuse_wrong_values(options: argparse.Namespace) -> None:
+    """Refuses a wrong params.yaml, preset, key or value before a server starts."""
+    if options.preset is None:
+        load_params()
+    overridden(dict(options.overrides), options.preset)
+
+
+def main() -> int:
+    """Runs the flow in this process, with a server where one answers; returns the exit status."""
+    options = _parser().parse_args()
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # without it a temporary server would live on
     try:
+        _refuse_wrong_values(options)
         with local_settings():
             state = _run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: stopped", file=sys.stderr)
         return 128 + signal.SIGINT

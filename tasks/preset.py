@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -15,6 +16,7 @@ from ruamel.yaml.nodes import MappingNode, Node
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
+from rarlhf.config.params import Params, RiskParams
 from rarlhf.config.refusals import shown
 from tasks.running.outputs import Outputs
 
@@ -54,10 +56,42 @@ def override(values: Mapping[str, object]) -> None:
 
     Raises: UserError for a key that is not there or a value that is not allowed.
     """
-    text = PARAMS.read_text(encoding="utf-8")
+    _write(overridden(values))
+
+
+def overridden(values: Mapping[str, object], preset: str | None = None) -> str:
+    """The text of params.yaml, or of a preset, with values set by dotted key; writes nothing.
+
+    Raises: UserError for a preset or a key that is not there, or a value that is not allowed.
+    """
+    text = PARAMS.read_text(encoding="utf-8") if preset is None else _preset_text(preset, None)
+    text = set_values(text, values)
+    params_of(text, f"{PARAMS} (left as it was)")
+    return text
+
+
+def params_of(text: str, name: str) -> Params:
+    """The params that a YAML text holds; errors call it `name`.
+
+    Raises: UserError as `load_params`.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, PARAMS)
+        path.write_text(text, encoding="utf-8")
+        try:
+            return load_params(path)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), name)) from None
+
+
+def set_values(text: str, values: Mapping[str, object]) -> str:
+    """The YAML text with the values at dotted keys replaced.
+
+    Raises: UserError as `set_value`.
+    """
     for key, value in values.items():
         text = set_value(text, key, value)
-    _write(text, check=True)
+    return text
 
 
 def set_value(text: str, key: str, value: object) -> str:
@@ -79,9 +113,19 @@ def _node(text: str, key: str) -> Node:
         entries = node.value if isinstance(node, MappingNode) else []
         found = [value for name, value in entries if name.value == part]
         if not found:
-            raise UserError(f"{key} is not a key of {PARAMS}; presets/tiny.yaml shows them all")
+            raise UserError(_not_there(key))
         node = found[0]
     return node
+
+
+def _not_there(key: str) -> str:
+    parts = key.split(".")
+    if parts[:2] == ["methods", "ppo"] and len(parts) == 4 and parts[3] in RiskParams.model_fields:
+        return (
+            f"{key}: in {PARAMS}, the entry {parts[2]} under methods.ppo has no key {parts[3]}; "
+            f"write {parts[3]} with a value into the entry first"
+        )
+    return f"{key} is not a key of {PARAMS}; presets/tiny.yaml shows them all"
 
 
 def _preset_text(name: str, data: str | None) -> str:
@@ -110,23 +154,14 @@ def _is_preset(content: bytes) -> bool:
     return text in [set_value(preset, "data.path", None) for preset in presets]
 
 
-def _write(text: str, check: bool = False) -> None:
+def _write(text: str) -> None:
     outputs = Outputs()
     try:
         with outputs.write(PARAMS) as partial:
             partial.write_text(text, encoding="utf-8")
-            if check:
-                _validate(partial)
         outputs.commit()
     finally:
         outputs.discard()
-
-
-def _validate(partial: Path) -> None:
-    try:
-        load_params(partial)
-    except UserError as error:
-        raise UserError(str(error).replace(str(partial), f"{PARAMS} (left as it was)")) from None
 
 
 def main() -> int:
@@ -142,7 +177,9 @@ def main() -> int:
             print(apply_preset(arguments.name, arguments.data, arguments.force))
         elif arguments.data is not None:
             raise UserError("DATA goes with PRESET=name; to change the data alone, edit data.path in params.yaml")
-        load_params(PARAMS)
+        params = load_params(PARAMS)
+        if arguments.name is None:
+            print(f"{PARAMS} is valid (preset {params.preset})")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

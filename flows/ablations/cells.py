@@ -14,7 +14,7 @@ from rarlhf.config.load import load_params
 from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
 from tasks.inputs import lookup
-from tasks.preset import PARAMS, set_value
+from tasks.preset import PARAMS, params_of, set_values
 
 if TYPE_CHECKING:
     from dvc.stage import Stage
@@ -76,10 +76,10 @@ def make_cells(points: Sequence[Values], common: Values) -> list[Cell]:
     for key in (key for point in points for key in point if key in NO_GRID):
         raise UserError(f"{key} cannot differ between cells; {NO_GRID[key]}")
     load_params(PARAMS)
-    text = _with(PARAMS.read_text(encoding="utf-8"), common)
-    names = _names(points)
+    text = set_values(PARAMS.read_text(encoding="utf-8"), common)
     cells = [
-        Cell(name, dict(point), _valid(_with(text, point), name)) for name, point in zip(names, points, strict=True)
+        Cell(name, dict(point), params_of(set_values(text, point), f"{PARAMS} with cell {name}"))
+        for name, point in zip(_names(points), points, strict=True)
     ]
     for index, cell in enumerate(cells):
         same = [other.name for other in cells[:index] if other.params == cell.params]
@@ -96,7 +96,7 @@ def varying(cells: Sequence[Cell]) -> list[str]:
 
 
 def shared_stages(params: Values, cells: Sequence[Cell]) -> list[str]:
-    """The last of the stages in dvc.yaml that every cell has alike; reproducing them makes all that they need.
+    """Stages that all cells share and that no other shared stage needs.
 
     Args:
         params: of one cell, over params.yaml; it decides which stages there are.
@@ -110,7 +110,7 @@ def shared_stages(params: Values, cells: Sequence[Cell]) -> list[str]:
         Path(folder, ".dvc").mkdir()
         Path(folder, ".dvc/config").write_text("[core]\n    no_scm = True\n", encoding="utf-8")
         Path(folder, "dvc.yaml").write_text(Path("dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-        Path(folder, "params.yaml").write_text(_with(PARAMS.read_text(encoding="utf-8"), params), encoding="utf-8")
+        Path(folder, "params.yaml").write_text(set_values(PARAMS.read_text(encoding="utf-8"), params), encoding="utf-8")
         with Repo(folder) as repo:
             graph = repo.index.graph
             changed = {stage for stage in graph if _reads(stage, keys)}
@@ -129,34 +129,21 @@ def _differing_methods(cells: Sequence[Cell]) -> set[str]:
 
 
 def _changes(stage: "Stage", changed: Iterable["Stage"], methods: Collection[str]) -> bool:
-    """Whether a stage changes with those it needs; stage `methods` changes what trains one of `methods`, no other."""
+    """Whether a change in what a stage needs changes the stage.
+
+    A change in stage `methods` changes only the stages that train one of `methods`.
+    """
     trains = stage.name.partition("@")[2].rpartition("-")[0] in methods
     return any(needed.name != "methods" or trains for needed in changed)
 
 
 def _reads(stage: "Stage", keys: Iterable[str]) -> bool:
-    """Whether a stage's `params:` name a key, what holds it, or what it holds.
+    """Whether a stage's `params:` lists one of the keys, a section that contains it, or a key below it.
 
-    That `check` reads the whole file does not count, because its output is constant.
+    Stage `check` reads the whole file. This does not count, because its output is constant.
     """
     listed = [name for dependency in stage.params for name in dependency.params]
     return any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for key in keys for name in listed)
-
-
-def _with(text: str, values: Values) -> str:
-    for key, value in values.items():
-        text = set_value(text, key, value)
-    return text
-
-
-def _valid(text: str, name: str) -> Params:
-    with TemporaryDirectory() as folder:
-        path = Path(folder, PARAMS)
-        path.write_text(text, encoding="utf-8")
-        try:
-            return load_params(path)
-        except UserError as error:
-            raise UserError(str(error).replace(str(path), f"{PARAMS} with cell {name}")) from None
 
 
 def _names(points: Sequence[Values]) -> list[str]:

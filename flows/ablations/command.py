@@ -7,12 +7,32 @@ from ruamel.yaml import YAML
 
 from flows.ablations.cells import PAPER
 
+ABOUT = """\
+Train and evaluate several cells, and compare them in one table. A cell is one
+combination of values for params.yaml. params.yaml and your results stay as they
+are. Cells that have run before are not run again. Give one of --grid, --cell and
+--paper. The results are in reports/ablation/NAME/ and in MLflow."""
+EXAMPLES = """\
+examples:
+  python -m flows.ablation --grid risk.alpha=0.2,0.4 risk.warmup=1,30 --seeds 1,2
+  python -m flows.ablation --cell risk.measure=none --cell risk.measure=cvar risk.alpha=0.2"""
+
 
 def parser() -> argparse.ArgumentParser:
     """Reads the options of the flow, `--cell` as `cells`."""
-    options = argparse.ArgumentParser("python -m flows.ablation", description="Compare cells of params, side by side.")
+    options = argparse.ArgumentParser(
+        "python -m flows.ablation",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options.add_argument(
-        "--grid", type=values_of, nargs="+", default=[], metavar="KEY=V1,V2", help="every combination is a cell"
+        "--grid",
+        type=values_of,
+        nargs="+",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="keys of params.yaml with their values; every combination is a cell",
     )
     options.add_argument(
         "--cell",
@@ -21,15 +41,19 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one cell",
+        help="the values of one cell; repeat --cell for each cell",
         dest="cells",
     )
     options.add_argument("--paper", help=f"the cells of a table of the paper: {', '.join(PAPER)}")
     options.add_argument(
-        "--seeds", type=seeds_of, metavar="S1,S2", help="of every cell; those of params.yaml if left out"
+        "--seeds", type=seeds_of, metavar="S1,S2", help="the seeds of every cell (default: those of params.yaml)"
     )
-    options.add_argument("--name", help="of the folder in reports/ablation/")
-    options.add_argument("--jobs", type=int, help="how many cells run at the same time")
+    options.add_argument("--name", help="the folder in reports/ablation/ (default: made from the keys)")
+    options.add_argument(
+        "--jobs",
+        type=int,
+        help="how many cells run at the same time (default: one for each accelerator, or one on a CPU)",
+    )
     return options
 
 
@@ -40,7 +64,7 @@ def values_of(text: str) -> tuple[str, list[Any]]:
     """
     key, equals, values = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text}: expected key=value,value")
+        raise argparse.ArgumentTypeError(f"{text}: expected KEY=V1,V2, such as risk.alpha=0.2,0.4")
     return key, _yaml(f"[{values}]")
 
 
@@ -51,7 +75,7 @@ def value_of(text: str) -> tuple[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text}: expected key=value")
+        raise argparse.ArgumentTypeError(f"{text}: expected KEY=VALUE, such as risk.alpha=0.2")
     return key, _yaml(value)
 
 

@@ -33,14 +33,23 @@ def add_generate(commands: Commands) -> None:
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a model, such as models/ra_rlhf/1")
     parser.add_argument("texts", nargs="*", metavar="PROMPT", help="what to continue")
-    _add_file(parser, "prompt")
-    parser.add_argument("--samples", type=_count, default=1, help="continuations of each prompt (1)")
+    _add_file(parser, "prompt", "key prompt")
+    parser.add_argument("--samples", type=_count, default=1, help="continuations of each prompt (default: 1)")
     parser.add_argument(
-        "--max-new-tokens", type=_count, help="longest continuation (48, or less where the model's context is short)"
+        "--max-new-tokens",
+        type=_count,
+        help="longest continuation, in tokens (default: 48, or less if the model's context is short)",
     )
-    parser.add_argument("--temperature", type=_temperature, default=1.0, help="above 0, at most 10; below 1: tamer (1)")
-    parser.add_argument("--seed", type=_seed, default=1, help="equal seeds draw equal continuations (1)")
-    parser.add_argument("--batch-size", type=_count, default=32, help="continuations at once: speed and memory (32)")
+    parser.add_argument(
+        "--temperature",
+        type=_temperature,
+        default=1.0,
+        help="above 0, at most 10; below 1: less random (default: 1)",
+    )
+    parser.add_argument("--seed", type=_seed, default=1, help="equal seeds draw equal continuations (default: 1)")
+    parser.add_argument(
+        "--batch-size", type=_count, default=32, help="continuations at once: speed and memory (default: 32)"
+    )
     parser.add_argument("--base", type=Path, help="folder of an adapter's base, if it is not the one it names")
     _add_device(parser)
     parser.add_argument("--json", action="store_true", help="JSON lines: prompt, sample, continuation, tokens, ended")
@@ -86,8 +95,8 @@ def add_score(commands: Commands) -> None:
         epilog="example: rarlhf generate models/ra_rlhf/1 'the film was' --json | rarlhf score",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="what to score")
-    _add_file(parser, "text")
-    parser.add_argument("--reward", type=Path, help="folder of a classifier (models/reward)")
+    _add_file(parser, "text", "key text, or keys prompt and continuation")
+    parser.add_argument("--reward", type=Path, help="folder of a classifier (default: models/reward)")
     parser.add_argument("--label", help="the output whose raw logit is the score, by name or index")
     parser.add_argument("--sign", type=int, choices=[1, -1], help="-1 for a classifier of the unwanted class")
     parser.add_argument("--max-length", type=_count, help="tokens that the classifier reads of a text")
@@ -118,8 +127,8 @@ def add_merge(commands: Commands) -> None:
     """`rarlhf merge`: an adapter and its base as one model."""
     parser = commands.add_parser(
         "merge",
-        help="make plain weights of an adapter",
-        description="Make plain weights of an adapter and its base.",
+        help="merge an adapter into its base model",
+        description="Merge an adapter into its base model, as one model with plain weights.",
         epilog="example: rarlhf merge models/ra_rlhf/1 merged",
     )
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder of the adapter, such as models/ra_rlhf/1")
@@ -141,10 +150,10 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 def add_convert(commands: Commands) -> None:
     """`rarlhf convert`: a model with pickled weights as one with safetensors."""
-    about = "Make safetensors of a model that has pickled weights alone. Convert only what you trust."
+    about = "Convert a model that has only pickled weights to safetensors. Convert only what you trust."
     parser = commands.add_parser(
         "convert",
-        help="make safetensors of pickled weights",
+        help="convert pickled weights to safetensors",
         description=about,
         epilog="example: rarlhf convert lvwerra/distilbert-imdb distilbert-imdb",
     )
@@ -223,7 +232,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "rarlhf",
         description="Use models that the pipeline trained.",
-        epilog="`rarlhf COMMAND --help` says more of each. The pipeline itself is run by `make repro` or `dvc repro`.",
+        epilog="`rarlhf COMMAND --help` describes a command. The pipeline is run by `make repro` or `dvc repro`.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -243,17 +252,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _add_file(parser: argparse.ArgumentParser, name: str) -> None:
+def _add_file(parser: argparse.ArgumentParser, name: str, keys: str) -> None:
     parser.add_argument(
         "--file",
         type=Path,
-        help=f"file to read, one {name} a line; where it ends in .jsonl, one JSON object a line",
+        help=f"file to read, one {name} a line; if its name ends in .jsonl, one JSON object a line, with {keys}",
     )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto (the default): a GPU if there is one"
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one (default: auto)"
     )
 
 

@@ -16,7 +16,10 @@ MAX_BYTES = 1_000_000  # a params file has 14,000
 MAX_PROBLEMS = 30  # lines of a refusal
 MAX_SHOWN = 110  # characters of a value in a message
 CONFLICT = re.compile(r"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?$", re.MULTILINE)  # git's marks
-INNER = ("function-", "constrained-", "[key]")  # parts that pydantic adds to the path of a value
+NAME = "the name should be lower-case letters, digits and _, begin with a letter, and have at most 40 characters"
+METHODS = "is now start: [...] and ppo: {...}; presets/tiny.yaml shows the form"
+KEY = "[key]"  # part that pydantic adds to the path of a mapping's key; only methods.ppo has a rule for its keys
+INNER = ("function-", "constrained-", KEY)  # parts that pydantic adds to the path of a value
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 2, 6, 4, 6
@@ -73,11 +76,15 @@ def describe(detail: Mapping[str, Any], known: Iterable[str]) -> str:
         return f"  {key}: unknown key{_nearest(key, known)}"
     if detail["type"] == "missing":
         return f"  {key}: missing; presets/tiny.yaml shows it with its unit and range"
+    if detail["loc"][-1] == KEY:
+        return f"  {key}: {NAME}"
     return f"  {key} = {shown(detail['input'])}: {_rule(detail)}"
 
 
 def _rule(detail: Mapping[str, Any]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
+    if detail["loc"] == ("methods",) and isinstance(detail["input"], list | str):
+        return METHODS
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "should be a section, with keys of its own below it"
     if kind == "list_type":

@@ -1,7 +1,7 @@
 """Checkpoints of a training: one file without pickle, which is either complete or not there."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,18 @@ def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) 
         )
 
 
+def refuse_former(path: Path, names: Iterable[str]) -> None:
+    """Refuses a checkpoint of a former version, which names the optimiser's state by parameters, not by numbers.
+
+    Args:
+        path: of the checkpoint, for the message.
+        names: of its tensors.
+    Raises: UserError that says so, and what to do.
+    """
+    if any(name.startswith("adam/") and not name.split("/")[1].isdigit() for name in names):
+        raise UserError(f"{path} is a checkpoint of a former version of rarlhf; delete it to start over")
+
+
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The trained parameters with their names; those of a frozen backbone are left out."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -97,12 +109,14 @@ def load_training(
 ) -> dict[str, Any] | None:
     """Restores weights and optimiser from the checkpoint at `path`; returns its state, or None if there is none.
 
-    Raises: UserError if it is not a checkpoint, is of a training with other `settings`, or holds other weights.
+    Raises: UserError if it is not a checkpoint, is of a former version or of a training with other `settings`, or
+        holds other weights.
     """
     loaded = load_checkpoint(path)
     if loaded is None:
         return None
     tensors, state = loaded
+    refuse_former(path, tensors)
     refuse_other(path, state.get("settings", {}), settings)
     try:
         restore_training(policy, optimizer, tensors)

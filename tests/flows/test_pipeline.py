@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 
 import flows.pipeline
 import flows.serving.runs
-from flows.pipeline import _setting, rarlhf
+from flows.pipeline import _setting, main, rarlhf
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def test_settings_on_the_command_line() -> None:
     assert _setting("risk.alpha=0.2") == ("risk.alpha", 0.2)
     assert _setting("seeds=[1, 2]") == ("seeds", [1, 2])
     assert _setting("data.path=a=b") == ("data.path", "a=b")
-    with pytest.raises(ArgumentTypeError, match="expected key=value"):
+    with pytest.raises(ArgumentTypeError, match="expected KEY=VALUE"):
         _setting("risk.alpha")
 
 
@@ -36,6 +36,37 @@ def test_settings_that_are_no_values(value: str) -> None:
     with pytest.raises(ArgumentTypeError, match="the value is not readable as YAML") as caught:
         _setting(f"risk.alpha={value}")
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "risk.alhpa=0.2"], "risk.alhpa is not a key of params.yaml"),
+        (["--set", "risk.alpha=2"], "params.yaml (left as it was): 1 problem:\n  risk.alpha = 2"),
+        (["--preset", "nosuch"], "no preset nosuch"),
+    ],
+)
+def test_wrong_values_are_refused_before_a_server_starts(
+    arguments: list[str],
+    message: str,
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
+    monkeypatch.setattr(flows.pipeline, "local_settings", None)
+    assert main() == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_damaged_params_file_is_refused_before_a_server_starts(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("params.yaml").unlink()
+    monkeypatch.setattr(sys, "argv", ["pipeline"])
+    monkeypatch.setattr(flows.pipeline, "local_settings", None)
+    assert main() == 1
+    assert capsys.readouterr().err.startswith("error: params.yaml is missing")
 
 
 def test_bad_requests_fail_the_flow_in_one_line(toy: Path) -> None:

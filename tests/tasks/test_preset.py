@@ -6,7 +6,7 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
-from tasks.preset import apply_preset, main, override, set_value
+from tasks.preset import apply_preset, main, overridden, override, set_value
 
 
 def deep() -> list[object]:
@@ -145,6 +145,30 @@ def test_override_is_all_or_nothing() -> None:
     assert not Path(".partial").exists()
 
 
+def test_a_methods_key_must_be_in_its_entry_first() -> None:
+    message = (
+        "methods.ppo.ra_rlhf.alpha: in params.yaml, the entry ra_rlhf under methods.ppo has no key alpha; "
+        "write alpha with a value into the entry first"
+    )
+    with pytest.raises(UserError, match=message):
+        override({"methods.ppo.ra_rlhf.alpha": 0.1})
+    with pytest.raises(UserError, match="methods.ppo.ra_rlhf.alhpa is not a key of params.yaml"):
+        override({"methods.ppo.ra_rlhf.alhpa": 0.1})
+    override({"methods.ppo.rlhf.measure": "evar"})
+    assert load_params().methods.ppo["rlhf"] == {"measure": "evar"}
+
+
+def test_values_over_params_or_a_preset_are_checked_and_not_written() -> None:
+    before = Path("params.yaml").read_text()
+    assert overridden({"risk.alpha": 0.25}) == before.replace("alpha: 0.3 ", "alpha: 0.25 ")
+    assert overridden({}, "tiny") == Path("presets/tiny.yaml").read_text()
+    with pytest.raises(UserError, match="no preset nosuch"):
+        overridden({}, "nosuch")
+    with pytest.raises(UserError, match=r"params.yaml \(left as it was\): 1 problem:\n  risk.alpha = 7"):
+        overridden({"risk.alpha": 7})
+    assert Path("params.yaml").read_text() == before
+
+
 def test_set_value_replaces_the_value_alone() -> None:
     text = "a:\n  b: 1   # one\nc: {b: x, d: 'y'}  # two\n"
     assert set_value(text, "a.b", "z: #") == "a:\n  b: \"z: #\"   # one\nc: {b: x, d: 'y'}  # two\n"
@@ -158,3 +182,6 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setattr(sys, "argv", ["preset", "nosuch"])
     assert main() == 1
     assert capsys.readouterr().err == "error: no preset nosuch; there are files, tiny\n"
+    monkeypatch.setattr(sys, "argv", ["preset"])
+    assert main() == 0
+    assert capsys.readouterr().out == "params.yaml is valid (preset files)\n"

@@ -42,6 +42,10 @@ def test_cells_have_their_params_over_the_common_ones() -> None:
         ([], "an ablation needs cells"),
         ([{}], "an ablation needs cells"),
         ([{"risk.alhpa": 0.2}], "risk.alhpa is not a key of params.yaml"),
+        (
+            [{"methods.ppo.ra_rlhf.alpha": 0.1}],
+            "the entry ra_rlhf under methods.ppo has no key alpha; write alpha with",
+        ),
         ([{"risk.alpha": 0.2}, {"risk.alpha": 2.0}], "params.yaml with cell alpha-2.0: 1 problem:\n  risk.alpha = 2.0"),
         ([{"risk.warmup": 70}], r"params.yaml with cell warmup-70: 1 problem:\n  risk.warmup = 70, risk.rho = 0.8"),
         ([{"seeds": [1]}, {"seeds": [2]}], "seeds cannot differ between cells"),

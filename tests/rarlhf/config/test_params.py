@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ruamel.yaml import YAML
@@ -13,12 +13,13 @@ from ruamel.yaml import YAML
 from rarlhf.config.errors import UserError
 from rarlhf.config.exact import final_level
 from rarlhf.config.load import load_params
-from rarlhf.config.params import Params, Section
+from rarlhf.config.params import Params, RiskParams, Section
 from rarlhf.config.rules import cautions, rules
 
 REPOSITORY = Path(__file__).parents[3]
 TINY = (REPOSITORY / "presets" / "tiny.yaml").read_text(encoding="utf-8")
 PRESETS = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
+*OTHER_MEASURES, LAST_MEASURE = map(repr, get_args(RiskParams.model_fields["measure"].annotation))
 MISSING = object()
 Edits = dict[str, Any]
 
@@ -102,6 +103,8 @@ def test_numbers_that_yaml_leaves_as_text_are_numbers(text: str, tmp_path: Path)
     assert load_params(path).ppo.lr == 1e-5
 
 
+NAME_FORM = "the name should be lower-case letters, digits and _, begin with a letter, and have at most 40 characters"
+METHODS_FORM = "is now start: [...] and ppo: {...}; presets/tiny.yaml shows the form"
 PROMPTS_ALONE = {"data.source": "file", "data.path": "x", "data.columns.text": None, "data.columns.prompt": "prompt"}
 # What clashes, and where the refusal is: keys with their values, and a part of the rule.
 CLASHES = [
@@ -335,9 +338,14 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         ("ppo.temperature", 10.5, "ppo.temperature = 10.5: should be less than or equal to 10"),
         ("ppo.iterations", 1, "ppo.iterations = 1: should be greater than or equal to 2"),
         ("prompts.test", 19, "prompts.test = 19: should be greater than or equal to 20"),
-        ("methods", ["sft"], "methods = ['sft']: should be a section, with keys of its own below it"),
+        ("methods", ["sft", "rlhf"], f"methods = ['sft', 'rlhf']: {METHODS_FORM}"),
+        ("methods", "sft", f"methods = 'sft': {METHODS_FORM}"),
+        ("methods", None, "methods = None: should be a section, with keys of its own below it"),
+        ("methods.ppo", ["rlhf"], "methods.ppo = ['rlhf']: should be a section, with keys of its own below it"),
         ("methods.start", ["best"], "methods.start.0 = 'best': should be 'base' or 'sft'"),
-        ("methods.ppo", {"Mine": {}}, "methods.ppo.Mine = 'Mine': should match pattern '^[a-z][a-z0-9_]{0,39}$'"),
+        ("methods.ppo", {"Mine": {}}, f"methods.ppo.Mine: {NAME_FORM}"),
+        ("methods.ppo", {"m" * 41: {}}, f"methods.ppo.{'m' * 41}: {NAME_FORM}"),
+        ("methods.ppo", {7: {}}, f"methods.ppo.7: {NAME_FORM}"),
         ("methods.ppo", {"mine": None}, "methods.ppo.mine = None: should be a section, with keys of its own below it"),
         ("methods.ppo", {"mine": {"alpha": 2.0}}, "methods.ppo.mine.alpha = 2.0: should be less than or equal to 1"),
         (
@@ -348,7 +356,7 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         (
             "risk.measure",
             "var",
-            "risk.measure = 'var': should be 'none', 'cvar', 'cvar_ru', 'entropic', 'evar' or 'mean_cvar'",
+            f"risk.measure = 'var': should be {', '.join(OTHER_MEASURES)} or {LAST_MEASURE}",
         ),
         ("reward.sign", 0, "reward.sign = 0: should be 1 or -1"),
         ("evaluate.bootstrap_draws", 1, "evaluate.bootstrap_draws = 1: should be greater than or equal to 2"),

@@ -152,7 +152,7 @@ def test_an_optimiser_goes_on_as_if_never_stopped() -> None:
     assert not torch.equal(cold.weight, whole.weight)
 
 
-@pytest.mark.parametrize("wrong", [("policy/bias", "policy/other"), ("adam/0/step", "adam/weight/step")])
+@pytest.mark.parametrize("wrong", [("policy/bias", "policy/other"), ("adam/0/step", "adam/2/step")])
 def test_other_weights_are_refused(wrong: tuple[str, str], tmp_path: Path) -> None:
     layer, optimizer = start()
     step(layer, optimizer, 1.0)
@@ -162,3 +162,18 @@ def test_other_weights_are_refused(wrong: tuple[str, str], tmp_path: Path) -> No
     save_checkpoint(path, tensors, {"settings": {}})
     with pytest.raises(UserError, match=f"{path} has other weights than this training .*; delete it to start over"):
         load_training(path, {}, layer, optimizer)
+
+
+def test_a_checkpoint_of_a_former_version_is_refused_as_such(tmp_path: Path) -> None:
+    layer, optimizer = start()
+    step(layer, optimizer, 1.0)
+    names = {"0": "weight", "1": "bias"}
+    former = {
+        f"adam/{names[name.split('/')[1]]}/{name.split('/')[2]}" if name.startswith("adam/") else name: tensor
+        for name, tensor in training_tensors(layer, optimizer).items()
+    }
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, former, {"settings": {}})
+    expected = f"{path} is a checkpoint of a former version of rarlhf; delete it to start over"
+    with pytest.raises(UserError, match=expected):
+        load_training(path, {"seed": 2}, layer, optimizer)  # and not as one of another training
