@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tasks.running.code import FOLDER as CODE
 from tasks.running.figures import track_results
 from tasks.running.stage import Run, stage
 
@@ -27,10 +28,9 @@ def evaluate(
     from rarlhf.system.files import write_json
 
     results = measure_run(generations, prompts, models, curves, run.params, run.recorder)
-    hashes = {
-        "inputs": run.inputs_hash,
-        **{p: digest for p, digest in run.inputs.files.items() if p.startswith("data/")},
-    }
+    files = run.inputs.files
+    data = [path for path in files if path.startswith("data/") and not Path(path).is_relative_to(CODE)]
+    hashes = {"inputs": run.inputs_hash, **{path: files[path] for path in data}}
     page = results.report(prompts, {f"{name} (SHA-256)": digest for name, digest in hashes.items()})
     with run.output(metrics) as path:
         write_json(path, results.evaluation)

@@ -22,7 +22,7 @@ Cells = Mapping[str, tuple[Mapping[str, Any], Evaluation]]  # name -> params tha
 
 @dataclass(frozen=True)
 class CellResult:
-    """One method of one cell, or of all of them where `cell` is None: it is the same in each.
+    """One method in one cell. `cell` is None if the method is the same in all cells.
 
     Attributes:
         cell: name of the cell.
@@ -82,7 +82,7 @@ def compare_cells(name: str, cells: Cells, params: EvaluateParams) -> CellTable:
 
 
 def _in_cells(compared: Sequence[Sequence[CellResult]]) -> Iterator[CellResult]:
-    """Cell by cell the rows of all methods; a method that no cell changes has one row, unless that is so of all."""
+    """Rows of all methods, cell by cell. A method that is equal in every cell has one row, unless all methods are."""
     varied = [_differ(of_method) for of_method in compared]
     for number, of_cell in enumerate(zip(*compared, strict=True)):
         for row, varies in zip(of_cell, varied, strict=True):
@@ -107,7 +107,7 @@ def _rows(method: str, cells: Cells, params: EvaluateParams, to_rlhf: bool) -> I
 
 
 def _reference_rows(cells: Cells) -> Iterator[CellResult]:
-    """RLHF of every cell, once where all have the same."""
+    """RLHF's row for each cell; one row if they are all equal."""
     rows = [CellResult(cell, values, RLHF, e["methods"][RLHF], {}) for cell, (values, e) in cells.items()]
     return iter(rows if _differ(rows) else [replace(rows[0], cell=None, values={})])
 

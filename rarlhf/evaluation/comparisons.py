@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.methods import in_order
+from rarlhf.config.methods import RLHF, in_order
 from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
 from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
@@ -58,7 +58,7 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
 
     Args:
         tables: generations of every method and seed on the same prompts; a method that training starts from is one
-            model with a set of generations per seed, so that its spread comes of sampling alone.
+            model with a set of generations per seed, so that its spread comes from sampling alone.
         perplexities: perplexity of the reference texts of every method and seed.
         params: `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read.
 
@@ -174,9 +174,12 @@ def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: st
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """At most 12 numbers for `dvc exp show`: the last two methods' means of five metrics.
+    """At most 12 numbers for `dvc exp show`: five metrics of RLHF and of the last method.
+
+    The last two methods are taken if RLHF is the last one or was not run.
 
     Returns: method -> metric -> mean over seeds.
     """
-    last = in_order(evaluation["methods"])[-2:]
-    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in COMPARED} for m in last}
+    *earlier, last = in_order(evaluation["methods"])
+    chosen = [*([RLHF] if RLHF in earlier else earlier[-1:]), last]
+    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in COMPARED} for m in chosen}

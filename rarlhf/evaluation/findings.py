@@ -43,9 +43,8 @@ def mark_explained(params: EvaluateParams) -> str:
     """What `MARK` means: for the report, for cards, and under an ablation's table."""
     return (
         f"{MARK} not at like KL: the KL of the two differs by more than {percent(params.like_kl)} of the target in at "
-        f"least one seed, and the {percent(params.like_kl_confidence)} interval of the difference reaches beyond that "
-        "too. Reward can be bought with KL, so these differences in reward do not show by themselves which method is "
-        "better."
+        f"least one seed, and the {percent(params.like_kl_confidence)} interval of the difference also extends past "
+        "that limit. More KL can buy more reward, so these reward differences alone do not show which method is better."
     )
 
 
@@ -121,7 +120,7 @@ def _nothing_compared(evaluation: Evaluation, others: Sequence[str]) -> str:
     rlhf = label_of(RLHF)
     if others:
         names = joined(label_of(method) for method in others)
-        return f"{rlhf} was not run, so the tail of {names} is not compared with its tail."
+        return f"{rlhf} was not run, so the tails of {names} have nothing to be compared with."
     if RLHF in evaluation["methods"]:
         return f"{rlhf} is the only method that was trained by PPO, so its tail is not compared."
     return "No method was trained by PPO, so no tails are compared."

@@ -157,8 +157,8 @@ def bootstrap(
             of about 1 / sqrt(2 draws), 3 % for 500.
 
     Returns: method -> (draws,) float; the standard deviation of two methods' difference is the error of that difference
-        that comes of the choice of prompts (what both share cancels, because the prompts are drawn together). Empty for
-        a single prompt, which says nothing of how others would differ.
+        that comes from the choice of prompts (what both share cancels, because the prompts are drawn together). Empty
+        for a single prompt, which says nothing of how others would differ.
     """
     prompts = next(iter(values.values())).shape[1]
     if prompts < 2:

@@ -1,6 +1,7 @@
 """The stage on tiny models and generations of two seeds."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
@@ -24,6 +25,7 @@ TEXTS = ["we liked the film .", "we saw the music ."]
 PRESET = load_params(ROOT / "presets" / "tiny.yaml")
 SHAPE = PRESET.model.scratch.model_copy(update={"vocab_size": 280, "context": 32, "layers": 1, "width": 8, "heads": 2})
 MODELS = ("base", "sft", "rlhf/1", "rlhf/2", "ra_rlhf/1", "ra_rlhf/2")
+FILES = {"data/prompts": "feed", "data/modules/rarlhf/risk": "beef", "models": "dead"}  # path -> hash
 CURVE = (
     "iteration,objective/score_mean,risk/score_cvar,objective/kl,objective/kl_coef,risk/kept\n"
     "1,0.1,-1.0,0.5,1.2,8\n2,0.2,-0.9,1.0,1.1,4\n"
@@ -106,7 +108,7 @@ def run_stage(workspace: Path, evaluate_paths: dict[str, Path]) -> Stage:
 
     def run_stage(params: Params) -> RecordingTracker:
         tracker = RecordingTracker()
-        run = Run(params, Inputs("evaluate", {}, {"data/prompts": "feed", "tasks/evaluate.py": "beef"}), tracker)
+        run = Run(params, Inputs("evaluate", {}, FILES), tracker)
         evaluate.__wrapped__(run, **evaluate_paths)
         run.finish()
         return tracker
@@ -166,7 +168,7 @@ def test_report_says_where_it_comes_from_and_warns_of_real_text(run_stage: Stage
     run_stage(two_seeds)
     page = Path("reports/report.html").read_text(encoding="utf-8")
     assert "data/prompts (SHA-256): feed" in page
-    assert "beef" not in page
+    assert re.findall(r"[\w/]+ \(SHA-256\)", page) == ["inputs (SHA-256)", "data/prompts (SHA-256)"]
     assert "may be offensive" not in page
     run_stage(two_seeds.model_copy(update={"data": two_seeds.data.model_copy(update={"source": "file"})}))
     assert "may be offensive" in Path("reports/report.html").read_text(encoding="utf-8")

@@ -153,7 +153,16 @@ def test_one_seed_gives_means_without_intervals(tables, perplexities, params: Pa
     assert result["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_mean"]["interval"] is None
 
 
-def test_summary_is_short_and_of_the_last_two_methods(evaluation: Evaluation) -> None:
+def test_summary_without_rlhf_or_with_rlhf_alone_is_of_the_last_two(evaluation: Evaluation) -> None:
+    def summarised(*methods: str) -> list[str]:
+        return list(summary_of({**evaluation, "methods": {name: evaluation["methods"][name] for name in methods}}))
+
+    assert summarised("base", "sft", "rlhf") == ["sft", "rlhf"]
+    assert summarised("base", "sft", "ra_rlhf") == ["sft", "ra_rlhf"]
+    assert summarised("rlhf") == ["rlhf"]
+
+
+def test_summary_is_short_and_of_rlhf_and_the_last_method(evaluation: Evaluation) -> None:
     short = summary_of(evaluation)
     assert list(short) == ["rlhf", "ra_rlhf"]
     assert sum(len(values) for values in short.values()) <= 12

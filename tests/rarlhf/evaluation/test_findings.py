@@ -160,7 +160,7 @@ def test_one_seed_concludes_nothing(tables, perplexities, params) -> None:
     [
         (("base", "sft"), "No method was trained by PPO, so no tails are compared.", 0),
         (("sft", "rlhf"), "RLHF is the only method that was trained by PPO, so its tail is not compared.", 3),
-        (("sft", "ra_rlhf"), "RLHF was not run, so the tail of RA-RLHF is not compared with its tail.", 3),
+        (("sft", "ra_rlhf"), "RLHF was not run, so the tails of RA-RLHF have nothing to be compared with.", 3),
     ],
 )
 def test_without_a_pair_there_is_no_verdict(

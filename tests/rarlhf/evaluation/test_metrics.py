@@ -161,6 +161,7 @@ def test_cvar_of_the_mixture_is_the_lowest_of_the_three_outcome_tails(make_table
     random = np.random.default_rng(1)
     for _ in range(20):
         scores = random.normal(size=(11, 10)) + random.normal(size=(11, 1))
-        values = measure(make_table(scores.tolist()), np.arange(11) == 0, 9)
+        values = measure(make_table(scores.tolist()), np.arange(11) < 2, 9)  # a tail of 2 of 11 prompts
         assert values["reward_cvar_10"] <= values["reward_prompt_cvar_10"] + 1e-12
         assert values["reward_cvar_10"] <= values["reward_cvar_of_means_10"] + 1e-12
+        assert values["reward_cvar_of_means_10"] <= values["reward_prompt_tail"] + 1e-12

@@ -48,7 +48,7 @@ def test_it_is_compared_with_every_other_method_and_changes_none_of_their_number
     for key in ("methods", "comparisons"):
         shown = {name: value for name, value in evaluation[key].items() if "cautious" not in name}
         assert shown == default[key]
-    assert list(summary_of(evaluation)) == ["ra_rlhf", "cautious"]
+    assert list(summary_of(evaluation)) == ["rlhf", "cautious"]  # what it is compared with, and the last
 
 
 def test_each_method_is_compared_with_rlhf_in_a_sentence_of_its_own(evaluation: Evaluation, own: Params) -> None:
@@ -74,7 +74,7 @@ def test_its_kl_is_watched(evaluation: Evaluation, own: Params) -> None:
 def test_without_rlhf_its_tail_is_compared_with_nothing(evaluation: Evaluation, own: Params) -> None:
     methods = {name: spreads for name, spreads in evaluation["methods"].items() if name != "rlhf"}
     (sentence,) = headlines({**evaluation, "methods": methods}, own.evaluate)
-    assert sentence == "RLHF was not run, so the tail of RA-RLHF and cautious is not compared with its tail."
+    assert sentence == "RLHF was not run, so the tails of RA-RLHF and cautious have nothing to be compared with."
 
 
 def test_it_has_its_own_label_and_colour_in_every_figure(five: Tables, evaluation: Evaluation) -> None:

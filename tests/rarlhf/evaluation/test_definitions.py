@@ -1,0 +1,26 @@
+"""docs/evaluation.md defines every metric, and no other."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from rarlhf.decoding.rules import DecodingRule
+from rarlhf.evaluation.metrics import PROMPT_CVAR_MIN_SAMPLES, measure
+from tests.rarlhf.evaluation.conftest import MakeTable
+
+PAGE = Path(__file__).parents[3].joinpath("docs", "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_every_metric_has_a_row_and_every_row_is_a_metric(make_table: MakeTable) -> None:
+    table = make_table([list(range(PROMPT_CVAR_MIN_SAMPLES))] * 2)
+    measured = {*measure(table, np.array([True, False]), max_new_tokens=9), "perplexity_reference"}
+    tables = re.findall(r"^\| name \|.*\n\| ---.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    cells = [row.split("|")[1] for rows in tables for row in rows.splitlines()]
+    defined = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(defined) == sorted(measured)
+
+
+def test_the_bound_in_the_kl_of_a_rule_is_told_by_its_name() -> None:
+    assert isinstance(DecodingRule.choice_kl, property)
+    assert re.search(r"`choice_kl`\. `kl_sft` is then an upper bound", PAGE)

@@ -1,0 +1,29 @@
+"""The templates of `dvc plots` draw methods in the colours of the report.
+
+An ordinal scale of Vega with a fixed domain draws nothing for a value outside it. In the first layers the domain is the
+known methods, so that each has its colour even if another is absent. The last layer's `unionWith` adds the further
+methods, and Vega-Lite merges the domains of the layers in their order. (Vega-Lite 5.2, which DVC loads, would put the
+known methods last if all layers had `unionWith`.)
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rarlhf.config.methods import FURTHER, LOOKS
+
+TEMPLATES = Path(__file__).parents[3] / ".dvc" / "plots"
+
+
+@pytest.mark.parametrize("name", ["by_method", "by_seed"])
+def test_colours_are_the_registrys_whatever_methods_are_absent(name: str) -> None:
+    template = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))
+    colour = template["encoding"]["color"]
+    assert colour["field"] == "method"
+    assert colour["scale"]["domain"] == list(LOOKS)
+    assert colour["scale"]["range"] == [*(look.colour for look in LOOKS.values()), *FURTHER]
+    *others, last = (layer["encoding"] for layer in template["layer"])
+    assert others and not any("color" in encoding for encoding in others)
+    assert last["color"] == {"field": "method", "scale": {"domain": {"unionWith": list(LOOKS)}}}
+    assert colour["sort"] is None  # in the order of the rows, not by the alphabet
