@@ -30,14 +30,8 @@ LOOKS: Mapping[str, Look] = {
     "rlhf": Look("RLHF", "#0072b2"),
     "ra_rlhf": Look("RA-RLHF", "#c24e00"),
 }
-FURTHER = (
-    "#7b3294",
-    "#8c6d00",
-    "#b3005e",
-    "#006b6b",
-    "#5c4a3d",
-    "#4d4dff",
-)  # colours of further methods, in their order
+# Colours of further methods, in their order.
+FURTHER = ("#7b3294", "#8c6d00", "#b3005e", "#006b6b", "#5c4a3d", "#4d4dff")
 
 
 @dataclass(frozen=True)
