@@ -9,8 +9,8 @@ first and once. A cell that has run before, with the same params and code, is ke
 still run.
 """
 
-import signal
 import sys
+from argparse import Namespace
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
@@ -24,6 +24,7 @@ from flows.ablations.experiments import Experiments
 from flows.ablations.plan import Plan, cell_values, common_values, make_plan
 from flows.ablations.publishing import ablation_run, publish
 from flows.ablations.running import Runner
+from flows.running.command import status_of
 from flows.running.stages import Processes
 from flows.serving.runs import hold_workspace
 from flows.serving.server import local_settings
@@ -80,25 +81,22 @@ def _table(plan: Plan, experiments: Experiments) -> CellTable | None:
     return compare_cells(plan.name, measured, plan.cells[next(iter(measured))].params.evaluate)
 
 
-def main() -> int:
-    """Runs the flow in this process, with a server where one answers; returns the exit status."""
-    options = parser().parse_args()
+def _run(options: Namespace) -> State[Any]:
+    """Runs the flow in this process, with a server where one answers.
+
+    Raises: UserError for a wrong cell, before a server starts.
+    """
     asked = vars(options) | {"grid": dict(options.grid), "cells": [dict(cell) for cell in options.cells]}
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # else a temporary server would keep running
-    try:
-        points, _ = cell_values(asked["grid"], asked["cells"], options.paper, options.name)
-        make_cells(points, common_values(options.seeds))  # refuses a wrong value before a server starts
-        with local_settings():
-            state = ablation(**asked, return_state=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: stopped; finished cells are kept, and the same command runs the rest", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0 if state.is_completed() else 1
+    points, _ = cell_values(asked["grid"], asked["cells"], options.paper, options.name)
+    make_cells(points, common_values(options.seeds))
+    with local_settings():
+        return ablation(**asked, return_state=True)
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    options = parser().parse_args()
+    return status_of(lambda: _run(options), "stopped; finished cells are kept, and the same command runs the rest")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Without a server: `python -m flows.pipeline [stage ...] [--set risk.alpha=0.2]`.
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -14,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
-from ruamel.yaml import YAML
 
 from flows.artifacts import publish_mlflow_link, publish_results
+from flows.running.command import status_of, value_of
 from flows.running.devices import Shares, accelerators, shares
 from flows.running.graph import up_to_date
 from flows.running.remote import fetch_run_cache, push
@@ -118,28 +117,6 @@ def send(remote: str, stages: list[str]) -> None:
     get_run_logger().info(f"{push(remote, stages)} files sent to remote {remote}")
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text}: expected KEY=VALUE, such as risk.alpha=0.2")
-    try:
-        return key, YAML(typ="safe", pure=True).load(value)
-    except Exception as error:  # of odd numbers and dates the reader raises more than its own errors
-        raise argparse.ArgumentTypeError(f"{text[:100]}: the value is not readable as YAML") from error
-
-
-def _run(options: argparse.Namespace) -> State[Any]:
-    return rarlhf(
-        targets=options.targets,
-        overrides=dict(options.overrides),
-        force=options.force,
-        preset=options.preset,
-        parallel=options.parallel,
-        remote=options.remote,
-        return_state=True,
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m flows.pipeline",
@@ -150,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("targets", nargs="*", help="stages (default: all)")
     parser.add_argument(
         "--set",
-        type=_setting,
+        type=value_of,
         action="append",
         default=[],
         metavar="KEY=VALUE",
@@ -168,30 +145,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_wrong_values(options: argparse.Namespace) -> None:
-    """Refuses a wrong params.yaml, preset, key or value before a server starts."""
+def _run(options: argparse.Namespace) -> State[Any]:
+    """Runs the flow in this process, with a server where one answers.
+
+    Raises: UserError for a wrong params.yaml, preset, key or value, before a server starts.
+    """
+    overrides = dict(options.overrides)
     if options.preset is None:
         load_params()
-    overridden(dict(options.overrides), options.preset)
+    overridden(overrides, options.preset)
+    with local_settings():
+        return rarlhf(
+            targets=options.targets,
+            overrides=overrides,
+            force=options.force,
+            preset=options.preset,
+            parallel=options.parallel,
+            remote=options.remote,
+            return_state=True,
+        )
 
 
 def main() -> int:
-    """Runs the flow in this process, with a server where one answers; returns the exit status."""
+    """The command line; returns the exit status."""
     options = _parser().parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # without it a temporary server would live on
-    try:
-        _refuse_wrong_values(options)
-        with local_settings():
-            state = _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0 if state.is_completed() else 1
+    return status_of(lambda: _run(options), "stopped")
 
 
 if __name__ == "__main__":

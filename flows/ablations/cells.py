@@ -105,7 +105,6 @@ def shared_stages(params: Values, cells: Sequence[Cell]) -> list[str]:
     from dvc.repo import Repo
 
     keys, methods = varying(cells), _differing_methods(cells)
-
     with TemporaryDirectory() as folder:
         Path(folder, ".dvc").mkdir()
         Path(folder, ".dvc/config").write_text("[core]\n    no_scm = True\n", encoding="utf-8")

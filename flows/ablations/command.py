@@ -3,9 +3,8 @@
 import argparse
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from flows.ablations.cells import PAPER
+from flows.running.command import value_of, yaml_value
 
 ABOUT = """\
 Train and evaluate several cells, and compare them in one table. A cell is one
@@ -65,18 +64,7 @@ def values_of(text: str) -> tuple[str, list[Any]]:
     key, equals, values = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text}: expected KEY=V1,V2, such as risk.alpha=0.2,0.4")
-    return key, _yaml(f"[{values}]")
-
-
-def value_of(text: str) -> tuple[str, Any]:
-    """A key with its value: `risk.alpha=0.2`.
-
-    Raises: argparse.ArgumentTypeError if it is not of that form.
-    """
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text}: expected KEY=VALUE, such as risk.alpha=0.2")
-    return key, _yaml(value)
+    return key, yaml_value(f"[{values}]")
 
 
 def seeds_of(text: str) -> list[int]:
@@ -85,10 +73,3 @@ def seeds_of(text: str) -> list[int]:
     Raises: argparse.ArgumentTypeError if it is not of that form.
     """
     return values_of(f"seeds={text}")[1]
-
-
-def _yaml(text: str) -> Any:
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except Exception as error:  # of odd numbers and dates the reader raises more than its own errors
-        raise argparse.ArgumentTypeError(f"{text}: not a value ({' '.join(str(error).split())})") from None

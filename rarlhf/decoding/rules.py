@@ -60,7 +60,7 @@ class DecodingRule:
         """At most how many nats `choose` adds to the KL of a kept response, in the mean over responses.
 
         Choosing one of n draws makes a response at most n times as likely, so it adds at most log n. Best of n adds
-         at most log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879).
+        at most log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879).
         """
         return log(self.draws)
 

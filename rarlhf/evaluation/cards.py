@@ -33,8 +33,7 @@ def results_text(method: str, evaluation: Evaluation, params: EvaluateParams) ->
     headings = [COLUMNS[metric] for metric in COMPARED]
     parts = [
         f"Seeds {listed(evaluation['seeds'])}; {tested_on(evaluation)}. Mean and half-width of the {confidence} t "
-        "interval over seeds; "
-        "rewards and tails: higher is better, perplexity: lower.",
+        "interval over seeds; rewards and tails: higher is better, perplexity: lower.",
         table(["method", *COLUMNS.values()], bold),
     ]
     if differences:

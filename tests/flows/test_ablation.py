@@ -9,9 +9,10 @@ import pytest
 
 import flows.ablation
 from flows.ablation import main
-from flows.ablations.command import parser, seeds_of, value_of, values_of
+from flows.ablations.command import parser, seeds_of, values_of
 from flows.ablations.experiments import Experiments
 from flows.ablations.plan import cell_values, make_plan
+from flows.running.command import value_of
 from flows.running.stages import Processes
 from rarlhf.config.errors import UserError
 

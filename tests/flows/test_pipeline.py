@@ -3,7 +3,6 @@ import logging
 import os
 import subprocess
 import sys
-from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from prefect.states import Completed, Failed
 
 import flows.pipeline
 import flows.serving.runs
-from flows.pipeline import _setting, main, rarlhf
+from flows.pipeline import main, rarlhf
 
 
 @pytest.fixture(autouse=True)
@@ -21,21 +20,6 @@ def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's run logger exists within runs only."""
     for module in (flows.pipeline, flows.serving.runs):
         monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("flow"))
-
-
-def test_settings_on_the_command_line() -> None:
-    assert _setting("risk.alpha=0.2") == ("risk.alpha", 0.2)
-    assert _setting("seeds=[1, 2]") == ("seeds", [1, 2])
-    assert _setting("data.path=a=b") == ("data.path", "a=b")
-    with pytest.raises(ArgumentTypeError, match="expected KEY=VALUE"):
-        _setting("risk.alpha")
-
-
-@pytest.mark.parametrize("value", ["[0.2", "2024-13-45", "9" * 5000, "[" * 5000, "!!int ''"], ids=str.__len__)
-def test_settings_that_are_no_values(value: str) -> None:
-    with pytest.raises(ArgumentTypeError, match="the value is not readable as YAML") as caught:
-        _setting(f"risk.alpha={value}")
-    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Choices that are allowed and make results worse are said."""
+"""Every rule between values is broken once and refused; choices that make results worse are said."""
 
 from pathlib import Path
 
@@ -6,23 +6,197 @@ import pytest
 
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
-from rarlhf.config.rules import cautions
+from rarlhf.config.rules import cautions, rules
+from tests.rarlhf.config.edits import TINY, Edits, edited, plain, refusal, write
+
+PROMPTS_ALONE = {"data.source": "file", "data.path": "x", "data.columns.text": None, "data.columns.prompt": "prompt"}
+# What clashes, and where the refusal is: keys with their values, and a part of the rule.
+CLASHES = [
+    ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
+    ({"methods.start": ["sft", "sft"]}, "methods.start = ['sft', 'sft']: methods must be distinct"),
+    (
+        {"methods.start": [], "methods.ppo": {}},
+        "methods.start = [], methods.ppo = {}: name at least one method",
+    ),
+    (
+        {"methods.ppo": {"rlhf": {"alpha": 0.5}}},
+        "methods.ppo = {'rlhf': {'alpha': 0.5}}: rlhf is plain RLHF: give it measure: none",
+    ),
+    (
+        {"methods.ppo": {"reward": {}}},
+        "methods.ppo = {'reward': {}}: another stage writes models/reward; give it another name",
+    ),
+    (
+        {"methods.ppo": {"late": {"warmup": 80}}},
+        "methods.ppo.late = {'warmup': 80}, ppo.iterations = 80: the schedule reaches its end",
+    ),
+    (
+        {"methods.ppo": {"hard": {"measure": "evar", "hard_share": 0.5}}},
+        "methods.ppo.hard = {'hard_share': 0.5, 'measure': 'evar'}: hard prompts are drawn more often only for",
+    ),
+    (
+        {"evaluate.tail_threshold": -2.5},
+        "evaluate.tail_quantile = 0.1, evaluate.tail_threshold = -2.5: set one of the two",
+    ),
+    ({"evaluate.tail_quantile": None}, "evaluate.tail_quantile = None, evaluate.tail_threshold = None: set one"),
+    ({"data.source": "file"}, "data.source = 'file', data.path = None: source file needs the folder"),
+    (
+        {"data.source": "hub", "data.name": "a/b"},
+        "data.source = 'hub', data.name = 'a/b', data.revision = None: source hub needs a name and a revision",
+    ),
+    (
+        {"data.test_share": 0.2},
+        "data.source = 'generator', data.test_share = 0.2: source generator makes test rows of its own",
+    ),
+    (
+        {"data.source": "hub", "data.name": "a/b", "data.revision": "c", "data.splits.test": None},
+        "data.splits.test = None, data.test_share = None: set one of the two, and the other to null",
+    ),
+    (
+        {"data.source": "hub", "data.name": "a/b", "data.revision": "c", "data.test_share": 0.2},
+        "data.splits.test = 'test', data.test_share = 0.2: set one of the two, and the other to null",
+    ),
+    ({"data.watch": ["path"]}, "data.source = 'generator', data.watch = ['path']: only the files of source file"),
+    (
+        {"data.source": "file", "data.path": "x", "data.watch": ["path", "path"]},
+        "data.watch = ['path', 'path']: path is named twice",
+    ),
+    (
+        {"data.train_rows": 50, "data.second_scorer_rows": 50},
+        "data.train_rows = 50, data.second_scorer_rows = 50: no training rows are left",
+    ),
+    ({"data.test_rows": None}, "data.source = 'generator', data.train_rows = 14000, data.test_rows = None: source"),
+    (
+        {"prompts.train": 11801},  # 14,000 rows less 2,000 leave 12,000, of which 200 are for validation
+        "prompts.train = 11801, prompts.validation = 200, data.train_rows = 14000, data.second_scorer_rows = 2000: "
+        "12,001 queries are needed, but fewer training rows are left",
+    ),
+    ({"prompts.test": 2001}, "prompts.test = 2001, data.test_rows = 2000: more test queries than test rows"),
+    (
+        {"model.quantization": "int8"},
+        "model.quantization = 'int8', model.adapter = 'none': full training needs float32 weights",
+    ),
+    (
+        {"model.dtype": "bfloat16"},
+        "model.dtype = 'bfloat16', model.adapter = 'none': full training needs float32 weights",
+    ),
+    (
+        {"data.columns.text": None},
+        "data.columns.text = None, data.columns.prompt = None: rows need a text or a prompt",
+    ),
+    (
+        {"data.columns.label": None},
+        "data.columns.label = None, reward.source = 'scratch': a classifier is trained on labels",
+    ),
+    (
+        PROMPTS_ALONE,
+        "data.columns.text = None, model.source = 'scratch': SFT and the classifier need whole texts, "
+        "and the data has prompts alone: give a folder",
+    ),
+    (
+        PROMPTS_ALONE,
+        "data.columns.text = None, reward.source = 'scratch': SFT and the classifier need whole texts, "
+        "and the data has prompts alone: give a folder",
+    ),
+    (
+        PROMPTS_ALONE,
+        "data.columns.text = None, sft.epochs = 2.0: SFT and the classifier need whole texts, and",
+    ),
+    (
+        {"data.columns.label": None, "data.wanted_share.test": 0.5},
+        "data.columns.label = None, data.wanted_share.train = None, data.wanted_share.test = 0.5: a share",
+    ),
+    (
+        {"reward.source": "python:own", "reward.watch": ["code"]},
+        "reward.source = 'python:own', reward.others = []: a function is written python:package.module:function",
+    ),
+    (
+        {"reward.others": [{"source": "a/b", "weight": 1, "label": 0}]},
+        "reward.others = [{'source': 'a/b', 'weight': 1.0, 'label': 0}]: a classifier needs label, output",
+    ),
+    (
+        {"reward.others": [{"source": "python:own:f", "weight": 1, "label": 0}], "reward.watch": ["code"]},
+        "reward.others = [{'source': 'python:own:f', 'weight': 1.0, 'label': 0}]: a function takes only source",
+    ),
+    (
+        {"reward.others": [{"source": "scratch", "weight": 1}]},
+        "reward.others = [{'source': 'scratch', 'weight': 1.0}]: only reward.source can be scratch",
+    ),
+    (
+        {"reward.source": "python:own:f"},
+        "reward.source = 'python:own:f', reward.others = [], reward.watch = []: a Python scorer's code is checked in "
+        "every repro: set reward.watch to [code]",
+    ),
+    (
+        {"reward.watch": ["code"]},
+        "reward.source = 'scratch', reward.others = [], reward.watch = ['code']: no scorer is a Python function, so",
+    ),
+    (
+        {"reward.source": "python:own:f", "reward.watch": ["code", "code"]},
+        "reward.watch = ['code', 'code']: code is named twice",
+    ),
+    ({"model.scratch.heads": 3}, "model.scratch.width = 64, model.scratch.heads = 3: heads must divide width"),
+    ({"reward.scratch.heads": 5}, "reward.scratch.width = 64, reward.scratch.heads = 5: heads must divide width"),
+    (
+        {"prompts.tokens": 41},
+        "prompts.tokens = 41, ppo.max_new_tokens = 24, model.scratch.context = 64: query and response take 65 tokens",
+    ),
+    ({"sft.tokens": 65}, "sft.tokens = 65, model.scratch.context = 64: SFT texts exceed the context"),
+    ({"sft.micro_batch_size": 48}, "sft.batch_size = 64, sft.micro_batch_size = 48: micro_batch_size must divide"),
+    ({"ppo.mini_batch_size": 96}, "ppo.batch_size = 128, ppo.mini_batch_size = 96: mini_batch_size must divide"),
+    (
+        {"ppo.micro_batch_size": 48},
+        "ppo.mini_batch_size = 128, ppo.micro_batch_size = 48: micro_batch_size must divide",
+    ),
+    ({"ppo.min_new_tokens": 25}, "ppo.min_new_tokens = 25, ppo.max_new_tokens = 24: min exceeds max"),
+    (
+        {"ppo.min_counts_query": True, "prompts.tokens": 8, "ppo.min_new_tokens": 33},  # at most 8 + 24
+        "ppo.min_new_tokens = 33, ppo.max_new_tokens = 24: min exceeds max",
+    ),
+    (
+        {"risk.measure": "evar", "risk.hard_share": 0.5},
+        "risk.hard_share = 0.5, risk.measure = 'evar': hard prompts are drawn more often only for measure cvar",
+    ),
+    ({"prompts.train": 127}, "prompts.train = 127, ppo.batch_size = 128: fewer queries than one batch"),
+    (
+        {"risk.warmup": 64, "ppo.iterations": 80, "risk.rho": 0.8},  # ceil(.8 x 80) = 64
+        "risk.warmup = 64, risk.rho = 0.8, ppo.iterations = 80: the schedule reaches its end at iteration "
+        "ceil(rho * iterations) = 64, before the warmup is over: raise rho or lower warmup",
+    ),
+]
 
 
-@pytest.fixture
-def params() -> Params:
-    return load_params(Path(__file__).parents[3] / "presets" / "tiny.yaml")
+@pytest.mark.parametrize(("edits", "message"), CLASHES, ids=lambda x: None if isinstance(x, str) else " ".join(x))
+def test_values_that_clash_are_refused(edits: Edits, message: str, tmp_path: Path) -> None:
+    assert [line for line in refusal(tmp_path, edits) if line.startswith(message)]
 
 
-def changed(params: Params, edits: dict[str, object]) -> Params:
-    values = params.model_dump()
-    for key, value in edits.items():
-        *path, name = key.split(".")
-        section = values
-        for part in path:
-            section = section[part]
-        section[name] = value
-    return Params.model_validate(values)
+def test_every_rule_has_its_clash() -> None:
+    tiny = Params.model_validate(plain(TINY))
+    broken = set()
+    for edits, _ in CLASHES:
+        params = Params.model_validate(edited(plain(TINY), edits))
+        broken |= {index for index, (holds, _, _) in enumerate(rules(params)) if not holds}
+    assert broken == set(range(len(list(rules(tiny)))))
+
+
+def test_a_clash_that_does_not_matter_is_none(tmp_path: Path) -> None:
+    load_params(write(tmp_path, {"risk.measure": "none", "risk.warmup": 80}))
+    load_params(write(tmp_path, {"model.source": "gpt2", "prompts.tokens": 100, "sft.tokens": 100}))
+    files = {"data.source": "file", "data.path": "x", "prompts.train": 999_999_999, "prompts.test": 999_999_999}
+    load_params(write(tmp_path, files | {"data.train_rows": None, "data.test_rows": None}))
+
+
+def test_8_bit_activations_are_cautioned_against() -> None:
+    def said(**model: object) -> list[str]:
+        values = edited(
+            plain(TINY), {"model.adapter": "lora"} | {f"model.{key}": value for key, value in model.items()}
+        )
+        return list(cautions(Params.model_validate(values)))
+
+    assert said(quantization="none", int8_threshold=6.0) == []
+    (line,) = said(quantization="int8", int8_threshold=6.0)
+    assert line.startswith("model.quantization = 'int8', model.int8_threshold = 6: a log-probability depends on")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +217,7 @@ def changed(params: Params, edits: dict[str, object]) -> Params:
         ({"sft.tokens": 8, "prompts.tokens": 8, "prompts.chat_template": True}, None),
     ],
 )
-def test_it_is_said_where_sft_would_teach_to_stop(values: dict[str, object], said: str | None, params: Params) -> None:
-    lines = list(cautions(changed(params, {"sft.end_of_text": True} | values)))
+def test_it_is_said_where_sft_would_teach_to_stop(values: Edits, said: str | None) -> None:
+    lines = list(cautions(Params.model_validate(edited(plain(TINY), {"sft.end_of_text": True} | values))))
     assert len(lines) == bool(said)
     assert all(line.startswith(said) and "sft.end_of_text to false" in line for line in lines)
