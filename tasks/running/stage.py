@@ -181,8 +181,15 @@ def run_stage(function: Callable[..., None], argv: list[str]) -> int:
     except Terminated:
         return _say(f"error: {name}: terminated; {_UNTOUCHED}", 143)
     except Exception as error:
-        return _say(traceback.format_exc().rstrip(), _failed(error))
+        return _say(_missing_input(name, error) or traceback.format_exc().rstrip(), _failed(error))
     return 0
+
+
+def _missing_input(name: str, error: Exception) -> str | None:
+    """One line for a file of the workspace that is not there; None for any other error."""
+    if isinstance(error, FileNotFoundError) and error.filename and not Path(error.filename).is_absolute():
+        return f"error: {name}: {error.filename} is missing; {_UNTOUCHED}. `dvc repro` makes what a stage reads"
+    return None
 
 
 def root() -> Path:

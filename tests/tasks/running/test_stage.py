@@ -97,6 +97,13 @@ def test_wrong_arguments_end_with_2(argv: list[str], tracker: FakeTracker) -> No
         (UserError("no such thing"), 1, "FAILED", "error: toy@2: no such thing\n"),
         (UserError("your code raised \x1b[2J\u202e"), 1, "FAILED", "error: toy@2: your code raised \\x1b[2J\\u202e\n"),
         (KeyboardInterrupt(), 130, "KILLED", "error: toy@2: stopped; its outputs are as they were\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "no such file", "data/raw/train.jsonl"),
+            1,
+            "FAILED",
+            "error: toy@2: data/raw/train.jsonl is missing; its outputs are as they were. `dvc repro` makes what a "
+            "stage reads\n",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(
@@ -113,6 +120,13 @@ def test_a_bug_shows_its_traceback(tracker: FakeTracker, capsys: pytest.CaptureF
     assert "Traceback" in (shown := capsys.readouterr().err) and "ZeroDivisionError: oops" in shown
     assert tracker.status == "FAILED"
     assert Path("out.txt").read_text() == "old" and not Path(".partial").exists()
+
+
+def test_a_missing_file_outside_the_workspace_is_not_an_input(
+    tracker: FakeTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_toy(fail_with(FileNotFoundError(errno.ENOENT, "no such file", "/lib/x"))) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
