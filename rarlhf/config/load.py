@@ -35,14 +35,15 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 
 def _method_problems(params: Params) -> Iterator[str]:
-    """A line for each value in `methods.ppo` that section `risk` would not allow."""
-    for name in params.methods.ppo:
+    """A line for each value in `methods.ppo` and `methods.fit` that section `risk` would not allow."""
+    for name in params.methods.trained:
         try:
             params.risk_of(name)
         except ValidationError as error:
-            known = [f"methods.ppo.{name}.{key}" for key in RiskParams.model_fields]
+            kind = "ppo" if name in params.methods.ppo else "fit"
+            known = [f"methods.{kind}.{name}.{key}" for key in RiskParams.model_fields]
             for detail in error.errors():
-                yield describe({**detail, "loc": ("methods", "ppo", name, *detail["loc"])}, known)
+                yield describe({**detail, "loc": ("methods", kind, name, *detail["loc"])}, known)
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

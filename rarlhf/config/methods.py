@@ -1,8 +1,8 @@
 """The registry of methods: their labels, their colours, and how their models are made.
 
-`methods` in params.yaml chooses. A method is a model that training starts from (`methods.start`), or one that PPO
-trains once per seed (`methods.ppo`), where an entry is a name and what differs from section `risk`. A user's own method
-is shown by its name, in one of the `FURTHER` colours.
+`methods` in params.yaml chooses. A method is a model that training starts from (`methods.start`), or one that is trained
+once per seed, by PPO (`methods.ppo`) or on weighted answers of the SFT model (`methods.fit`). There an entry is a name
+and what differs from section `risk`. A user's own method is shown by its name, in one of the `FURTHER` colours.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,9 +29,12 @@ LOOKS: Mapping[str, Look] = {
     "sft": Look("SFT", "#00805d"),
     "rlhf": Look("RLHF", "#0072b2"),
     "ra_rlhf": Look("RA-RLHF", "#c24e00"),
+    "cvar_rlhf": Look("CVaR-RLHF", "#7b3294"),
+    "cvar_fit": Look("CVaR fit", "#b3005e"),
+    "mean_fit": Look("Mean fit", "#006b6b"),
 }
 # Colours of further methods, in their order.
-FURTHER = ("#7b3294", "#8c6d00", "#b3005e", "#006b6b", "#5c4a3d", "#4d4dff")
+FURTHER = ("#8c6d00", "#5c4a3d", "#4d4dff", "#8a8a00", "#b22222", "#2f6f4f")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Method:
     """One method of a run."""
 
     name: str
-    made_by: Literal["base", "sft", "ppo"]  # the stage that makes its models
-    risk: RiskParams | None = None  # of a method trained by PPO; else None
+    made_by: Literal["base", "sft", "ppo", "fit"]  # the stage that makes its models
+    risk: RiskParams | None = None  # of a method trained by PPO or a fit; else None
 
     @property
     def label(self) -> str:
@@ -50,7 +53,7 @@ class Method:
     @property
     def per_seed(self) -> bool:
         """Whether there is a model for each seed, rather than one for all."""
-        return self.made_by == "ppo"
+        return self.made_by in {"ppo", "fit"}
 
     def folder(self, models: Path, seed: int) -> Path:
         """Folder of the model for one seed, below the folder `models`."""
@@ -60,7 +63,8 @@ class Method:
 def methods_of(params: Params) -> list[Method]:
     """All methods of a run, in the order in which they are shown."""
     start = [Method(name, name) for name in params.methods.start]
-    return start + [Method(name, "ppo", params.risk_of(name)) for name in params.methods.ppo]
+    by_ppo = [Method(name, "ppo", params.risk_of(name)) for name in params.methods.ppo]
+    return start + by_ppo + [Method(name, "fit", params.risk_of(name)) for name in params.methods.fit]
 
 
 def label_of(name: str) -> str:
@@ -77,11 +81,11 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_trained(name: str) -> bool:
-    """Whether the method is trained by PPO; the others are models that training starts from."""
+    """Whether the method is trained, by PPO or a fit; the others are models that training starts from."""
     return name not in START
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Methods in the order base, SFT, RLHF, RA-RLHF, then the others in the order given."""
+    """Methods in the order of `LOOKS`, then the others in the order given."""
     known = list(LOOKS)
     return sorted(names, key=lambda name: known.index(name) if name in known else len(known))

@@ -243,6 +243,9 @@ class PPOParams(Section):
     value_coef: NonNegative
     max_ratio: Annotated[Number, Field(gt=1)]
     max_grad_norm: Positive | None
+    responses: Batch
+    baseline: Literal["critic", "query"]
+    averaged: Annotated[Number, Field(ge=0, lt=1)]
     checkpoint_every: Steps
 
     @property
@@ -256,27 +259,36 @@ class KLParams(Section):
 
     coef: NonNegative
     target: Positive
+    controller: Literal["paper", "pid"]
     rate: NonNegative
+    proportional: NonNegative
+    integral: Positive
+    window: Steps
+    ramp: Annotated[Number, Field(ge=0, le=1)]
     average: Literal["all", "kept", "kept_over_batch"]
+    stop_above: Annotated[Number, Field(gt=1)] | None
 
 
-NEUTRAL: Mapping[str, object] = {"critic": "kept", "hard_share": 0.0, "warmup": 0, "rho": 1.0}
+NEUTRAL: Mapping[str, object] = {"critic": "kept", "hard_share": 0.0, "warmup": 0, "rho": 1.0, "of": "return"}
 
 
 class RiskParams(Section):
     """The risk measure and its schedule."""
 
     measure: Literal["none", "cvar", "cvar_ru", "entropic", "evar", "mean_cvar"]
+    of: Literal["return", "score"]
     alpha: Share
     warmup: CountOrZero
     rho: Share
     count_from: Literal[0, 1]
-    ranking: Literal["episode_return", "lambda_return", "value"]
+    ranking: Literal["episode_return", "lambda_return", "value", "random"]
+    dropped: Literal["free", "pay_kl"]
     critic: Literal["kept", "all"]
     hard_share: Annotated[Number, Field(ge=0, lt=1)]
     temperature: Positive
     mix: Annotated[Number, Field(ge=0, le=1)]
-    eta_rate: Positive | None
+    eta: Literal["batch", "running", "plan"] | Number
+    eta_rate: Positive
 
 
 MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # part of paths and of stages' names
@@ -287,11 +299,45 @@ class MethodParams(Section):
 
     start: list[Literal["base", "sft"]]
     ppo: dict[MethodName, dict[str, Any]]  # name to changes of section `risk`
+    fit: dict[MethodName, dict[str, Any]]  # the same, of methods without RL
+
+    @property
+    def trained(self) -> dict[str, dict[str, Any]]:
+        """The methods with a risk of their own: by PPO, then by a fit."""
+        return {**self.ppo, **self.fit}
 
     @property
     def names(self) -> list[str]:
         """All of them, in the order in which they are shown."""
-        return [*self.start, *self.ppo]
+        return [*self.start, *self.trained]
+
+
+class SampledParams(Section):
+    """Answers of the SFT model to prompts of one split."""
+
+    prompts: Count
+    samples: Annotated[int, Field(ge=2, le=1_000_000)]
+
+
+class PlanParams(Section):
+    """Answers of the SFT model, from which the attainable and the planned policies are computed."""
+
+    train: SampledParams
+    test: SampledParams
+    kl: Annotated[list[Positive], Field(min_length=1, max_length=100)]
+    batch_size: Batch
+    seed: Seed
+
+
+class FitParams(Section):
+    """Weighted likelihood of planned answers, for the methods of `methods.fit`."""
+
+    rounds: Annotated[int, Field(ge=1, le=1000)]
+    samples: Annotated[int, Field(ge=2, le=1_000_000)]
+    epochs: Epochs
+    batch_size: Batch
+    micro_batch_size: Batch
+    lr: Open01
 
 
 class GenerateParams(Section):
@@ -332,17 +378,19 @@ class Params(Section):
     ppo: PPOParams
     kl: KLParams
     risk: RiskParams
+    plan: PlanParams
+    fit: FitParams
     generate: GenerateParams
     evaluate: EvaluateParams
 
     def risk_of(self, method: str) -> RiskParams:
-        """Section `risk` with the changes of a method in `methods.ppo`.
+        """Section `risk` with the changes of a method in `methods.ppo` or `methods.fit`.
 
         If the changes name the measure `none`, the section's other values do not count: plain RLHF stays the same,
         whatever risk is tried.
 
         Raises: pydantic.ValidationError if a change is no key of the section, or its value is not allowed.
         """
-        changes = self.methods.ppo[method]
+        changes = self.methods.trained[method]
         neutral = NEUTRAL if changes.get("measure") == "none" else {}
         return RiskParams.model_validate({**self.risk.model_dump(), **neutral, **changes})

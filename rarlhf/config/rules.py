@@ -72,11 +72,14 @@ def rules(p: Params) -> Iterable[Rule]:
 def _general_rules(p: Params) -> Iterable[Rule]:
     yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
     yield len(set(p.methods.start)) == len(p.methods.start), ("methods.start",), "methods must be distinct"
-    yield bool(p.methods.names), ("methods.start", "methods.ppo"), "name at least one method"
-    taken = [name for name in p.methods.ppo if name in RESERVED]
+    yield bool(p.methods.names), ("methods.start", "methods.ppo", "methods.fit"), "name at least one method"
+    taken = [name for name in p.methods.trained if name in RESERVED]
+    both = [name for name in p.methods.ppo if name in p.methods.fit]
+    yield not both, ("methods.ppo", "methods.fit"), f"{', '.join(both)}: give each method one name of its own"
     plain = "rlhf" not in p.methods.ppo or p.risk_of("rlhf").measure == "none"
+    plain = plain and "rlhf" not in p.methods.fit
     yield plain, ("methods.ppo",), "rlhf is plain RLHF: give it measure: none, or give the method another name"
-    yield not taken, ("methods.ppo",), f"another stage writes models/{', models/'.join(taken)}; give it another name"
+    yield not taken, ("methods.ppo", "methods.fit"), f"another stage writes models/{', models/'.join(taken)}; give it another name"
     one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
     yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "set one of the two, and the other to null"
 

@@ -32,9 +32,9 @@ def shortfall_utility(returns: Tensor, eta: float, kl_coef: float) -> Tensor:
 
 
 class RockafellarUryasev(RiskMeasure):
-    """Maximises CVaR at alpha', with eta the batch's own quantile R_(B') or a running one (params `risk.eta_rate`)."""
+    """Maximises CVaR at alpha', with eta the batch's own quantile R_(B') or a running one (params `risk.eta`)."""
 
-    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "eta_rate")
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "eta", "eta_rate")
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """The fractional CVaR, which is the maximum over eta."""
@@ -52,7 +52,7 @@ class RockafellarUryasev(RiskMeasure):
         It starts at the first averse batch's quantile, and the step is the gradient ascent of the maximum over eta.
         """
         quantile = float(torch.sort(returns).values[level.kept(len(returns)) - 1])
-        if self.params.eta_rate is None:
+        if self.params.eta == "batch":
             return quantile
         eta = self.state.get(ETA, quantile)
         share = float((returns <= eta).double().mean())

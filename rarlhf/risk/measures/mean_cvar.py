@@ -18,7 +18,7 @@ from rarlhf.risk.tail import cvar
 class MeanCVaR(RockafellarUryasev):
     """Maximises the mixture of mean and CVaR at alpha'."""
 
-    reads: ClassVar[tuple[str, ...]] = ("alpha", "mix", "warmup", "rho", "count_from", "eta_rate")
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "mix", "warmup", "rho", "count_from", "eta", "eta_rate")
 
     def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
         """(1 - lambda) mean + lambda CVaR."""
