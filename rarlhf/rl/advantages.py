@@ -47,6 +47,21 @@ def risk_rewards(rewards: Tensor, treated: Treatment, response_mask: Tensor) -> 
     return placed if treated.own_share == 0 else treated.own_share * rewards + placed
 
 
+def utility_of_score(scores: Tensor, treated: Treatment) -> Tensor:
+    """(B,) what is paid at the last token in place of `scores` (B,) if a measure of the score is at work.
+
+    The KL penalty of each token stays beside it, as it is, for every episode.
+    """
+    return scores if treated.utility is None else treated.own_share * scores + treated.utility
+
+
+def penalty_to_go(log_ratio: Tensor, response_mask: Tensor, kl_coef: float, gamma: float) -> Tensor:
+    """(B, T) float: discounted sum of -beta log_ratio (B, T) from each real token on, zero on padding."""
+    nothing = torch.zeros_like(log_ratio)
+    penalties = token_rewards(nothing[:, 0], log_ratio, response_mask, kl_coef)
+    return gae(penalties, nothing, response_mask, gamma, gae_lambda=1.0)[0]
+
+
 def gae(
     rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
@@ -84,7 +99,13 @@ def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
         centred: False keeps the sign of each advantage.
     Returns: (B, T) float, (A - mean) / sqrt(variance + 1e-8), or without the mean; zero outside the mask.
     """
+    return whitening(advantages, mask, centred)[0]
+
+
+def whitening(advantages: Tensor, mask: Tensor, centred: bool = True) -> tuple[Tensor, Tensor]:
+    """As `whiten`, and the factor () by which it multiplies: 1 / sqrt(variance + 1e-8)."""
     kept = advantages[mask]
     shift = kept.mean() if centred else 0.0
-    whitened = (advantages - shift) * torch.rsqrt(kept.var() + 1e-8)
-    return torch.where(mask, whitened, torch.zeros_like(whitened))
+    scale = torch.rsqrt(kept.var() + 1e-8)
+    whitened = (advantages - shift) * scale
+    return torch.where(mask, whitened, torch.zeros_like(whitened)), scale

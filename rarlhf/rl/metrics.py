@@ -51,7 +51,7 @@ def of_risk(measure: RiskMeasure, level: RiskLevel, batch: Batch, treated: Treat
     return {
         "risk/alpha": float(level.alpha),
         "risk/kept": int(treated.kept.sum()),
-        "risk/objective": float(measure.value(batch.returns, level)),
+        "risk/objective": float(measure.value(batch.values, level)),
     }
 
 

@@ -5,7 +5,8 @@ One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, ar
 1. How risk-averse now: the level of the soft-risk schedule, for the paper's measure B' = ceil(alpha' B).
 2. Collect a rollout: one response to each of B queries, its score, log-probabilities and values.
 3. Token rewards: minus the KL penalty, plus the score at the last real token (Eq. 5).
-4. The risk measure: the paper's keeps the B' episodes with the lowest return, others turn returns into utilities.
+4. The risk measure: the paper's keeps the B' episodes with the lowest return, others turn returns, or scores, into
+   utilities.
 5. Advantages and value targets by GAE.
 6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
 7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
@@ -41,16 +42,16 @@ from rarlhf.models.episodes import Episodes, Measured, chunks, joined
 from rarlhf.models.policy import response_logprobs, response_states
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import risk_measure
-from rarlhf.risk.measures.base import Batch
+from rarlhf.risk.measures.base import Batch, Treatment
 from rarlhf.risk.schedule import RiskSchedule
 from rarlhf.rl import metrics
-from rarlhf.rl.advantages import gae, risk_rewards, token_rewards
+from rarlhf.rl.advantages import gae, penalty_to_go, risk_rewards, token_rewards, utility_of_score, whitening
 from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensors
 from rarlhf.rl.identity import described, settings_of
 from rarlhf.rl.kl import adapted_kl_coef, controlled_kl
 from rarlhf.rl.losses import policy_loss, value_loss
 from rarlhf.rl.parts import Models, Plan, Session
-from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select
+from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select, with_dropped
 from rarlhf.system.signals import HeldSignals
 from rarlhf.system.streams import generator
 
@@ -150,10 +151,10 @@ class PPOTrainer:
         mask = rollout.episodes.response_mask
         level = self.schedule.at(iteration)  # 1. how risk-averse now
         rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)  # 3. score minus KL penalty
-        batch = self.risk_batch(rewards, rollout)
+        batch = self.risk_batch(rewards, rollout, iteration)
         treated = self.measure.treat(batch, level)  # 4. kept episodes and utilities
-        advantages, returns = self.gae(risk_rewards(rewards, treated, mask), rollout)  # 5. and value targets
-        targets = select(rollout, advantages, returns, treated.kept, self.centred)  # 6. whitened, then PPO epochs
+        advantages, returns = self.gae(self.treated_rewards(rewards, treated, rollout), rollout)  # 5. and value targets
+        targets = self.targets(rollout, advantages, returns, treated.kept)  # 6. whitened, then PPO epochs
         stats = self.update(targets, iteration)
         if self.risk.critic == "all":
             self.fit_value_head(rollout, returns)
@@ -166,13 +167,37 @@ class PPOTrainer:
         self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
         return self.keep({"iteration": iteration} | dict(sorted(record.items())))
 
-    def risk_batch(self, rewards: Tensor, rollout: Rollout) -> Batch:
+    def risk_batch(self, rewards: Tensor, rollout: Rollout, iteration: int) -> Batch:
         """What the risk measure sees of a rollout with token rewards (B, T)."""
-        mask, ranking = rollout.episodes.response_mask, self.ranking(rewards, rollout)
-        return Batch(rollout.scores, rewards.sum(dim=1), mask, ranking, self.kl_coef, rollout.weights)
+        mask, ranking = rollout.episodes.response_mask, self.ranking(rewards, rollout, iteration)
+        scores, returns = rollout.scores, rewards.sum(dim=1)
+        values, kl_coef = (scores, 0.0) if self.measure.of_score else (returns, self.kl_coef)
+        return Batch(scores, returns, values, mask, ranking, kl_coef, rollout.weights)
 
-    def ranking(self, rewards: Tensor, rollout: Rollout) -> Tensor:
-        """(B,) the value by which episodes are ranked: the paper's return, the code's lambda-return, or the critic."""
+    def treated_rewards(self, rewards: Tensor, treated: Treatment, rollout: Rollout) -> Tensor:
+        """(B, T) token rewards with the measure's utilities; of the score, with every token's own KL penalty."""
+        mask = rollout.episodes.response_mask
+        if not self.measure.of_score:
+            return risk_rewards(rewards, treated, mask)
+        return token_rewards(utility_of_score(rollout.scores, treated), rollout.log_ratio, mask, self.kl_coef)
+
+    def targets(self, rollout: Rollout, advantages: Tensor, returns: Tensor, kept: Tensor) -> Targets:
+        """What the epochs train on: the episodes `kept` (B,), and the dropped ones if they pay the KL penalty."""
+        if self.risk.dropped == "free" or kept.all():
+            return select(rollout, advantages, returns, kept, self.centred)
+        mask = rollout.episodes.response_mask
+        whitened, scale = whitening(advantages, mask & kept.unsqueeze(1), self.centred)
+        penalty = penalty_to_go(rollout.log_ratio, mask, self.kl_coef, self.ppo.gamma)
+        return with_dropped(rollout, whitened, returns, kept, scale * penalty)
+
+    def ranking(self, rewards: Tensor, rollout: Rollout, iteration: int) -> Tensor:
+        """(B,) the value by which episodes are ranked.
+
+        It is the paper's return, the code's lambda-return, the critic's value of the prompt, or drawn at random.
+        """
+        if self.risk.ranking == "random":
+            numbers = torch.rand(len(rewards), generator=generator("ranking", self.seed, iteration))
+            return numbers.to(rewards.device)
         if self.risk.ranking == "episode_return":
             return rewards.sum(dim=1)
         if self.risk.ranking == "value":
@@ -315,6 +340,7 @@ class PPOTrainer:
         ratio = log_ratio.exp()
         policy = policy_loss(ratio, batch.advantages, self.ppo.clip)
         value = value_loss(output.values, batch.values, batch.returns, self.ppo.value_clip)
+        value = torch.where(batch.kept.unsqueeze(1), value, 0.0)
         clipped = ((ratio - 1.0).abs() > self.ppo.clip).float()
         per_token = (policy, value, clipped, ratio - 1.0 - log_ratio, ratio)
         sums = torch.stack([torch.where(mask, x, 0.0).sum() / tokens for x in per_token])

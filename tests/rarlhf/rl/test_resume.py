@@ -72,9 +72,9 @@ def die() -> None:
     ("more", "dtype"),
     [
         ({}, torch.float32),
-        ({"risk.measure": "cvar_ru", "risk.eta_rate": 0.5}, torch.float32),
+        ({"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5}, torch.float32),
         ({"risk.hard_share": 0.5, "risk.critic": "all"}, torch.float32),
-        ({"risk.measure": "cvar_ru", "risk.eta_rate": 0.5}, torch.bfloat16),
+        ({"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5}, torch.bfloat16),
     ],
     ids=["cvar", "running eta", "hard prompts", "bfloat16"],
 )
@@ -107,7 +107,7 @@ def test_the_end_of_the_warm_up_is_saved(make_trainer: Make, tmp_path: Path) -> 
 @pytest.mark.parametrize("part", ["optimizer", "kl_coef", "measure"])
 def test_each_part_of_the_checkpoint_matters(part: str, make_trainer: Make, tmp_path: Path) -> None:
     """Negative control."""
-    values = VALUES | {"risk.measure": "cvar_ru", "risk.eta_rate": 0.5}
+    values = VALUES | {"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5}
     whole = make_trainer(**values)
     whole.train(QUERIES, path := tmp_path / "c.safetensors")  # leaves the checkpoint of iteration 4
     loaded = load_checkpoint(path)
