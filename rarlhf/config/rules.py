@@ -246,6 +246,8 @@ def _ppo_rules(p: Params) -> Iterable[Rule]:
     longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
     yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
     yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    moved = p.kl.controller != "pid" or p.kl.coef > 0
+    yield moved, ("kl.coef", "kl.controller"), "pid multiplies the coefficient, which stays 0: start above 0"
     yield from _risk_rules(p, p.risk, (), RiskParams.model_fields)
 
 

@@ -48,10 +48,11 @@ from rarlhf.rl import metrics
 from rarlhf.rl.advantages import gae, penalty_to_go, risk_rewards, token_rewards, utility_of_score, whitening
 from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensors
 from rarlhf.rl.identity import described, settings_of
-from rarlhf.rl.kl import adapted_kl_coef, controlled_kl
+from rarlhf.rl.kl import controlled_kl, next_kl_coef
 from rarlhf.rl.losses import policy_loss, value_loss
 from rarlhf.rl.parts import Models, Plan, Session
 from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select, with_dropped
+from rarlhf.rl.runaway import iterations_beyond, stop_runaway
 from rarlhf.system.signals import HeldSignals
 from rarlhf.system.streams import generator
 
@@ -75,7 +76,7 @@ class PPOTrainer:
         self.machine, self.recorder, self.world = machine, session.recorder, session.world
         self.measure = risk_measure(plan.risk)
         self.schedule = RiskSchedule(plan.risk, ppo.iterations)
-        self.watch = Watch(ppo)
+        self.watch = Watch(ppo, kl)
         if ppo.batch_size < self.world.size:
             raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
         self.settings: dict[str, object] = settings_of(
@@ -85,6 +86,7 @@ class PPOTrainer:
         self.compiled = CompiledSteps(policy.lm) if machine.compiled else None
         self.kl_coef = kl.coef
         self.records: list[dict[str, float]] = []
+        self.saved: tuple[int, Path] | None = None  # iteration and path of the last checkpoint
         self.seconds: dict[str, float] = {}
         self.optimizer = torch.optim.Adam(
             [
@@ -102,9 +104,11 @@ class PPOTrainer:
 
         Args:
             queries: token ids of the training queries, at least `ppo.batch_size`.
-            checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up.
+            checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up, except
+                while the KL is beyond its limit.
         Returns: one record per iteration.
-        Raises: UserError if the checkpoint is of another training or cannot be written, or if the training diverges.
+        Raises: UserError if the checkpoint is of another training or cannot be written, or if the training diverges
+            or runs away.
         """
         self.settings["queries"] = described(queries)
         first, last = 1 - self.ppo.value_warmup, self.ppo.iterations
@@ -120,12 +124,14 @@ class PPOTrainer:
                     break
                 self.learn(rollout, iteration, show)  # 1. and 3. to 7., in `step`
                 done = iteration
+                stop_runaway(self.records, self.kl, last, self.saved)
                 if done % self.ppo.checkpoint_every == 0 and done < last:
                     self.save(checkpoint, done)
             if held.asked():
                 self.save(checkpoint, done)
                 where = f"iteration {max(done, 0)} of {last}"
-                self.recorder.say(f"stopped after {where}; the same command goes on from there")
+                on = "there" if self.saved == (done, checkpoint) else "its last checkpoint: KL is above its limit"
+                self.recorder.say(f"stopped after {where}; the same command goes on from {on}")
         return self.records
 
     def learn(self, rollout: Rollout, iteration: int, show: Update) -> None:
@@ -164,8 +170,10 @@ class PPOTrainer:
         record |= metrics.of_returns(batch.returns) | {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
         if metrics.is_shown(iteration, self.ppo.iterations):
             metrics.show_samples(self.recorder, iteration, rollout, treated.kept, self.tokenizer)
-        self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
-        return self.keep({"iteration": iteration} | dict(sorted(record.items())))
+        kept = self.keep({"iteration": iteration} | dict(sorted(record.items())))
+        readings = [before["objective/kl_controlled"] for before in self.records]
+        self.kl_coef = next_kl_coef(self.kl_coef, readings, self.kl, iteration / self.ppo.iterations)
+        return kept
 
     def risk_batch(self, rewards: Tensor, rollout: Rollout, iteration: int) -> Batch:
         """What the risk measure sees of a rollout with token rewards (B, T)."""
@@ -375,11 +383,17 @@ class PPOTrainer:
             self.optimizer.step()
 
     def save(self, path: Path, iteration: int) -> None:
-        """Writes what `restore` needs to continue after `iteration` with the same bytes, without frozen weights."""
+        """Writes what `restore` needs to continue after `iteration` with the same bytes, without frozen weights.
+
+        While the KL is beyond its limit nothing is written, so that the checkpoint from before a runaway stays.
+        """
+        if iterations_beyond(self.records, self.kl):
+            return
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
         state |= {"measure": self.measure.state, "settings": self.settings}
         if self.world.rank == 0:
             save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
+        self.saved = iteration, path
 
     def restore(self, path: Path) -> int | None:
         """Restores the checkpoint at `path`; returns its iteration, or None if there is none.
@@ -389,6 +403,7 @@ class PPOTrainer:
         state = load_training(path, self.settings, self.policy, self.optimizer)
         if state is None:
             return None
+        self.saved = int(state["iteration"]), path
         self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
         for record in self.records:
             self.recorder.record(int(record["iteration"]), record)
