@@ -81,6 +81,12 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "mean_cvar": {"risk.measure": "mean_cvar", "risk.critic": "all"},
     "hard_prompts": {"risk.measure": "cvar", "risk.hard_share": 0.5, "risk.critic": "all", "risk.ranking": "value"},
     "lora": {"risk.measure": "cvar"},
+    "query_baseline": {
+        "risk.measure": "cvar_ru",
+        "ppo.responses": 4,
+        "ppo.baseline": "query",
+        "ppo.averaged": 0.5,
+    },
 }
 NUMBERS = (
     "objective/kl",
@@ -155,6 +161,9 @@ class Run:
         keep = self.trainer.keep
         self.trainer.keep = lambda record: self.note(keep(record), name)
         self.trainer.train(QUERIES, folder / "c.safetensors")
+        if p.ppo.averaged:
+            averaged = {f"averaged/{group}": self.moved(group) for group in MOVED["whole"]}
+            self.iterations[-1]["numbers"] |= averaged
 
     def score(self, texts: Sequence[str]) -> Tensor:
         self.texts.append(list(texts))
