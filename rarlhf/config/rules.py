@@ -245,7 +245,20 @@ def _ppo_rules(p: Params) -> Iterable[Rule]:
     )
     longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
     yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
-    yield p.prompts.train >= ppo.batch_size, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    yield p.prompts.train >= ppo.queries, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
+    yield (
+        ppo.batch_size % ppo.responses == 0,
+        ("ppo.batch_size", "ppo.responses"),
+        "responses must divide batch_size",
+    )
+    yield (
+        ppo.baseline == "critic" or ppo.responses > 1,
+        ("ppo.baseline", "ppo.responses"),
+        "the baseline is the mean of a query's other responses: set responses to 2 or more",
+    )
+    yield from _baseline_rules(p)
+    moved = p.kl.controller != "pid" or p.kl.coef > 0
+    yield moved, ("kl.coef", "kl.controller"), "pid multiplies the coefficient, which stays 0: start above 0"
     yield from _risk_rules(p, p.risk, (), RiskParams.model_fields)
 
 
@@ -261,6 +274,25 @@ def _entry_rules(p: Params) -> Iterable[Rule]:
             (f"methods.fit.{name}",),
             "a fit has measure none, or cvar_ru or mean_cvar with of: score and eta: plan or a number",
         )
+
+
+def _baseline_rules(p: Params) -> Iterable[Rule]:
+    """What `ppo.baseline: query` asks of the risk of each method of `methods.ppo`."""
+    risks = {name: p.risk_of(name) for name in p.methods.ppo} if p.ppo.baseline == "query" else {}
+    selecting = [name for name, risk in risks.items() if risk.measure == "cvar"]
+    yield (
+        not selecting,
+        ("ppo.baseline", "methods.ppo"),
+        f"{', '.join(selecting)}: measure cvar trains on the worst episodes alone, nearly all of which are below the "
+        "mean of their query's responses, so that mean is no baseline of theirs: set baseline to critic, or take "
+        "measure cvar_ru",
+    )
+    with_critic = [name for name, risk in risks.items() if risk.critic == "all"]
+    yield (
+        not with_critic,
+        ("ppo.baseline", "methods.ppo"),
+        f"{', '.join(with_critic)}: critic all asks for a critic of all episodes, and there is none: set it to kept",
+    )
 
 
 def _risk_rules(p: Params, risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:

@@ -90,6 +90,33 @@ def gae(
     return advantages, advantages + values
 
 
+def query_advantages(rewards: Tensor, response_mask: Tensor, gamma: float, responses: int) -> tuple[Tensor, Tensor]:
+    """Advantages whose baseline is what the query's other responses got, and the rewards to go; no critic.
+
+    A token's advantage is the discounted sum of the rewards from it on, minus the mean of the same sum of the other
+    responses at the same position; a response that has ended stays at its last token's. So the penalty that earlier
+    tokens have paid adds no noise. Without a KL penalty and with gamma 1 it is RLOO: return minus the others' mean, for
+    every token. The baseline depends on nothing that its own response did, so it does not bias the gradient.
+
+    Args:
+        rewards: (B, T) float, zero on padding; the responses to a query are `responses` rows in a row.
+        response_mask: (B, T) bool.
+        gamma: discount in (0, 1].
+        responses: k, at least 2.
+    Returns: advantages and rewards to go, both (B, T), zero on padding.
+    Raises: ValueError if k is below 2.
+    Source: Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740).
+    """
+    if responses < 2:
+        raise ValueError(f"{responses} response: a baseline needs others to the same query")
+    to_go, _ = gae(rewards, torch.zeros_like(rewards), response_mask, gamma, 1.0)
+    last = response_mask.sum(dim=1, keepdim=True) - 1
+    places = torch.arange(rewards.shape[1], device=rewards.device).expand_as(rewards)
+    held = to_go.gather(1, torch.minimum(places, last)).view(-1, responses, rewards.shape[1])
+    others = (held.sum(dim=1, keepdim=True) - held) / (responses - 1)
+    return torch.where(response_mask, to_go - others.view_as(rewards), torch.zeros_like(to_go)), to_go
+
+
 def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
     """Divides the masked entries by their unbiased standard deviation; with `centred`, their mean becomes 0.
 

@@ -175,6 +175,19 @@ CLASHES = [
     ),
     ({"sft.tokens": 65}, "sft.tokens = 65, model.scratch.context = 64: SFT texts exceed the context"),
     ({"sft.micro_batch_size": 48}, "sft.batch_size = 64, sft.micro_batch_size = 48: micro_batch_size must divide"),
+    ({"ppo.responses": 3}, "ppo.batch_size = 128, ppo.responses = 3: responses must divide batch_size"),
+    (
+        {"ppo.baseline": "query", "ppo.responses": 1},
+        "ppo.baseline = 'query', ppo.responses = 1: the baseline is the mean of a query's other responses",
+    ),
+    (
+        {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"hard": {"measure": "cvar"}}},
+        "ppo.baseline = 'query', methods.ppo = {'hard': {'measure': 'cvar'}}: hard: measure cvar trains on the worst",
+    ),
+    (
+        {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"e": {"measure": "evar", "critic": "all"}}},
+        "ppo.baseline = 'query', methods.ppo = {'e': {'critic': 'all', 'measure': 'evar'}}: e: critic all asks for a",
+    ),
     ({"ppo.mini_batch_size": 96}, "ppo.batch_size = 128, ppo.mini_batch_size = 96: mini_batch_size must divide"),
     (
         {"ppo.micro_batch_size": 48},

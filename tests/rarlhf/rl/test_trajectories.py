@@ -60,8 +60,10 @@ VALUES: Mapping[str, object] = {
     "ppo.checkpoint_every": 100,
     "kl.coef": 0.3,
     "kl.target": 0.1,
+    "kl.controller": "paper",
     "kl.rate": 0.5,
     "kl.average": "kept",
+    "kl.stop_above": None,
     "risk.alpha": 0.4,
     "risk.warmup": 1,
     "risk.rho": 1.0,
@@ -79,6 +81,12 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "mean_cvar": {"risk.measure": "mean_cvar", "risk.critic": "all"},
     "hard_prompts": {"risk.measure": "cvar", "risk.hard_share": 0.5, "risk.critic": "all", "risk.ranking": "value"},
     "lora": {"risk.measure": "cvar"},
+    "query_baseline": {
+        "risk.measure": "cvar_ru",
+        "ppo.responses": 4,
+        "ppo.baseline": "query",
+        "ppo.averaged": 0.5,
+    },
 }
 NUMBERS = (
     "objective/kl",
@@ -153,6 +161,9 @@ class Run:
         keep = self.trainer.keep
         self.trainer.keep = lambda record: self.note(keep(record), name)
         self.trainer.train(QUERIES, folder / "c.safetensors")
+        if p.ppo.averaged:
+            averaged = {f"averaged/{group}": self.moved(group) for group in MOVED["whole"]}
+            self.iterations[-1]["numbers"] |= averaged
 
     def score(self, texts: Sequence[str]) -> Tensor:
         self.texts.append(list(texts))
