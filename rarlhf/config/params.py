@@ -254,6 +254,16 @@ class PPOParams(Section):
         """Episodes in a forward and backward pass; the whole mini-batch until `auto` is resolved."""
         return self.mini_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
 
+    @property
+    def queries(self) -> int:
+        """Queries of a batch, each with `responses` episodes."""
+        return self.batch_size // self.responses
+
+    @property
+    def warmup_rollouts(self) -> int:
+        """Rollouts that train only the value head; none where the queries themselves give the baseline."""
+        return self.value_warmup if self.baseline == "critic" else 0
+
 
 class KLParams(Section):
     """The KL penalty and its controller."""
