@@ -79,7 +79,11 @@ def _general_rules(p: Params) -> Iterable[Rule]:
     plain = "rlhf" not in p.methods.ppo or p.risk_of("rlhf").measure == "none"
     plain = plain and "rlhf" not in p.methods.fit
     yield plain, ("methods.ppo",), "rlhf is plain RLHF: give it measure: none, or give the method another name"
-    yield not taken, ("methods.ppo", "methods.fit"), f"another stage writes models/{', models/'.join(taken)}; give it another name"
+    yield (
+        not taken,
+        ("methods.ppo", "methods.fit"),
+        f"another stage writes models/{', models/'.join(taken)}; give it another name",
+    )
     one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
     yield one_tail, ("evaluate.tail_quantile", "evaluate.tail_threshold"), "set one of the two, and the other to null"
 
