@@ -102,7 +102,7 @@ def test_the_mean_learns_risky_and_the_tail_learns_safe(seed: int, learned: Call
 TAILS: list[tuple[str, Edits]] = [
     ("cvar", {"critic": "all"}),
     ("cvar_ru", {}),
-    ("cvar_ru", {"eta_rate": 0.1}),
+    ("cvar_ru", {"eta": "running", "eta_rate": 0.1}),
     ("entropic", {}),
     ("evar", {}),
     ("mean_cvar", {}),
