@@ -19,22 +19,27 @@ from transformers import (
 )
 
 from rarlhf.config.load import load_params
-from rarlhf.config.params import Params
+from rarlhf.config.params import Params, SampledParams
 from rarlhf.models.loading import save_model
 from rarlhf.system.files import read_jsonl, write_json, write_jsonl
 from rarlhf.training.base import train_tokenizer
 from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tasks.evaluate import evaluate
+from tasks.fit import fit
 from tasks.generate import generate
 from tasks.inputs import Inputs
+from tasks.plan import plan
 from tasks.ppo import ppo
 from tasks.running.stage import Run
+from tasks.samples import samples
 from tasks.sft import sft
 from tests.tasks.silent import Silent
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
-METHODS = ("base", "sft", "rlhf", "ra_rlhf")
+BY_PPO, BY_FIT = ("rlhf", "ra_rlhf"), "cvar_fit"
+TRAINED = (*BY_PPO, BY_FIT)
+METHODS = ("base", "sft", *TRAINED)
 SEEDS = [1, 2]
 STORED = {
     "none": {},
@@ -55,6 +60,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "sft": {"tokens": 16, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "lr": 0.02},
     "ppo": PPO,
     "risk": {"warmup": 1, "rho": 1.0, "alpha": 0.5},
+    "methods": {
+        "ppo": {"rlhf": {"measure": "none"}, "ra_rlhf": {}},
+        "fit": {BY_FIT: {"measure": "cvar_ru", "of": "score", "eta": "plan"}},
+    },
+    "plan": {"train": SampledParams(prompts=15, samples=4), "kl": [0.3]},
+    "fit": {"rounds": 2, "samples": 2, "batch_size": 16, "micro_batch_size": 8, "lr": 0.01},
+    "kl": {"target": 0.3},
     "generate": {"samples": 2, "batch_size": 20},
     "runtime": {"threads": 1},
 }
@@ -133,11 +145,18 @@ def done(
         shared = {"reward": Path("models/reward"), "prompts": Path("data/prompts")}
         places = {"base": Path("models/base"), "prompts": Path("data/prompts"), "out": Path("models/sft")}
         run(sft, params, "sft", **places, curve=Path("curves/sft.csv"))
-        for method in ("rlhf", "ra_rlhf"):
+        drawn, plans = Path("data/samples/train"), Path("data/plan")
+        run(samples, params, "samples@train", **shared, split="train", sft=Path("models/sft"), out=drawn)
+        run(plan, params, "plan", samples=drawn, out=plans)
+        for method in TRAINED:
             for seed in SEEDS:
                 out, curve = Path("models", method, str(seed)), Path("curves", method, f"{seed}.csv")
                 paths = {"method": method, "seed": seed, "sft": Path("models/sft"), "out": out, "curve": curve}
-                run(ppo, params, f"ppo@{method}-{seed}", **shared, **paths)
+                paths |= {"plan": plans / "methods" / f"{method}.json", "reward": shared["reward"]}
+                if method == BY_FIT:
+                    run(fit, params, f"fit@{method}-{seed}", **paths, samples=drawn)
+                else:
+                    run(ppo, params, f"ppo@{method}-{seed}", **paths, prompts=shared["prompts"])
         for method in METHODS:
             paths = {"method": method, "model": Path("models", method), "sft": Path("models/sft")}
             run(generate, params, f"generate@{method}", **shared, **paths, out=Path("generations", method))
@@ -150,7 +169,7 @@ def size(folder: Path) -> int:
 
 
 def test_what_is_saved_is_what_is_trained(done: Done) -> None:
-    trained = ["sft", *(f"{method}/{seed}" for method in ("rlhf", "ra_rlhf") for seed in SEEDS)]
+    trained = ["sft", *(f"{method}/{seed}" for method in TRAINED for seed in SEEDS)]
     for name in trained:
         folder = Path("models", name)
         assert (folder / "tokenizer.json").is_file()
@@ -173,7 +192,7 @@ def test_methods_differ_and_sft_is_its_own_reference(done: Done) -> None:
     results = json.loads(Path("metrics/evaluate.json").read_text())["methods"]
     assert list(results) == list(METHODS)
     assert results["sft"]["kl_sft"]["per_seed"] == [0, 0]
-    for method in ("base", "rlhf", "ra_rlhf"):
+    for method in ("base", *TRAINED):
         assert all(abs(value) > 1e-3 for value in results[method]["kl_sft"]["per_seed"]), method
     perplexities = {method: tuple(results[method]["perplexity_reference"]["per_seed"]) for method in METHODS}
     assert len(set(perplexities.values())) == len(METHODS)
@@ -198,7 +217,7 @@ def test_training_starts_at_its_reference(done: Done) -> None:
 
 def test_adapters_are_small(done: Done) -> None:
     whole = size(Path("models/base"))
-    for method in ("rlhf", "ra_rlhf"):
+    for method in TRAINED:
         for seed in SEEDS:
             share = size(Path("models", method, str(seed))) / whole
             assert share == pytest.approx(1.0, rel=0.01) if done.mode == "none" else share < 0.5

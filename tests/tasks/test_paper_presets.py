@@ -221,6 +221,8 @@ def test_the_whole_graph_of_stages(name: str, repository: Path, monkeypatch: pyt
     expected = {"code", "check", "download", "base", "reward", "prompts", "sft", "plan", "evaluate", *per_seed}
     expected |= {"generate_start@base", "generate_start@sft", "samples@train", "samples@test"}
     expected |= {"generate@rlhf", "generate@ra_rlhf", "generate@cvar_rlhf"}
+    expected |= {f"generate_fit@{method}" for method in params.methods.fit}
+    expected |= {f"fit@{method}-{seed}" for method in params.methods.fit for seed in params.seeds}
     expected |= {f"source@{item}" for item in params.data.watch}
     assert set(graph) == expected
     assert len(per_seed) == 9
