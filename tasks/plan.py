@@ -13,7 +13,7 @@ def plan(run: Run, samples: Path, out: Path) -> None:
     from rarlhf.evaluation.figures import png
     from rarlhf.evaluation.plans import frontier_figure, frontier_table, plan_table
     from rarlhf.risk.plan import Answers, caution, frontier, reference
-    from rarlhf.risk.planned import method_values, plans_of, written
+    from rarlhf.risk.planned import file_of, plans_of
     from rarlhf.system.files import write_json
 
     risk, target = run.params.risk, run.params.kl.target
@@ -25,8 +25,7 @@ def plan(run: Run, samples: Path, out: Path) -> None:
     with run.output(out) as folder:
         (folder / "methods").mkdir()
         for method in trained:
-            planned = {"plan": written(plans[method.name])} if method.name in plans else {}
-            write_json(folder / "methods" / f"{method.name}.json", {**method_values(method), **planned})
+            write_json(folder / "methods" / f"{method.name}.json", file_of(method, plans.get(method.name)))
         write_json(folder / "frontier.json", frontier_table(start, rows, plans, risk.alpha))
         (folder / "frontier.png").write_bytes(picture)
         run.tracker.artifact(folder / "frontier.png")

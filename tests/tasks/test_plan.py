@@ -52,7 +52,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
             scores = torch.randn(40, 16, generator=torch.Generator().manual_seed(seed))
         Path("samples").mkdir(exist_ok=True)
         lengths = torch.ones(scores.shape, dtype=torch.int32)
-        write_samples(Samples(lengths.unsqueeze(-1), lengths, scores, []), Path("samples"))
+        write_samples(Samples(lengths.unsqueeze(-1).clone(), lengths, scores, []), Path("samples"))
         here = Run(params, Inputs("plan", {}, {}), Silent())  # type: ignore[arg-type]
         plan.__wrapped__(here, Path("samples"), Path("plan"))  # type: ignore[attr-defined]
         here._outputs.commit()
@@ -70,7 +70,7 @@ def test_methods_that_need_a_plan_have_one_at_the_target(stage: Stage, capsys: p
     assert files["cvar_rlhf"]["plan"] == files["cvar_fit"]["plan"]
     assert files["mean_fit"]["plan"]["eta"] is None
     assert files["mean_fit"]["plan"]["mean"] > files["cvar_fit"]["plan"]["mean"]
-    assert files["mean_fit"]["plan"]["cvar"] < files["cvar_fit"]["plan"]["cvar"]
+    assert files["mean_fit"]["plan"]["cvar"] is None  # the only number of it that risk.alpha decides
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["plan", "sft", "cvar_rlhf", "cvar_fit", "mean_fit"]
 
