@@ -275,7 +275,6 @@ class KLParams(Section):
     proportional: NonNegative
     integral: Positive
     window: Steps
-    ramp: Annotated[Number, Field(ge=0, le=1)]
     average: Literal["all", "kept", "kept_over_batch"]
     stop_above: Annotated[Number, Field(gt=1)] | None
 

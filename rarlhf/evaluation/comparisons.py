@@ -6,7 +6,7 @@ Letters for shapes: S seeds, P test prompts, k samples per prompt.
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from math import isfinite
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from rarlhf.config.methods import RLHF, in_order
 from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
 from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
+from rarlhf.evaluation.oracle import measure_by_oracle
 from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.words import percent
 
@@ -51,6 +52,7 @@ class Evaluation(TypedDict):
     confidence: float  # of the comparisons' intervals; `ci95` is always 95 %
     kl_target: float  # nats
     definitions: int
+    oracle: NotRequired[dict[str, dict[str, Spread]]]  # source generator: method -> metric, as docs/evaluation.md says
 
 
 def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
@@ -60,7 +62,7 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         tables: generations of every method and seed on the same prompts; a method that training starts from is one
             model with a set of generations per seed, so that its spread comes from sampling alone.
         perplexities: perplexity of the reference texts of every method and seed.
-        params: `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read.
+        params: `data.source`, `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read.
 
     Returns: a JSON-ready dictionary.
 
@@ -73,7 +75,7 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         method: _spreads(method, by_seed, perplexities[method], tail, params.ppo.max_new_tokens)
         for method, by_seed in tables.items()
     }
-    return Evaluation(
+    evaluation = Evaluation(
         preset=params.preset,
         seeds=list(params.seeds),
         methods=methods,
@@ -83,6 +85,9 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         kl_target=params.kl.target,
         definitions=DEFINITIONS,
     )
+    if params.data.source == "generator":
+        evaluation["oracle"] = measure_by_oracle(tables, tail)
+    return evaluation
 
 
 def tail_of(tables: Tables, params: Params) -> BoolArray:

@@ -16,6 +16,14 @@ COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the r
     "kl_sft": "KL, nats",
     "perplexity_reference": "perplexity",
 }
+ORACLE_COLUMNS: Mapping[str, str] = {  # metric by the oracle -> short heading
+    "oracle_mean": "latent sentiment",
+    "oracle_prompt_tail": "prompt tail",
+    "oracle_cvar_10": "CVaR 10 %",
+    "exact_share_mean": "share of exact, mean",
+    "exact_share_cvar_10": "share of exact, CVaR 10 %",
+    "oracle_no_review": "no review",
+}
 PLAIN_COLUMNS: Mapping[str, str] = {"dist_2": "dist-2", "length_mean": "tokens"}  # shown without interval
 
 
@@ -47,6 +55,17 @@ def result_rows(evaluation: Evaluation, columns: Sequence[str]) -> list[list[str
     return [
         [label_of(method), *(with_half_width(spreads[column], evaluation["confidence"]) for column in columns)]
         for method, spreads in evaluation["methods"].items()
+    ]
+
+
+def oracle_rows(evaluation: Evaluation) -> list[list[str]]:
+    """One row per method: its name, then each metric by the oracle, empty where there is none; no rows without one."""
+    return [
+        [
+            label_of(method),
+            *(with_half_width(m[c], evaluation["confidence"]) if c in m else "" for c in ORACLE_COLUMNS),
+        ]
+        for method, m in evaluation.get("oracle", {}).items()
     ]
 
 

@@ -10,14 +10,12 @@ from torch import Tensor
 from rarlhf.config.params import KLParams
 
 KLAverage = Literal["all", "kept", "kept_over_batch"]
-# Of the PID controller. The error counts at most as much as the target: ten times the target says no more than twice.
-# Beta moves by at most a tenth per iteration. Faster, the critic's values lag behind the penalty, and its loss, which
-# grows as beta squared, drives the shared weights. Beta stays within a factor of 100 of its start: beyond, the score or
-# the penalty is noise, and a way back would take longer than a training.
+# Of the PID controller. Its error counts at most as much as a KL that is e times too high or too low; a first batch, whose
+# KL is 0 or estimated below it, says no more than that, and a beta that rises fast makes the critic's loss, which grows
+# as beta squared, drive the shared weights. Beta stays within a factor of 100 of its start: where the score cannot buy
+# the target, or a rate too high ignores beta, it would go on for ever, and the way back would outlast the training.
 CLIPPED_ERROR = 1.0
-CLIPPED_STEP = 0.1
 RANGE = 100.0
-SMALLEST = 0.1  # share of the target
 
 
 def controlled_kl(episode_kl: Tensor, tail_mask: Tensor, average: KLAverage) -> float:
@@ -35,18 +33,17 @@ def controlled_kl(episode_kl: Tensor, tail_mask: Tensor, average: KLAverage) -> 
     return float(kept / (tail_mask.sum() if average == "kept" else len(episode_kl)))
 
 
-def next_kl_coef(kl_coef: float, readings: Sequence[float], kl: KLParams, progress: float) -> float:
+def next_kl_coef(kl_coef: float, readings: Sequence[float], kl: KLParams) -> float:
     """Beta of the next iteration, by the controller `kl.controller`.
 
     Args:
         kl_coef: beta of this iteration, score units per nat.
         readings: `controlled_kl` of the iterations so far, this one last, at least one.
         kl: the section of the params.
-        progress: iterations done / all iterations, (0, 1].
     """
     if kl.controller == "paper":
         return adapted_kl_coef(kl_coef, readings[-1], kl.target, kl.rate)
-    return pid_kl_coef(kl_coef, readings, kl, progress)
+    return pid_kl_coef(kl_coef, readings, kl)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, rate: float) -> float:
@@ -63,34 +60,26 @@ def adapted_kl_coef(kl_coef: float, kl: float, target: float, rate: float) -> fl
     return kl_coef * (1.0 + error * rate)
 
 
-def pid_kl_coef(kl_coef: float, readings: Sequence[float], kl: KLParams, progress: float) -> float:
-    """Beta exp(clip(proportional * (e - e') + integral * e)): e the error of now, e' of the iteration before.
+def pid_kl_coef(kl_coef: float, readings: Sequence[float], kl: KLParams) -> float:
+    """Beta exp(proportional * (e - e') + integral * e), with e the error of now and e' that of the iteration before.
 
-    The error is (mean KL of the last `window` iterations - wanted KL) / target. log beta adds the changes up, so its
-    limits cannot wind up a hidden integral, and nothing but beta and the readings has to be kept.
+    The error is log(mean KL of the last `window` iterations / target). In this velocity form log beta itself is the sum
+    of the errors: nothing winds up behind its bounds, and a resumed training needs no more than beta and the readings.
 
     Args:
         kl_coef: beta, score units per nat, above 0.
         readings: nats per response of the iterations so far, this one last.
-        kl: gains, window, ramp, target and the start of beta.
-        progress: iterations done / all iterations, (0, 1].
-    Source: Stooke et al. 2020 (arXiv 2007.03964), algorithm 2, in velocity form and on log beta.
+        kl: gains, window, target and the start of beta.
+    Source: Stooke et al. 2020 (arXiv 2007.03964), algorithm 2, here on log beta and without the derivative.
     """
-    now = _log_kl(readings, kl)
-    before = _log_kl(readings[:-1], kl) if len(readings) > 1 else now
-    error = min(max(now - math.log(wanted_kl(kl, progress) / kl.target), -CLIPPED_ERROR), CLIPPED_ERROR)
-    step = kl.proportional * (now - before) + kl.integral * error
-    moved = math.log(kl_coef) + min(max(step, -CLIPPED_STEP), CLIPPED_STEP)
-    low, high = math.log(kl.coef / RANGE), math.log(kl.coef * RANGE)
-    return math.exp(min(max(moved, low), high))
+    error = kl_error(readings, kl)
+    before = kl_error(readings[:-1], kl) if len(readings) > 1 else error
+    moved = math.log(kl_coef) + kl.proportional * (error - before) + kl.integral * error
+    return math.exp(min(max(moved, math.log(kl.coef / RANGE)), math.log(kl.coef * RANGE)))
 
 
-def wanted_kl(kl: KLParams, progress: float) -> float:
-    """The KL that the PID controller wants now: it rises in a line to the target over the first `ramp`."""
-    return kl.target * min(progress / kl.ramp, 1.0) if kl.ramp > 0 else kl.target
-
-
-def _log_kl(readings: Sequence[float], kl: KLParams) -> float:
-    """log(mean KL of the window / target), at least that of a tenth of the target: small estimates may be negative."""
+def kl_error(readings: Sequence[float], kl: KLParams) -> float:
+    """log(mean KL of the window / target), within `CLIPPED_ERROR`; the lowest where the mean is not above 0."""
     last = readings[-kl.window :]
-    return math.log(max(sum(last) / len(last) / kl.target, SMALLEST))
+    share = sum(last) / len(last) / kl.target
+    return min(max(math.log(share), -CLIPPED_ERROR), CLIPPED_ERROR) if share > 0 else -CLIPPED_ERROR

@@ -186,7 +186,7 @@ class PPOTrainer:
             metrics.show_samples(self.recorder, iteration, rollout, treated.kept, self.tokenizer)
         kept = self.keep({"iteration": iteration} | dict(sorted(record.items())))
         readings = [before["objective/kl_controlled"] for before in self.records]
-        self.kl_coef = next_kl_coef(self.kl_coef, readings, self.kl, iteration / self.ppo.iterations)
+        self.kl_coef = next_kl_coef(self.kl_coef, readings, self.kl)
         return kept
 
     def risk_batch(self, rewards: Tensor, rollout: Rollout, iteration: int) -> Batch:

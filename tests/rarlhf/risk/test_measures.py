@@ -364,9 +364,14 @@ def returns_of(logits: Tensor) -> Tensor:
     return (PAYOFFS - BETA * (logits.log_softmax(dim=0) + log(4))).unsqueeze(1) + NOISE
 
 
-def exact(name: str, logits: Tensor) -> float:
-    """The measure of the mixture's returns, by its definition."""
-    returns = returns_of(logits).flatten()
+def scores_of_arms() -> Tensor:
+    """(4, 401) scores of the four arms, which no policy changes."""
+    return PAYOFFS.unsqueeze(1) + NOISE
+
+
+def exact(name: str, logits: Tensor, values: Tensor | None = None) -> float:
+    """The measure of the mixture's returns, or of other `values` (4, 401) of its arms, by its definition."""
+    returns = (returns_of(logits) if values is None else values).flatten()
     p = (logits.softmax(dim=0) / len(NOISE)).repeat_interleave(len(NOISE))
     mean = float((p * returns).sum())
     ordered, order = returns.sort()
@@ -393,11 +398,12 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(torch.cosine_similarity(one, other, dim=0))
 
 
-def utilities_of(one: Scheduled) -> Tensor:
-    """(4, 401) utilities of the outcomes, from a batch that holds each as often as P says."""
+def utilities_of(one: Scheduled, values: Tensor | None = None) -> Tensor:
+    """(4, 401) utilities of the outcomes, returns or `values`, from a batch that holds each as often as P says."""
     copies = (P * 10).round().long()
-    repeated = returns_of(P.log()).repeat_interleave(copies, dim=0)
-    treated = one.treat(batch(repeated.flatten()), ONE).rewards.view(10, len(NOISE))
+    repeated = (returns_of(P.log()) if values is None else values).repeat_interleave(copies, dim=0)
+    given = batch(repeated.flatten())._replace(kl_coef=BETA if values is None else 0.0)
+    treated = one.treat(given, ONE).rewards.view(10, len(NOISE))
     return treated[copies.cumsum(dim=0) - 1]
 
 
@@ -410,6 +416,25 @@ def test_utilities_give_the_true_gradient(name: str, params: Params) -> None:
     gradient = policy_gradient(utilities_of(measure(params, measure=name)))
     assert cosine(gradient, true) > 0.9999
     assert float(gradient.norm() / true.norm()) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "cvar"])
+def test_with_the_penalty_outside_every_outcome_pays_its_own_log_ratio(name: str, params: Params) -> None:
+    """Gradient of risk(score) - beta KL: that of the utility less beta times the log-ratio, and no further term."""
+    scores = scores_of_arms()
+
+    def objective(logits: Tensor) -> float:
+        kl = float((logits.softmax(dim=0) * (logits.log_softmax(dim=0) + log(4))).sum())
+        return exact(name, logits, scores) - BETA * kl
+
+    steps = 1e-3 * torch.eye(4, dtype=torch.float64)
+    differences = [objective(P.log() + step) - objective(P.log() - step) for step in steps]
+    true = torch.tensor(differences, dtype=torch.float64) / 2e-3
+    paid = utilities_of(measure(params, measure=name), scores) - BETA * (P.log() + log(4)).unsqueeze(1)
+    assert cosine(policy_gradient(paid), true) > 0.9999
+    assert float(policy_gradient(paid).norm() / true.norm()) == pytest.approx(1.0, rel=0.01)
+    free = policy_gradient(utilities_of(measure(params, measure=name), scores))
+    assert float((free - true).norm() / true.norm()) > 0.03  # negative control: without the penalty
 
 
 def test_without_the_kl_term_the_gradient_of_the_tail_is_off(params: Params) -> None:
