@@ -22,8 +22,8 @@ def frontier_table(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pla
     Args:
         start: the reference policy.
         rows: of `frontier`.
-        plans: of the methods; their `cvar` is at the method's own alpha.
-        alpha: level of the CVaR of reference and rows.
+        plans: of the methods.
+        alpha: level of every CVaR.
     """
     return {
         "alpha": alpha,
@@ -33,9 +33,9 @@ def frontier_table(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pla
     }
 
 
-def plan_table(start: PlannedPolicy, plans: Plans) -> str:
+def plan_table(start: PlannedPolicy, plans: Plans, alpha: float) -> str:
     """The plans in lines of text, after the SFT model's own numbers."""
-    columns = ("eta", "beta", "KL", "mean", "CVaR", "samples", "lowest")
+    columns = ("eta", "beta", "KL", "mean", f"CVaR {alpha:.0%}", "samples", "lowest")
     lines = [f"{'plan':24}" + "".join(f"{name:>9}" for name in columns)]
     for name, plan in {"sft": start, **plans}.items():
         beta = None if plan is start else plan.kl_coef
@@ -52,7 +52,7 @@ def frontier_figure(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pl
         start: the reference policy, at no nats.
         rows: of `frontier`; those that the answers do not reach stand at the KL that they do.
         plans: of the methods.
-        alpha: level of the CVaR.
+        alpha: level of every CVaR.
     """
     panels = {
         "mean": "mean reward of the training prompts (score units)",
