@@ -180,8 +180,8 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> 
 class LabelledTexts(Dataset[dict[str, Any]]):
     """Tokenised texts with the target of the one output: 1 for the wanted class; with sign -1, for the other.
 
-    Where the source knows the chance of the label, as raters' shares would give it, that is the target: single labels say
-    next to nothing about how much better than good a text is, so that a classifier of them saturates there.
+    Where the source knows the chance of the label, as raters' shares would give it, that is the target. Single labels
+    say next to nothing about how much better than good a text is, so that a classifier of them saturates there.
     """
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
