@@ -70,7 +70,7 @@ def measure_run(
     Raises: UserError if a file is missing or broken, files do not fit together, or a metric is not finite.
     """
     tables = read_tables(generations, params.methods.names, params.seeds)
-    training = read_training(curves, params.methods.names, params.seeds)
+    training = read_training(curves, list(params.methods.ppo), params.seeds)
     texts = [row["text"] for row in read_jsonl(prompts / "perplexity.jsonl")]
     perplexities = perplexities_of_methods(models, texts, params, prepare(params.runtime), recorder)
     evaluation = compare_methods(tables, perplexities, params)

@@ -150,13 +150,25 @@ def test_results_are_those_of_the_report(params: Params) -> None:
 
 
 def test_every_method_that_is_trained_gets_a_card(params: Params, tmp_path: Path) -> None:
-    chosen = params.methods.model_copy(update={"ppo": {"rlhf": {"measure": "none"}}})
+    chosen = params.methods.model_copy(update={"ppo": {"rlhf": {"measure": "none"}}, "fit": {}})
     write_cards(tmp_path, measured(), params.model_copy(update={"methods": chosen}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rlhf.md", "sft.md"]
     text = (tmp_path / "rlhf.md").read_text(encoding="utf-8")
     assert "# RLHF\n" in text
     assert "| RLHF - SFT † |" in text
     assert "`risk.alpha`" not in text  # plain RLHF reads none
+
+
+@pytest.mark.parametrize(("name", "aim"), [("mean_fit", "mean score"), ("cvar_fit", "low scores")])
+def test_the_card_of_a_fit_says_how_it_was_made(name: str, aim: str, params: Params) -> None:
+    text = Card(Method(name, "fit", params.risk_of(name)), params, "").text()
+    assert "by their weighted likelihood" in text
+    assert f"\n{aim} of a reward model" in text
+    assert "| `fit.rounds` |" in text
+    assert "| `kl.target` |" in text
+    assert "`kl.rate`" not in text
+    assert "PPO" not in text
+    assert ("`risk.alpha`" in text) == (name == "cvar_fit")
 
 
 def test_scorers_are_named_by_their_kind(params: Params) -> None:
