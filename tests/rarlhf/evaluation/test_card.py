@@ -150,7 +150,7 @@ def test_results_are_those_of_the_report(params: Params) -> None:
 
 
 def test_every_method_that_is_trained_gets_a_card(params: Params, tmp_path: Path) -> None:
-    chosen = params.methods.model_copy(update={"ppo": {"rlhf": {"measure": "none"}}})
+    chosen = params.methods.model_copy(update={"ppo": {"rlhf": {"measure": "none"}}, "fit": {}})
     write_cards(tmp_path, measured(), params.model_copy(update={"methods": chosen}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rlhf.md", "sft.md"]
     text = (tmp_path / "rlhf.md").read_text(encoding="utf-8")
