@@ -71,7 +71,7 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 # metrics/, which are in git, stay.
 clean:
 	rm -rf models/base models/reward models/sft models/*/[0-9]* generations plots curves reports
-	rm -rf data/inputs data/code data/modules data/methods data/raw data/prompts
+	rm -rf data/inputs data/code data/modules data/raw data/prompts data/samples data/plan
 	rm -rf site .docs .cache .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rarlhf tasks flows tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

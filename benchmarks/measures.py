@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cvar, critic of all": {"measure": "cvar", "critic": "all"},
     "cvar, hard prompts": {"measure": "cvar", "hard_share": 0.5},
     "cvar_ru": {"measure": "cvar_ru"},
-    "cvar_ru, running eta": {"measure": "cvar_ru", "eta_rate": 0.2},
+    "cvar_ru, running eta": {"measure": "cvar_ru", "eta": "running", "eta_rate": 0.2},
     "entropic": {"measure": "entropic"},
     "evar": {"measure": "evar"},
     "mean_cvar": {"measure": "mean_cvar"},

@@ -86,8 +86,8 @@ def description(stage: str) -> str | None:
 
 
 def label(stage: str, arguments: Mapping[str, object]) -> str:
-    """Name of one run of a stage, as DVC writes it: `ppo@rlhf-1`, `generate@rlhf`, `check`."""
-    item = [str(arguments[key]) for key in ("method", "seed") if key in arguments]
+    """Name of one run of a stage, as DVC writes it: `ppo@rlhf-1`, `samples@train`, `check`."""
+    item = [str(arguments[key]) for key in ("split", "method", "seed") if key in arguments]
     return f"{stage}@{'-'.join(item)}" if item else stage
 
 

@@ -8,16 +8,19 @@ from tasks.tracking.record import all_params
 
 
 @stage
-def ppo(run: Run, method: str, seed: int, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path) -> None:
+def ppo(
+    run: Run, method: str, seed: int, plan: Path, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path
+) -> None:
     """Train the SFT model by PPO with one seed, going on from the checkpoint of a killed run if there is one."""
     from rarlhf.rewards.scorers import load_reward_model
+    from rarlhf.risk.planned import with_planned_eta
     from rarlhf.rl.parts import Session
     from rarlhf.system.distributed import world
     from rarlhf.system.files import read_jsonl, write_curve
     from rarlhf.system.machine import prepare
     from rarlhf.training.rlhf import Places, train_policy
 
-    params = run.params.model_copy(update={"risk": run.params.risk_of(method)})
+    params = run.params.model_copy(update={"risk": with_planned_eta(run.params.risk_of(method), plan)})
     run.tracker.params(all_params(params))  # as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
     session = Session(prepare(params.runtime), run.recorder, processes)

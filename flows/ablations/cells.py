@@ -18,6 +18,7 @@ from tasks.preset import PARAMS, params_of, set_values
 
 if TYPE_CHECKING:
     from dvc.stage import Stage
+    from networkx import DiGraph
 
 Values = Mapping[str, Any]  # dotted key of params.yaml -> value
 PAPER: Mapping[str, list[dict[str, Any]]] = {
@@ -36,6 +37,9 @@ NO_GRID = {  # dvc.yaml makes stages from these, so that cells would not be comp
     "methods.fit": "every cell has the same methods: set them in params.yaml, or choose of them by --methods",
     "data.watch": "set it in params.yaml",
 }
+
+TRAINING = ("ppo", "fit")  # stages with a run for each method and seed, which depend on the method's plan
+WITHOUT_PLANS = ("risk.", "methods.", "plan.kl.")  # keys that change stage `plan`, but no plan of the same risk
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,10 @@ def shared_stages(params: Values, cells: Sequence[Cell]) -> list[str]:
     """
     from dvc.repo import Repo
 
+    from rarlhf.risk.planned import needs_plan
+
     keys, methods = varying(cells), _differing_methods(cells)
+    of_plans = [key for key in keys if not f"{key}.".startswith(WITHOUT_PLANS)]
     with TemporaryDirectory() as folder:
         Path(folder, ".dvc").mkdir()
         Path(folder, ".dvc/config").write_text("[core]\n    no_scm = True\n", encoding="utf-8")
@@ -138,28 +145,36 @@ def shared_stages(params: Values, cells: Sequence[Cell]) -> list[str]:
         Path(folder, "params.yaml").write_text(set_values(PARAMS.read_text(encoding="utf-8"), params), encoding="utf-8")
         with Repo(folder) as repo:
             graph = repo.index.graph
-            changed = {stage for stage in graph if _reads(stage, keys)}
-            while more := {s for s in graph if _changes(s, changed & set(graph.successors(s)), methods)} - changed:
-                changed |= more
-            shared = set(graph) - changed
+            if any(stage.name == "plan" for stage in _changed(graph, of_plans, methods)):
+                methods |= {method.name for method in methods_of(cells[0].params) if needs_plan(method)}
+            shared = set(graph) - _changed(graph, keys, methods)
             return sorted(s.name for s in shared if not shared & set(graph.predecessors(s)))
 
 
 def _differing_methods(cells: Sequence[Cell]) -> set[str]:
-    """The PPO methods whose risk is not decided by the same values in every cell."""
-    from rarlhf.risk.measures import deciding_values
+    """The trained methods whose risk is not decided by the same values in every cell, whatever their plans are."""
+    from rarlhf.risk.planned import method_values
 
-    first, *others = ({m.name: deciding_values(m.risk) for m in methods_of(c.params) if m.risk} for c in cells)
+    first, *others = ({m.name: method_values(m) for m in methods_of(c.params) if m.risk} for c in cells)
     return {name for name, values in first.items() if any(other.get(name) != values for other in others)}
+
+
+def _changed(graph: "DiGraph", keys: Collection[str], methods: Collection[str]) -> set["Stage"]:
+    """The stages that the keys change, those that need them included."""
+    changed = {stage for stage in graph if _reads(stage, keys)}
+    while more := {s for s in graph if _changes(s, changed & set(graph.successors(s)), methods)} - changed:
+        changed |= more
+    return changed
 
 
 def _changes(stage: "Stage", changed: Iterable["Stage"], methods: Collection[str]) -> bool:
     """Whether a change in what a stage needs changes the stage.
 
-    A change in stage `methods` changes only the stages that train one of `methods`.
+    A change in stage `plan` changes, of the stages that train, only those that train one of `methods`.
     """
-    trains = stage.name.partition("@")[2].rpartition("-")[0] in methods
-    return any(needed.name != "methods" or trains for needed in changed)
+    made_by, _, run = stage.name.partition("@")
+    keeps = made_by in TRAINING and run.rpartition("-")[0] not in methods
+    return any(needed.name != "plan" or not keeps for needed in changed)
 
 
 def _reads(stage: "Stage", keys: Iterable[str]) -> bool:

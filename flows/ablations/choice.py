@@ -88,13 +88,13 @@ def _explanations(name: str | None, common: Values, methods: Sequence[str] | Non
     if methods is not None:
         raise UserError(f"--paper {EXPLANATIONS} trains rlhf and ra_rlhf: leave out --methods")
     coef = load_params(PARAMS).kl.coef
-    grid = [
+    grid: list[dict[str, Any]] = [
         {"risk.ranking": ranking, "kl.average": average, "risk.dropped": dropped}
         for ranking in RANKINGS
         for average in AVERAGES
         for dropped in DROPPED
     ]
-    fixed = [{"kl.rate": 0.0, "kl.coef": float(f"{share * coef:.6g}")} for share in COEFS]
+    fixed: list[dict[str, Any]] = [{"kl.rate": 0.0, "kl.coef": float(f"{share * coef:.6g}")} for share in COEFS]
     points = [*grid, *fixed, {"kl.average": "all"}]
     paper = {"kl.controller": "paper", "kl.stop_above": None, "risk.measure": "cvar", "risk.of": "return"}
     chosen = [*[("ra_rlhf",)] * len(grid), *[(RLHF,)] * (len(points) - len(grid))]

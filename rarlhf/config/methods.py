@@ -1,8 +1,8 @@
 """The registry of methods: their labels, their colours, and how their models are made.
 
-`methods` in params.yaml chooses. A method is a model that training starts from (`methods.start`), or one that is trained
-once per seed, by PPO (`methods.ppo`) or on weighted answers of the SFT model (`methods.fit`). There an entry is a name
-and what differs from section `risk`. A user's own method is shown by its name, in one of the `FURTHER` colours.
+`methods` in params.yaml chooses. A method is a model that training starts from (`methods.start`), or one that is
+trained once per seed, by PPO (`methods.ppo`) or on weighted answers of the SFT model (`methods.fit`). There an entry is
+a name and what differs from section `risk`. A user's own method is shown by its name, in one of the `FURTHER` colours.
 """
 
 from collections.abc import Iterable, Mapping

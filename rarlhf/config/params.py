@@ -4,6 +4,7 @@
 no defaults here, so that params.yaml stays the one home of every value.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -253,6 +254,16 @@ class PPOParams(Section):
         """Episodes in a forward and backward pass; the whole mini-batch until `auto` is resolved."""
         return self.mini_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
 
+    @property
+    def queries(self) -> int:
+        """Queries of a batch, each with `responses` episodes."""
+        return self.batch_size // self.responses
+
+    @property
+    def warmup_rollouts(self) -> int:
+        """Rollouts that train only the value head; none where the queries themselves give the baseline."""
+        return self.value_warmup if self.baseline == "critic" else 0
+
 
 class KLParams(Section):
     """The KL penalty and its controller."""
@@ -264,9 +275,13 @@ class KLParams(Section):
     proportional: NonNegative
     integral: Positive
     window: Steps
-    ramp: Annotated[Number, Field(ge=0, le=1)]
     average: Literal["all", "kept", "kept_over_batch"]
     stop_above: Annotated[Number, Field(gt=1)] | None
+
+    @property
+    def limit(self) -> float:
+        """KL in nats per response above which a training has run away; infinite if none is too high."""
+        return math.inf if self.stop_above is None else self.stop_above * self.target
 
 
 NEUTRAL: Mapping[str, object] = {"critic": "kept", "hard_share": 0.0, "warmup": 0, "rho": 1.0, "of": "return"}

@@ -17,6 +17,7 @@ from rarlhf.evaluation.attainable import Attainable
 from rarlhf.evaluation.cost import scored_answers
 from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
 from rarlhf.evaluation.metrics import cvar, kl_by_decile, measure, prompt_tail
+from rarlhf.evaluation.oracle import measure_by_oracle
 from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.words import percent
 
@@ -56,6 +57,7 @@ class Evaluation(TypedDict):
     kl_by_decile: dict[str, list[list[float]]]  # method -> S lists of the mean KL by decile of the prompt score, nats
     scored_answers: dict[str, int]  # trained method -> answers that one training of it has scored, the plan's included
     attainable: NotRequired[Attainable]
+    oracle: NotRequired[dict[str, dict[str, Spread]]]  # source generator: method -> metric, as docs/evaluation.md says
 
 
 def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
@@ -65,8 +67,8 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         tables: generations of every method and seed on the same prompts; a method that training starts from is one
             model with a set of generations per seed, so that its spread comes from sampling alone.
         perplexities: perplexity of the reference texts of every method and seed.
-        params: `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read; for the answers scored
-            also `methods`, `ppo`, `plan` and `fit`.
+        params: `data.source`, `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read; for the
+            answers scored also `methods`, `ppo`, `plan` and `fit`.
 
     Returns: a JSON-ready dictionary.
 
@@ -79,7 +81,7 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         method: _spreads(method, by_seed, perplexities[method], tail, params.ppo.max_new_tokens)
         for method, by_seed in tables.items()
     }
-    return Evaluation(
+    evaluation = Evaluation(
         preset=params.preset,
         seeds=list(params.seeds),
         methods=methods,
@@ -91,6 +93,9 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         kl_by_decile={method: [kl_by_decile(t) for t in by_seed.values()] for method, by_seed in tables.items()},
         scored_answers=scored_answers(params),
     )
+    if params.data.source == "generator":
+        evaluation["oracle"] = measure_by_oracle(tables, tail)
+    return evaluation
 
 
 def tail_of(tables: Tables, params: Params) -> BoolArray:

@@ -14,7 +14,7 @@ def scored_answers(params: Params) -> dict[str, int]:
     Returns: method -> number of answers.
     """
     plan = params.plan.train.prompts * params.plan.train.samples
-    ppo = (params.ppo.iterations + warmup_rollouts(params)) * params.ppo.batch_size
+    ppo = (params.ppo.iterations + params.ppo.warmup_rollouts) * params.ppo.batch_size
     fit = plan + (params.fit.rounds - 1) * params.plan.train.prompts * params.fit.samples
     scored = {}
     for method in methods_of(params):
@@ -24,8 +24,3 @@ def scored_answers(params: Params) -> dict[str, int]:
             planned = method.risk.eta == "plan" and method.risk.measure in ("cvar_ru", "mean_cvar")
             scored[method.name] = ppo + (plan if planned else 0)
     return scored
-
-
-def warmup_rollouts(params: Params) -> int:
-    """Rollouts before the first iteration, which train the critic alone; none where no critic gives the baseline."""
-    return params.ppo.value_warmup if params.ppo.baseline == "critic" else 0

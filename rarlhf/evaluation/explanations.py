@@ -211,8 +211,8 @@ def _picture(table: ExplainedTable) -> bytes:
             axis.set_title(title)
             axis.set_xlabel("KL to SFT (nats per response)")
         for row in table.rows:
-            style = {"linestyle": (0, (4, 2)) if row.values.get("risk.dropped") == "pay_kl" else "-", "linewidth": 1.2}
-            axes[3].plot(range(1, 1 + len(row.deciles)), row.deciles, color=_colour(table, row), **style)
+            places, line = range(1, 1 + len(row.deciles)), "--" if row.values.get(KEYS[2]) == "pay_kl" else "-"
+            axes[3].plot(places, row.deciles, color=_colour(table, row), linestyle=line, linewidth=1.2)
         axes[3].set_title("KL (nats per response)")
         axes[3].set_xlabel("decile of the prompt's own score, lowest first")
         _legend(axes[3], table)

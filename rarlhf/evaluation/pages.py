@@ -56,4 +56,5 @@ def difference_columns(difference: Difference | None) -> list[object]:
     """Mean, ends of the interval and number of seeds, for CSV; empty where there is none."""
     if difference is None:
         return ["", "", "", 0]
-    return [difference["mean"], *(difference["interval"] or ["", ""]), difference["n"]]
+    ends: Sequence[object] = difference["interval"] or ("", "")
+    return [difference["mean"], *ends, difference["n"]]

@@ -18,7 +18,16 @@ from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curve
 from rarlhf.evaluation.findings import SIGN, best_methods, findings, headlines, mark_explained, pair_label
 from rarlhf.evaluation.generations import BoolArray, Tables, stacked
 from rarlhf.evaluation.statistics import distinguishable
-from rarlhf.evaluation.tables import COLUMNS, cell_text, columns_of, difference_text, number, result_rows
+from rarlhf.evaluation.tables import (
+    COLUMNS,
+    ORACLE_COLUMNS,
+    cell_text,
+    columns_of,
+    difference_text,
+    number,
+    oracle_rows,
+    result_rows,
+)
 from rarlhf.evaluation.words import counted, listed, percent
 
 KEPT = "\n\t\u200c\u200d\u200e\u200f"  # line feed, tab, zero-width joiners, direction marks
@@ -174,6 +183,8 @@ def render_report(
         attainable=_attainable(evaluation),
         differences=_differences(evaluation),
         difference_headings=[COLUMNS[metric] for metric in COMPARED],
+        oracle=oracle_rows(evaluation),
+        oracle_headings=list(ORACLE_COLUMNS.values()),
         all_metrics=_all_metrics(evaluation),
         pictures=[(p, b64encode(p.png).decode("ascii")) for p in pictures],
         samples=samples,

@@ -19,6 +19,14 @@ COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the r
     "perplexity_reference": "perplexity",
 }
 SHARE_COLUMNS: Mapping[str, str] = {"share_mean": "share, mean", "share_cvar_10": "share, CVaR"}  # of the attainable
+ORACLE_COLUMNS: Mapping[str, str] = {  # metric by the oracle -> short heading
+    "oracle_mean": "latent sentiment",
+    "oracle_prompt_tail": "prompt tail",
+    "oracle_cvar_10": "CVaR 10 %",
+    "exact_share_mean": "share of exact, mean",
+    "exact_share_cvar_10": "share of exact, CVaR 10 %",
+    "oracle_no_review": "no review",
+}
 PLAIN_COLUMNS: Mapping[str, str] = {"dist_2": "dist-2", "length_mean": "tokens"}  # shown without interval
 
 
@@ -68,6 +76,17 @@ def cell_text(spreads: Mapping[str, Spread], metric: str, confidence: float) -> 
         return with_half_width(spread, confidence)
     half = t_half_width(spread["per_seed"], confidence)
     return f"{spread['mean']:.0%}" if not half else f"{spread['mean']:.0%} ±{half:.0%}"
+
+
+def oracle_rows(evaluation: Evaluation) -> list[list[str]]:
+    """One row per method: its name, then each metric by the oracle, empty where there is none; no rows without one."""
+    return [
+        [
+            label_of(method),
+            *(with_half_width(m[c], evaluation["confidence"]) if c in m else "" for c in ORACLE_COLUMNS),
+        ]
+        for method, m in evaluation.get("oracle", {}).items()
+    ]
 
 
 def terminal_table(evaluation: Evaluation, params: EvaluateParams) -> str:

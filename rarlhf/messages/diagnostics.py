@@ -4,58 +4,79 @@ A loss that is not finite is not here: it stops the training where it arises (`P
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from rarlhf.config.params import PPOParams
+from rarlhf.config.params import KLParams, PPOParams
 
 Numbers = Mapping[str, float]  # of one iteration, by name
 EMPTY_SHARE = 0.1  # share of a batch's responses that are empty but for the end of text
 NEGATIVE_KL = -0.5  # nats per response; the k1 estimate of a small KL scatters around 0 by a few tenths
 HIGH_RATIO = 10.0  # of one token; PPO's clip allows 1.2, and more only in single steps
+WARNED_SHARE = 0.5  # of the KL at which the training stops
+
+
+class Settings(NamedTuple):
+    """Sections of the params that say what is trouble."""
+
+    ppo: PPOParams
+    kl: KLParams
 
 
 class Watch:
     """Looks at each iteration's record and warns once about each kind of trouble."""
 
-    def __init__(self, ppo: PPOParams) -> None:
-        self.ppo = ppo
+    def __init__(self, ppo: PPOParams, kl: KLParams) -> None:
+        self.settings = Settings(ppo, kl)
         self.said: set[str] = set()
 
     def warnings(self, record: Numbers) -> list[str]:
         """A line for each trouble that shows for the first time in this record."""
         new = {
-            name: text for name, (shows, text) in TROUBLES.items() if name not in self.said and shows(record, self.ppo)
+            name: text
+            for name, (shows, text) in TROUBLES.items()
+            if name not in self.said and shows(record, self.settings)
         }
         self.said |= set(new)
         values = {key.replace("/", "_"): value for key, value in record.items()}
-        return [text.format(**values, ppo=self.ppo) for text in new.values()]
+        return [text.format(**values, **self.settings._asdict()) for text in new.values()]
 
 
-def _negative_kl(record: Numbers, ppo: PPOParams) -> bool:
+def _negative_kl(record: Numbers, given: Settings) -> bool:
     return record["objective/kl"] < NEGATIVE_KL
 
 
-def _skipped(record: Numbers, ppo: PPOParams) -> bool:
+def _high_kl(record: Numbers, given: Settings) -> bool:
+    return record["objective/kl"] > WARNED_SHARE * given.kl.limit
+
+
+def _skipped(record: Numbers, given: Settings) -> bool:
     return record["policy/skipped_steps"] > 0
 
 
-def _ratio_spike(record: Numbers, ppo: PPOParams) -> bool:
+def _ratio_spike(record: Numbers, given: Settings) -> bool:
     return record["policy/ratio_max"] > HIGH_RATIO
 
 
-def _empty(record: Numbers, ppo: PPOParams) -> bool:
+def _empty(record: Numbers, given: Settings) -> bool:
     return record["response/empty"] > EMPTY_SHARE
 
 
-def _all_equal(record: Numbers, ppo: PPOParams) -> bool:
+def _all_equal(record: Numbers, given: Settings) -> bool:
     return record["objective/return_std"] == 0
 
 
-TROUBLES: dict[str, tuple[Callable[[Numbers, PPOParams], bool], str]] = {
+TROUBLES: dict[str, tuple[Callable[[Numbers, Settings], bool], str]] = {
     "negative KL": (
         _negative_kl,
         "negative KL: the mean log-ratio to the reference policy is {objective_kl:.2f} nats. A true KL is never "
         "below 0, so responses were not drawn from the policy's own distribution: check that no filter replaces "
         "responses, and that temperature and shortest length are the same in sampling and in training",
+    ),
+    "high KL": (
+        _high_kl,
+        "high KL: {objective_kl:.4g} nats for kl.target = {kl.target}. The training stops if its KL stays above "
+        "{kl.limit:.4g} nats (kl.stop_above = {kl.stop_above}). The policy moves faster than the penalty holds "
+        "it: lower ppo.lr or raise kl.coef",
     ),
     "skipped step": (
         _skipped,

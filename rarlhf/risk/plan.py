@@ -34,8 +34,8 @@ from rarlhf.config.params import RiskParams
 Array = NDArray[np.float64]
 
 TRUSTED = 0.6  # of the largest KL that the answers can show; where it is higher, that of the policy itself is far above
-CANDIDATES = 49  # values of eta that are tried, evenly spaced quantiles of all scores, before the best is refined
-COLDEST, HOTTEST = 1e-7, 1e7  # search interval of beta, in ranges of the utility
+CANDIDATES = 33  # values of eta that are tried, evenly spaced quantiles of all scores, before the best is refined
+COLDEST, HOTTEST = 1e-4, 1e6  # search interval of beta, in ranges of the utility
 LOW_DECILE = 0.1  # the share of prompts with the fewest effective answers, of which the plan tells the largest number
 
 
@@ -275,10 +275,10 @@ class _Search:
         return float(found.x) if -found.fun > values[place] else float(candidates[place])
 
     def value(self, eta: float) -> float:
-        """The aim's value at the KL with this eta; -inf where it does not reach the KL."""
+        """The aim's value at the KL with this eta; the lowest score where it does not reach it."""
         kl_coef = self.kl_coef(eta)
         if kl_coef is None:
-            return -np.inf
+            return float(self.answers.scores.min())
         weights = planned_weights(self.answers, eta, kl_coef, self.aim)
         mean = float((weights * self.answers.scores).sum() / len(weights))
         return (1 - self.aim.mix) * mean + self.aim.mix * weighted_cvar(self.answers, weights, self.aim.alpha)

@@ -47,6 +47,21 @@ def risk_rewards(rewards: Tensor, treated: Treatment, response_mask: Tensor) -> 
     return placed if treated.own_share == 0 else treated.own_share * rewards + placed
 
 
+def utility_of_score(scores: Tensor, treated: Treatment) -> Tensor:
+    """(B,) what is paid at the last token in place of `scores` (B,) if a measure of the score is at work.
+
+    The KL penalty of each token stays beside it, as it is, for every episode.
+    """
+    return scores if treated.utility is None else treated.own_share * scores + treated.utility
+
+
+def penalty_to_go(log_ratio: Tensor, response_mask: Tensor, kl_coef: float, gamma: float) -> Tensor:
+    """(B, T) float: discounted sum of -beta log_ratio (B, T) from each real token on, zero on padding."""
+    nothing = torch.zeros_like(log_ratio)
+    penalties = token_rewards(nothing[:, 0], log_ratio, response_mask, kl_coef)
+    return gae(penalties, nothing, response_mask, gamma, gae_lambda=1.0)[0]
+
+
 def gae(
     rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
@@ -75,6 +90,33 @@ def gae(
     return advantages, advantages + values
 
 
+def query_advantages(rewards: Tensor, response_mask: Tensor, gamma: float, responses: int) -> tuple[Tensor, Tensor]:
+    """Advantages whose baseline is what the query's other responses got, and the rewards to go; no critic.
+
+    A token's advantage is the discounted sum of the rewards from it on, minus the mean of the same sum of the other
+    responses at the same position; a response that has ended stays at its last token's. So the penalty that earlier
+    tokens have paid adds no noise. Without a KL penalty and with gamma 1 it is RLOO: return minus the others' mean, for
+    every token. The baseline depends on nothing that its own response did, so it does not bias the gradient.
+
+    Args:
+        rewards: (B, T) float, zero on padding; the responses to a query are `responses` rows in a row.
+        response_mask: (B, T) bool.
+        gamma: discount in (0, 1].
+        responses: k, at least 2.
+    Returns: advantages and rewards to go, both (B, T), zero on padding.
+    Raises: ValueError if k is below 2.
+    Source: Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740).
+    """
+    if responses < 2:
+        raise ValueError(f"{responses} response: a baseline needs others to the same query")
+    to_go, _ = gae(rewards, torch.zeros_like(rewards), response_mask, gamma, 1.0)
+    last = response_mask.sum(dim=1, keepdim=True) - 1
+    places = torch.arange(rewards.shape[1], device=rewards.device).expand_as(rewards)
+    held = to_go.gather(1, torch.minimum(places, last)).view(-1, responses, rewards.shape[1])
+    others = (held.sum(dim=1, keepdim=True) - held) / (responses - 1)
+    return torch.where(response_mask, to_go - others.view_as(rewards), torch.zeros_like(to_go)), to_go
+
+
 def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
     """Divides the masked entries by their unbiased standard deviation; with `centred`, their mean becomes 0.
 
@@ -84,7 +126,13 @@ def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:
         centred: False keeps the sign of each advantage.
     Returns: (B, T) float, (A - mean) / sqrt(variance + 1e-8), or without the mean; zero outside the mask.
     """
+    return whitening(advantages, mask, centred)[0]
+
+
+def whitening(advantages: Tensor, mask: Tensor, centred: bool = True) -> tuple[Tensor, Tensor]:
+    """As `whiten`, and the factor () by which it multiplies: 1 / sqrt(variance + 1e-8)."""
     kept = advantages[mask]
     shift = kept.mean() if centred else 0.0
-    whitened = (advantages - shift) * torch.rsqrt(kept.var() + 1e-8)
-    return torch.where(mask, whitened, torch.zeros_like(whitened))
+    scale = torch.rsqrt(kept.var() + 1e-8)
+    whitened = (advantages - shift) * scale
+    return torch.where(mask, whitened, torch.zeros_like(whitened)), scale

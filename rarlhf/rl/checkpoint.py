@@ -78,7 +78,7 @@ def refuse_former(path: Path, names: Iterable[str]) -> None:
         raise UserError(f"{path} is a checkpoint of a former version of rarlhf; delete it to start over")
 
 
-def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The trained parameters with their names; those of a frozen backbone are left out."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
@@ -87,13 +87,13 @@ def training_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     """The policy's trained weights, named `policy/PARAMETER`, and the optimiser's state, `adam/INDEX/FIELD`."""
     state = optimizer.state_dict()["state"]
     moments = {f"adam/{index}/{name}": value for index, of in state.items() for name, value in of.items()}
-    return {f"policy/{name}": parameter for name, parameter in _trained(policy)} | moments
+    return {f"policy/{name}": parameter for name, parameter in trained(policy)} | moments
 
 
 @torch.no_grad()
 def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Puts back what `training_tensors` gave; the parameters must be the same."""
-    for name, parameter in _trained(policy):
+    for name, parameter in trained(policy):
         parameter.copy_(tensors[f"policy/{name}"])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -106,8 +106,8 @@ def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensor
 
 def load_training(
     path: Path, settings: Mapping[str, Any], policy: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any] | None:
-    """Restores weights and optimiser from the checkpoint at `path`; returns its state, or None if there is none.
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Restores weights and optimiser from the checkpoint at `path`; returns all it holds, or None if there is none.
 
     Raises: UserError if it is not a checkpoint, is of a former version or of a training with other `settings`, or
         holds other weights.
@@ -122,4 +122,4 @@ def load_training(
         restore_training(policy, optimizer, tensors)
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} has other weights than this training ({error}); delete it to start over") from error
-    return state
+    return loaded

@@ -33,7 +33,8 @@ def with_micro_batch(ppo: PPOParams, policy: Policy, query_tokens: int, session:
         return ppo
     found = ppo.mini_batch_size
     if session.machine.device.type != "cpu":
-        found = largest(ppo.mini_batch_size, lambda size: _trial(policy, size, query_tokens, session.machine))
+        copies = MOMENTS + (ppo.averaged > 0)  # and the mean of the last iterations' weights
+        found = largest(ppo.mini_batch_size, lambda size: _trial(policy, size, query_tokens, session.machine, copies))
         found = -int(session.world.max(-found))
         session.recorder.say(f"ppo.micro_batch_size auto: {found} episodes fit the memory at a time")
     return ppo.model_copy(update={"micro_batch_size": found})
@@ -56,11 +57,19 @@ def largest(mini_batch_size: int, trial: Callable[[int], None]) -> int:
     )
 
 
-def _trial(policy: Policy, size: int, query_tokens: int, machine: Machine) -> None:
-    """A forward and backward pass over `size` episodes of full length, with the memory filled as in training."""
+def _trial(policy: Policy, size: int, query_tokens: int, machine: Machine, copies: int = MOMENTS) -> None:
+    """A forward and backward pass over `size` episodes of full length, with the memory filled as in training.
+
+    Args:
+        policy: its weights are not changed.
+        size: episodes.
+        query_tokens: of each.
+        machine: with the accelerator.
+        copies: of the trained weights that a training holds besides them and their gradient.
+    """
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     try:
-        held = [torch.empty_like(parameter) for parameter in trained for _ in range(MOMENTS)]
+        held = [torch.empty_like(parameter) for parameter in trained for _ in range(copies)]
         room = torch.cuda.get_device_properties(machine.device).total_memory * SPARE
         held.append(torch.empty(int(room), dtype=torch.uint8, device=machine.device))
         with machine.autocast():

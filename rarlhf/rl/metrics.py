@@ -51,14 +51,13 @@ def of_risk(measure: RiskMeasure, level: RiskLevel, batch: Batch, treated: Treat
     return {
         "risk/alpha": float(level.alpha),
         "risk/kept": int(treated.kept.sum()),
-        "risk/objective": float(measure.value(batch.returns, level)),
+        "risk/objective": float(measure.value(batch.values, level)),
     }
 
 
-def of_critic(rollout: Rollout, returns: Tensor) -> Numbers:
-    """How well the critic predicted the value targets `returns` (B, T)."""
-    mask = rollout.episodes.response_mask
-    return {"value/explained_variance": explained_variance(rollout.values[mask], returns[mask])}
+def of_baseline(baseline: Tensor, returns: Tensor, mask: Tensor) -> Numbers:
+    """How well the critic, or the query's other responses, predicted the value targets `returns`; all (B, T)."""
+    return {"value/explained_variance": explained_variance(baseline[mask], returns[mask])}
 
 
 def of_update(stats: UpdateStats) -> Numbers:

@@ -3,10 +3,11 @@
 One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, arXiv 2501.06911):
 
 1. How risk-averse now: the level of the soft-risk schedule, for the paper's measure B' = ceil(alpha' B).
-2. Collect a rollout: one response to each of B queries, its score, log-probabilities and values.
+2. Collect a rollout: B episodes, `ppo.responses` to each query, their score, log-probabilities and values.
 3. Token rewards: minus the KL penalty, plus the score at the last real token (Eq. 5).
-4. The risk measure: the paper's keeps the B' episodes with the lowest return, others turn returns into utilities.
-5. Advantages and value targets by GAE.
+4. The risk measure: the paper's keeps the B' episodes with the lowest return, others turn returns, or scores, into
+   utilities.
+5. Advantages and value targets by GAE, or advantages over the query's other responses (`ppo.baseline: query`).
 6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
 7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
 
@@ -41,16 +42,26 @@ from rarlhf.models.episodes import Episodes, Measured, chunks, joined
 from rarlhf.models.policy import response_logprobs, response_states
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import risk_measure
-from rarlhf.risk.measures.base import Batch
+from rarlhf.risk.measures.base import Batch, Treatment
 from rarlhf.risk.schedule import RiskSchedule
 from rarlhf.rl import metrics
-from rarlhf.rl.advantages import gae, risk_rewards, token_rewards
+from rarlhf.rl.advantages import (
+    gae,
+    penalty_to_go,
+    query_advantages,
+    risk_rewards,
+    token_rewards,
+    utility_of_score,
+    whitening,
+)
+from rarlhf.rl.average import WeightAverage
 from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensors
 from rarlhf.rl.identity import described, settings_of
-from rarlhf.rl.kl import adapted_kl_coef, controlled_kl
+from rarlhf.rl.kl import controlled_kl, next_kl_coef
 from rarlhf.rl.losses import policy_loss, value_loss
 from rarlhf.rl.parts import Models, Plan, Session
-from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select
+from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select, with_dropped
+from rarlhf.rl.runaway import iterations_beyond, stop_runaway
 from rarlhf.system.signals import HeldSignals
 from rarlhf.system.streams import generator
 
@@ -74,16 +85,18 @@ class PPOTrainer:
         self.machine, self.recorder, self.world = machine, session.recorder, session.world
         self.measure = risk_measure(plan.risk)
         self.schedule = RiskSchedule(plan.risk, ppo.iterations)
-        self.watch = Watch(ppo)
+        self.watch = Watch(ppo, kl)
         if ppo.batch_size < self.world.size:
             raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
         self.settings: dict[str, object] = settings_of(
             {"ppo": ppo, "kl": kl, "risk": plan.risk}, plan.seed, machine, policy
         )
         self.settings["processes"] = self.world.size
+        self.average = WeightAverage(policy, ppo.averaged, ppo.iterations)
         self.compiled = CompiledSteps(policy.lm) if machine.compiled else None
         self.kl_coef = kl.coef
         self.records: list[dict[str, float]] = []
+        self.saved: tuple[int, Path] | None = None  # iteration and path of the last checkpoint
         self.seconds: dict[str, float] = {}
         self.optimizer = torch.optim.Adam(
             [
@@ -100,31 +113,37 @@ class PPOTrainer:
         signal takes effect at once.
 
         Args:
-            queries: token ids of the training queries, at least `ppo.batch_size`.
-            checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up.
+            queries: token ids of the training queries, at least those of a batch.
+            checkpoint: file written every `ppo.checkpoint_every` iterations and at the end of the warm-up, except
+                while the KL is beyond its limit.
         Returns: one record per iteration.
-        Raises: UserError if the checkpoint is of another training or cannot be written, or if the training diverges.
+        Raises: UserError if the checkpoint is of another training or cannot be written, or if the training diverges
+            or runs away.
         """
         self.settings["queries"] = described(queries)
-        first, last = 1 - self.ppo.value_warmup, self.ppo.iterations
+        first, last = 1 - self.ppo.warmup_rollouts, self.ppo.iterations
         restored = self.restore(checkpoint)
         done = first - 1 if restored is None else restored
         hard = HardPrompts(queries, self.risk.hard_share, self.seed)
         with HeldSignals(self.world) as held, progress("iteration", last) as show:
             while done < last and not held.asked():
                 iteration = done + 1
-                batch = query_batch(queries, iteration - first, self.ppo.batch_size, self.seed)
+                batch = query_batch(queries, iteration - first, self.ppo.queries, self.seed)
                 rollout = self.collect_hard_rollout(hard, batch, iteration)  # 2. at the level of step 1
                 if held.asked():
                     break
                 self.learn(rollout, iteration, show)  # 1. and 3. to 7., in `step`
+                self.average.add(iteration)
                 done = iteration
+                stop_runaway(self.records, self.kl, last, self.saved)
                 if done % self.ppo.checkpoint_every == 0 and done < last:
                     self.save(checkpoint, done)
             if held.asked():
                 self.save(checkpoint, done)
                 where = f"iteration {max(done, 0)} of {last}"
-                self.recorder.say(f"stopped after {where}; the same command goes on from there")
+                on = "there" if self.saved == (done, checkpoint) else "its last checkpoint: KL is above its limit"
+                self.recorder.say(f"stopped after {where}; the same command goes on from {on}")
+        self.average.apply()
         return self.records
 
     def learn(self, rollout: Rollout, iteration: int, show: Update) -> None:
@@ -150,34 +169,72 @@ class PPOTrainer:
         mask = rollout.episodes.response_mask
         level = self.schedule.at(iteration)  # 1. how risk-averse now
         rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, self.kl_coef)  # 3. score minus KL penalty
-        batch = self.risk_batch(rewards, rollout)
+        batch = self.risk_batch(rewards, rollout, iteration)
         treated = self.measure.treat(batch, level)  # 4. kept episodes and utilities
-        advantages, returns = self.gae(risk_rewards(rewards, treated, mask), rollout)  # 5. and value targets
-        targets = select(rollout, advantages, returns, treated.kept, self.centred)  # 6. whitened, then PPO epochs
+        placed = self.treated_rewards(rewards, treated, rollout)
+        advantages, returns = self.advantages(placed, rollout)  # 5. and value targets
+        targets = self.targets(rollout, advantages, returns, treated.kept)  # 6. whitened, then PPO epochs
         stats = self.update(targets, iteration)
         if self.risk.critic == "all":
             self.fit_value_head(rollout, returns)
         kl = controlled_kl(rollout.log_ratio.sum(dim=1), treated.kept, self.kl.average)  # 7. record, move beta
         record = metrics.of_risk(self.measure, level, batch, treated) | metrics.of_update(stats)
-        record |= metrics.of_rollout(rollout, self.policy.sampling.end_id) | metrics.of_critic(rollout, returns)
+        record |= metrics.of_rollout(rollout, self.policy.sampling.end_id)
+        record |= metrics.of_baseline(self.baseline(rollout, advantages, returns), returns, mask)
         record |= metrics.of_returns(batch.returns) | {"objective/kl_controlled": kl, "objective/kl_coef": self.kl_coef}
         if metrics.is_shown(iteration, self.ppo.iterations):
             metrics.show_samples(self.recorder, iteration, rollout, treated.kept, self.tokenizer)
-        self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.kl.target, self.kl.rate)
-        return self.keep({"iteration": iteration} | dict(sorted(record.items())))
+        kept = self.keep({"iteration": iteration} | dict(sorted(record.items())))
+        readings = [before["objective/kl_controlled"] for before in self.records]
+        self.kl_coef = next_kl_coef(self.kl_coef, readings, self.kl)
+        return kept
 
-    def risk_batch(self, rewards: Tensor, rollout: Rollout) -> Batch:
+    def risk_batch(self, rewards: Tensor, rollout: Rollout, iteration: int) -> Batch:
         """What the risk measure sees of a rollout with token rewards (B, T)."""
-        mask, ranking = rollout.episodes.response_mask, self.ranking(rewards, rollout)
-        return Batch(rollout.scores, rewards.sum(dim=1), mask, ranking, self.kl_coef, rollout.weights)
+        mask, ranking = rollout.episodes.response_mask, self.ranking(rewards, rollout, iteration)
+        scores, returns = rollout.scores, rewards.sum(dim=1)
+        values, kl_coef = (scores, 0.0) if self.measure.of_score else (returns, self.kl_coef)
+        return Batch(scores, returns, values, mask, ranking, kl_coef, rollout.weights)
 
-    def ranking(self, rewards: Tensor, rollout: Rollout) -> Tensor:
-        """(B,) the value by which episodes are ranked: the paper's return, the code's lambda-return, or the critic."""
+    def treated_rewards(self, rewards: Tensor, treated: Treatment, rollout: Rollout) -> Tensor:
+        """(B, T) token rewards with the measure's utilities; of the score, with every token's own KL penalty."""
+        mask = rollout.episodes.response_mask
+        if not self.measure.of_score:
+            return risk_rewards(rewards, treated, mask)
+        return token_rewards(utility_of_score(rollout.scores, treated), rollout.log_ratio, mask, self.kl_coef)
+
+    def targets(self, rollout: Rollout, advantages: Tensor, returns: Tensor, kept: Tensor) -> Targets:
+        """What the epochs train on: the episodes `kept` (B,), and the dropped ones if they pay the KL penalty."""
+        if self.risk.dropped == "free" or kept.all():
+            return select(rollout, advantages, returns, kept, self.centred)
+        mask = rollout.episodes.response_mask
+        whitened, scale = whitening(advantages, mask & kept.unsqueeze(1), self.centred)
+        penalty = penalty_to_go(rollout.log_ratio, mask, self.kl_coef, self.ppo.gamma)
+        return with_dropped(rollout, whitened, returns, kept, scale * penalty)
+
+    def ranking(self, rewards: Tensor, rollout: Rollout, iteration: int) -> Tensor:
+        """(B,) the value by which episodes are ranked.
+
+        It is the paper's return, the code's lambda-return, the critic's value of the prompt, or drawn at random.
+        """
+        if self.risk.ranking == "random":
+            numbers = torch.rand(len(rewards), generator=generator("ranking", self.seed, iteration))
+            return numbers.to(rewards.device)
         if self.risk.ranking == "episode_return":
             return rewards.sum(dim=1)
         if self.risk.ranking == "value":
             return rollout.values[:, 0]
         return self.gae(rewards, rollout)[1][:, 0]
+
+    def advantages(self, rewards: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and what they are measured from, value targets or rewards to go; (B, T) each."""
+        if self.ppo.baseline == "critic":
+            return self.gae(rewards, rollout)
+        return query_advantages(rewards, rollout.episodes.response_mask, self.ppo.gamma, self.ppo.responses)
+
+    def baseline(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> Tensor:
+        """(B, T) what was expected of each token: the critic's value, or what the query's other responses got."""
+        return rollout.values if self.ppo.baseline == "critic" else returns - advantages
 
     def gae(self, rewards: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and value targets, (B, T) each, of rewards (B, T) on a rollout's values."""
@@ -200,10 +257,10 @@ class PPOTrainer:
         return record
 
     def collect_rollout(self, queries: Sequence[list[int]], iteration: int) -> Rollout:
-        """Samples, scores and measures one response to each query.
+        """Samples, scores and measures `ppo.responses` responses to each query.
 
         Args:
-            queries: B lists of token ids.
+            queries: lists of token ids, B / `ppo.responses` of them.
             iteration: names the random stream, so that a resumed run draws the same tokens.
         """
         with self.timed("decode"):
@@ -232,7 +289,7 @@ class PPOTrainer:
         return self.policy.values_of(torch.cat(states))[:, 0]
 
     def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
-        """One response to each query; each of several processes answers its share.
+        """`ppo.responses` responses to each query, one after another; each of several processes gives its share.
 
         Raises: UserError if logits are not finite.
         """
@@ -241,6 +298,7 @@ class PPOTrainer:
     @torch.no_grad()
     def _decode(self, queries: Sequence[list[int]], iteration: int) -> tuple[Episodes, Measured | None]:
         """Episodes, and what was measured as they were drawn if `rollout_logprobs` is `decode`."""
+        queries = [query for query in queries for _ in range(self.ppo.responses)]
         prompts = left_pad(queries, self.policy.sampling.end_id, self.machine.device)
         (numbers,) = uniform_numbers(("rollout", self.seed, iteration), (len(queries), self.ppo.max_new_tokens))
         uniforms, ours = numbers.to(self.machine.device), self.world.share(len(queries))
@@ -314,7 +372,10 @@ class PPOTrainer:
         log_ratio = torch.where(mask, output.logprobs - batch.logprobs, 0.0)
         ratio = log_ratio.exp()
         policy = policy_loss(ratio, batch.advantages, self.ppo.clip)
-        value = value_loss(output.values, batch.values, batch.returns, self.ppo.value_clip)
+        value = torch.zeros_like(policy)
+        if self.ppo.baseline == "critic":
+            value = value_loss(output.values, batch.values, batch.returns, self.ppo.value_clip)
+            value = torch.where(batch.kept.unsqueeze(1), value, 0.0)
         clipped = ((ratio - 1.0).abs() > self.ppo.clip).float()
         per_token = (policy, value, clipped, ratio - 1.0 - log_ratio, ratio)
         sums = torch.stack([torch.where(mask, x, 0.0).sum() / tokens for x in per_token])
@@ -349,20 +410,29 @@ class PPOTrainer:
             self.optimizer.step()
 
     def save(self, path: Path, iteration: int) -> None:
-        """Writes what `restore` needs to continue after `iteration` with the same bytes, without frozen weights."""
+        """Writes what `restore` needs to continue after `iteration` with the same bytes, without frozen weights.
+
+        While the KL is beyond its limit nothing is written, so that the checkpoint from before a runaway stays.
+        """
+        if iterations_beyond(self.records, self.kl):
+            return
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
         state |= {"measure": self.measure.state, "settings": self.settings}
         if self.world.rank == 0:
-            save_checkpoint(path, training_tensors(self.policy, self.optimizer), state)
+            save_checkpoint(path, training_tensors(self.policy, self.optimizer) | self.average.tensors(), state)
+        self.saved = iteration, path
 
     def restore(self, path: Path) -> int | None:
         """Restores the checkpoint at `path`; returns its iteration, or None if there is none.
 
         Raises: UserError if it is of another training or model, naming what differs.
         """
-        state = load_training(path, self.settings, self.policy, self.optimizer)
-        if state is None:
+        loaded = load_training(path, self.settings, self.policy, self.optimizer)
+        if loaded is None:
             return None
+        tensors, state = loaded
+        self.average.restore(tensors)
+        self.saved = int(state["iteration"]), path
         self.kl_coef, self.records, self.measure.state = state["kl_coef"], state["records"], state["measure"]
         for record in self.records:
             self.recorder.record(int(record["iteration"]), record)

@@ -34,13 +34,14 @@ class Rollout:
 
 
 class Targets(NamedTuple):
-    """What the PPO epochs train on: kept episodes only, B' rows."""
+    """What the PPO epochs train on, B' rows: kept episodes only, or all where the dropped ones pay the KL penalty."""
 
     episodes: Episodes
     logprobs: Tensor  # (B', T)
     values: Tensor  # (B', T)
     advantages: Tensor  # (B', T), whitened over the kept real tokens
     returns: Tensor  # (B', T), value targets
+    kept: Tensor  # (B',) bool, the episodes from which the critic learns
 
     def rows(self, index: Tensor) -> "Targets":
         """The targets at `index` (int64), in that order."""
@@ -62,7 +63,24 @@ def select(rollout: Rollout, advantages: Tensor, returns: Tensor, tail_mask: Ten
     """The kept episodes in batch order, their advantages whitened over their real tokens alone."""
     episodes = rollout.episodes.rows(tail_mask)
     whitened = whiten(advantages[tail_mask], episodes.response_mask, centred)
-    return Targets(episodes, rollout.logprobs[tail_mask], rollout.values[tail_mask], whitened, returns[tail_mask])
+    measured = rollout.logprobs[tail_mask], rollout.values[tail_mask]
+    return Targets(episodes, *measured, whitened, returns[tail_mask], tail_mask[tail_mask])
+
+
+def with_dropped(rollout: Rollout, advantages: Tensor, returns: Tensor, tail_mask: Tensor, penalty: Tensor) -> Targets:
+    """All episodes: the kept ones as `select` has them, and the dropped ones with the KL penalty alone.
+
+    Args:
+        rollout: B episodes.
+        advantages: (B, T) float of the kept episodes, whitened; of the dropped ones it is not read.
+        returns: (B, T) float, value targets; only those of kept episodes are learned.
+        tail_mask: (B,) bool, episodes kept.
+        penalty: (B, T) float, discounted sum of the KL penalties from each token on, in the scale of `advantages`.
+    """
+    dropped = rollout.episodes.response_mask & ~tail_mask.unsqueeze(1)
+    centred = penalty - penalty[dropped].mean() if dropped.any() else penalty
+    paid = torch.where(dropped, centred, advantages)
+    return Targets(rollout.episodes, rollout.logprobs, rollout.values, paid, returns, tail_mask)
 
 
 def gathered(parts: list[Rollout], pad_id: int) -> Rollout:

@@ -146,6 +146,7 @@ def _training_bytes(params: Params, shape: Shape) -> float:
     """Bytes of weights and activations during training, on the device that trains."""
     model, ppo, sft = params.model, params.ppo, params.sft
     weights = 4.0 * 5 * shape.parameters  # policy, reference, gradient, two Adam moments
+    weights += 4.0 * shape.parameters if ppo.averaged else 0.0  # and the mean of the last iterations' weights
     if model.adapter == "lora":
         of_matrices = 1 if model.quantization == "int8" else BYTES[model.dtype]
         weights = of_matrices * shape.matrices + BYTES[model.dtype] * (shape.parameters - shape.matrices)
@@ -157,7 +158,7 @@ def _training_bytes(params: Params, shape: Shape) -> float:
 
 def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
     """Bytes of models in the workspace and in DVC's cache, in the hub's cache, and in the current checkpoint."""
-    numbers = 4.0 * (5 + 1.2 * runs)
+    numbers = 4.0 * (5 + 1.2 * runs + (1 if params.ppo.averaged else 0))
     if params.model.adapter == "lora":
         numbers = 2.0 * BYTES[params.model.dtype]
     on_hub = params.model.source != "scratch" and not Path(params.model.source).is_dir()
@@ -170,7 +171,7 @@ def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
     tokens = ppo.batch_size * (params.prompts.tokens + ppo.max_new_tokens)
     passes = 1 + 1 + 1 + 3 * ppo.epochs
     fixed = shape.layers * LAYER_SECONDS * (ppo.max_new_tokens + 10 * ppo.epochs)
-    return (ppo.iterations + ppo.value_warmup) * (2.0 * shape.parameters * tokens * passes / rate + fixed)
+    return (ppo.iterations + ppo.warmup_rollouts) * (2.0 * shape.parameters * tokens * passes / rate + fixed)
 
 
 def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:

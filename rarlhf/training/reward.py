@@ -35,6 +35,7 @@ from rarlhf.system.streams import seed_globals
 from rarlhf.training.supervised import LossCurve, fit, steps_in, training_options
 
 ALPHABET = 1000  # most letters that a tokenizer knows; the rarest beyond it become unknown
+TOP = 0.3  # share of the texts, those of highest latent sentiment, by which the slope of a score is measured
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -247,19 +248,27 @@ def score_quality(score: Score, rows: Sequence[Row], params: RewardParams) -> di
 def world_quality(reward_model: Score, rows: Sequence[Row]) -> dict[str, float]:
     """How close a classifier comes to the oracle of the generated world.
 
-    Returns: `best_accuracy` that the oracle reaches on `rows`, and for each kind of prompt `rank_KIND`, Spearman's
-        correlation of score and latent sentiment.
+    Returns: `best_accuracy` that the oracle reaches on `rows`; for each kind of prompt `rank_KIND`, Spearman's
+        correlation of score and latent sentiment, and `top_slope_KIND`, score per latent sentiment among the `TOP` best
+        texts: 1 where the score pays for the best texts as the world does, 0 where it saturates.
     """
     from scipy.stats import spearmanr
 
-    scores = reward_model([row.text for row in rows]).tolist()
-    latent = [latent_sentiment(row.text) for row in rows]
-    quality = {"best_accuracy": best_accuracy(rows)}
+    scores = reward_model([row.text for row in rows]).double()
+    quality = {"best_accuracy": best_accuracy(rows)}  # which refuses texts of another world
+    latent = torch.tensor([latent_sentiment(row.text) for row in rows], dtype=torch.float64)
     for kind in KINDS:
-        of_kind = [i for i, row in enumerate(rows) if f" {kind} " in row.text]
-        ranks = spearmanr([scores[i] for i in of_kind], [latent[i] for i in of_kind])
-        quality[f"rank_{kind}"] = float(ranks.statistic)
+        of_kind = torch.tensor([f" {kind} " in row.text for row in rows])
+        quality[f"rank_{kind}"] = float(spearmanr(scores[of_kind], latent[of_kind]).statistic)
+        quality[f"top_slope_{kind}"] = _top_slope(scores[of_kind], latent[of_kind])
     return quality
+
+
+def _top_slope(scores: Tensor, latent: Tensor) -> float:
+    """Least squares slope of scores on latent sentiment (both (N,)) among texts at or above its 1 - `TOP` quantile."""
+    best = latent >= latent.quantile(1 - TOP)
+    offsets = latent[best] - latent[best].mean()
+    return float(offsets @ scores[best] / (offsets @ offsets))
 
 
 def area_under_curve(scores: Tensor, wanted: Tensor) -> float:

@@ -37,6 +37,8 @@ PPO = {
     "ppo.max_new_tokens": 5,
     "ppo.checkpoint_every": 100,
     "kl.coef": 0.2,
+    "kl.controller": "paper",
+    "kl.stop_above": None,
     "risk.alpha": 0.5,
     "risk.warmup": 1,
     "risk.rho": 1.0,

@@ -217,12 +217,13 @@ def test_the_whole_graph_of_stages(name: str, repository: Path, monkeypatch: pyt
     monkeypatch.chdir(repository)
     params = preset(name, repository, {})
     graph = read_graph()
-    per_seed = [f"ppo@{method}-{seed}" for method in ("rlhf", "ra_rlhf") for seed in params.seeds]
-    expected = {"code", "check", "download", "base", "reward", "prompts", "sft", "methods", "evaluate", *per_seed}
-    expected |= {"generate_start@base", "generate_start@sft", "generate@rlhf", "generate@ra_rlhf"}
+    per_seed = [f"ppo@{method}-{seed}" for method in ("rlhf", "ra_rlhf", "cvar_rlhf") for seed in params.seeds]
+    expected = {"code", "check", "download", "base", "reward", "prompts", "sft", "plan", "evaluate", *per_seed}
+    expected |= {"generate_start@base", "generate_start@sft", "samples@train", "samples@test"}
+    expected |= {"generate@rlhf", "generate@ra_rlhf", "generate@cvar_rlhf"}
     expected |= {f"source@{item}" for item in params.data.watch}
     assert set(graph) == expected
-    assert len(per_seed) == 6
+    assert len(per_seed) == 9
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,12 +1,15 @@
 """What a risk measure is to the trainer: which episodes train, on which utility, and what the measure maximises.
 
-Returns are rewards, so risk is the lower tail. R_1..R_B are the returns of the whole batch with the KL penalty in them.
+Values are rewards, so risk is the lower tail. v_1..v_B are what the measure is of (params `risk.of`), of the whole
+batch: the returns R, which have the KL penalty in them, or the scores s, which do not.
 
-A measure either *selects* (drops episodes, rewards untouched) or turns each return into a *utility* u. The trainer
-places it at the episode's last real token and decides what becomes of the KL penalty (`rarlhf.rl.advantages`). For an
-objective whose derivative with respect to the distribution is f(R), the utility is f(R) - beta f'(R): R holds
--beta log pi, so that a step in the policy moves the returns themselves as well as how likely they are. For f(R) = R the
-second term is a constant without effect.
+A measure either *selects* (drops episodes, rewards untouched) or turns each value into a *utility* u. The trainer
+places it at the episode's last real token (`rarlhf.rl.advantages`). A utility of the return replaces the KL penalty; to
+one of the score, every episode's own penalty is added.
+
+For an objective whose derivative with respect to the distribution is f(v), the utility is f(v) - beta (f'(v) - 1). R
+holds -beta log pi, so that a step in the policy moves the returns themselves as well as how likely they are; the + beta
+is a constant without effect on the gradient, and makes u = v for f(v) = v. Scores hold no log pi: their beta is 0.
 """
 
 from abc import ABC, abstractmethod
@@ -26,9 +29,10 @@ class Batch(NamedTuple):
 
     scores: Tensor  # (B,) float, the reward model's values, without the KL penalty
     returns: Tensor  # (B,) float, R: score units, KL penalty included
+    values: Tensor  # (B,) float, v: what the measure is of, the returns or the scores
     response_mask: Tensor  # (B, T) bool, True = real token
     ranking: Tensor  # (B,) float, the value by which episodes are ranked (params `risk.ranking`)
-    kl_coef: float  # beta, score units per nat: the weight of -log pi in R
+    kl_coef: float  # score units per nat, the weight of -log pi in the values: beta in returns, 0 in scores
     weights: Sequence[Fraction] | None = None  # B numbers, p(x) / q(x) of the prompts; None: all drawn from p
 
 
@@ -37,7 +41,7 @@ class Treatment(NamedTuple):
 
     kept: Tensor  # (B,) bool, the episodes that are put through the epochs
     utility: Tensor | None = None  # (B,) float, score units, for the last real token; None: none
-    own_share: float = 1.0  # weight with which an episode's own rewards stay beside its utility
+    own_share: float = 1.0  # weight with which an episode's own value stays beside its utility
 
 
 class RiskMeasure(ABC):
@@ -54,9 +58,14 @@ class RiskMeasure(ABC):
         self.params = params
         self.state: dict[str, float] = {}
 
+    @property
+    def of_score(self) -> bool:
+        """Whether it is of the scores, with the KL penalty outside; a measure that does not read `of` is of returns."""
+        return "of" in self.reads and self.params.of == "score"
+
     @abstractmethod
-    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
-        """The objective on a batch of returns (B,): () float, score units, never above the mean."""
+    def value(self, values: Tensor, level: RiskLevel) -> Tensor:
+        """The objective on a batch of values (B,): () float, score units, never above the mean."""
 
     @abstractmethod
     def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
@@ -69,5 +78,5 @@ def everything(batch: Batch) -> Treatment:
 
 
 def utilities(batch: Batch, utility: Tensor, own_share: float = 0.0) -> Treatment:
-    """All episodes, each with its utility (B,), and with `own_share` of its own rewards."""
+    """All episodes, each with its utility (B,), and with `own_share` of its own value."""
     return everything(batch)._replace(utility=utility, own_share=own_share)

@@ -23,11 +23,11 @@ from rarlhf.risk.tail import worst_episodes
 class HardSelection(RiskMeasure):
     """Maximises the mean of the B' lowest returns, whole episodes."""
 
-    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "ranking", "hard_share")
+    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from", "ranking", "dropped", "hard_share")
 
-    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
+    def value(self, values: Tensor, level: RiskLevel) -> Tensor:
         """Mean of the B' lowest R: the ceil-mean, at or above the fractional CVaR that reports use."""
-        return returns[worst_episodes(returns, level.kept(len(returns)))].mean()
+        return values[worst_episodes(values, level.kept(len(values)))].mean()
 
     def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """Keeps the B' worst episodes, ties by lower index; with weighted prompts, the share alpha' of all weight."""

@@ -1,6 +1,6 @@
 """`evar`: entropic value at risk, the largest lower bound of CVaR that exponentials give, all episodes.
 
-sup over T > 0 of -T log mean exp(-R / T) + T log alpha. At the maximising T* the weights w = B softmax(-R / T*) have
+sup over T > 0 of -T log mean exp(-v / T) + T log alpha. At the maximising T* the weights w = B softmax(-v / T*) have
 the relative entropy mean(w log w) = log(1 / alpha): the worst reweighting within that distance of the batch. If
 the share of episodes at the minimum is alpha or more, T* is 0, the value is the minimum, and the weights are uniform on
 the minima.
@@ -20,15 +20,15 @@ from rarlhf.risk.measures.entropic import entropic_utility, entropic_value, log_
 from rarlhf.risk.schedule import RiskLevel
 
 
-def evar_temperature(returns: Tensor, alpha: Fraction) -> float:
+def evar_temperature(values: Tensor, alpha: Fraction) -> float:
     """T* at which the weights' relative entropy is log(1 / alpha), by a root of log T in float64.
 
     Args:
-        returns: (B,) float R.
+        values: (B,) float v, returns or scores.
         alpha: level in (0, 1).
     Returns: T* in score units; 0.0 where the share of minima is at least alpha.
     """
-    excess = (returns.double() - returns.double().min()) / _spread(returns)
+    excess = (values.double() - values.double().min()) / _spread(values)
     if float((excess == 0).double().mean()) >= alpha:
         return 0.0
 
@@ -37,45 +37,48 @@ def evar_temperature(returns: Tensor, alpha: Fraction) -> float:
         log_w = log_weights(excess, 10.0**exponent)
         return float((log_w.exp() * log_w).mean()) - log(1 / alpha)
 
-    return float(10.0 ** brentq(above, -30.0, 30.0, xtol=1e-15) * _spread(returns))
+    return float(10.0 ** brentq(above, -30.0, 30.0, xtol=1e-15) * _spread(values))
 
 
-def evar(returns: Tensor, alpha: Fraction) -> Tensor:
-    """Entropic value at risk of `returns` (B,) at alpha in (0, 1]: () float, never above CVaR; the mean at 1."""
+def evar(values: Tensor, alpha: Fraction) -> Tensor:
+    """Entropic value at risk of `values` (B,) at alpha in (0, 1]: () float, never above CVaR; the mean at 1."""
     if alpha == 1:
-        return returns.mean()
-    temperature = evar_temperature(returns, alpha)
+        return values.mean()
+    temperature = evar_temperature(values, alpha)
     if temperature == 0:
-        return returns.min()
-    return entropic_value(returns, temperature) + temperature * log(alpha)
+        return values.min()
+    return entropic_value(values, temperature) + temperature * log(alpha)
 
 
-def _spread(returns: Tensor) -> Tensor:
-    """Range of the returns in float64, 1 if they are all equal."""
-    spread = returns.double().max() - returns.double().min()
+def _spread(values: Tensor) -> Tensor:
+    """Range of the values in float64, 1 if they are all equal."""
+    spread = values.double().max() - values.double().min()
     return torch.where(spread > 0, spread, 1.0)
 
 
 class EntropicValueAtRisk(RiskMeasure):
     """Maximises EVaR at alpha'; T* is found for every batch."""
 
-    reads: ClassVar[tuple[str, ...]] = ("alpha", "warmup", "rho", "count_from")
+    reads: ClassVar[tuple[str, ...]] = ("of", "alpha", "warmup", "rho", "count_from")
 
-    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
+    def value(self, values: Tensor, level: RiskLevel) -> Tensor:
         """EVaR of the batch at alpha'."""
-        return evar(returns, level.alpha)
+        return evar(values, level.alpha)
 
     def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """All episodes with the entropic utility at T*; the risk-neutral treatment while alpha' is 1."""
         if level.alpha == 1:
             return everything(batch)
-        temperature = evar_temperature(batch.returns, level.alpha)
+        temperature = evar_temperature(batch.values, level.alpha)
         if temperature == 0:
-            return utilities(batch, _minimum_utility(batch.returns, batch.kl_coef))
-        return utilities(batch, entropic_utility(batch.returns, temperature, batch.kl_coef))
+            return utilities(batch, _minimum_utility(batch.values, batch.kl_coef))
+        return utilities(batch, entropic_utility(batch.values, temperature, batch.kl_coef))
 
 
-def _minimum_utility(returns: Tensor, kl_coef: float) -> Tensor:
-    """-beta w with w uniform on the minima: what the entropic utility tends to as T falls to 0."""
-    minima = (returns == returns.min()).to(returns.dtype)
-    return -kl_coef * minima / minima.mean()
+def _minimum_utility(values: Tensor, kl_coef: float) -> Tensor:
+    """Utility mean(v) - beta (w - 1), w uniform on the minima: what the entropic utility tends to as T falls to 0.
+
+    It is the same for all scores: where enough episodes are at the minimum, a small step does not move it.
+    """
+    minima = (values == values.min()).to(values.dtype)
+    return values.mean() - kl_coef * (minima / minima.mean() - 1.0)

@@ -13,9 +13,9 @@ class RiskNeutral(RiskMeasure):
 
     reads: ClassVar[tuple[str, ...]] = ()
 
-    def value(self, returns: Tensor, level: RiskLevel) -> Tensor:
-        """Mean of R."""
-        return returns.mean()
+    def value(self, values: Tensor, level: RiskLevel) -> Tensor:
+        """Mean of the returns."""
+        return values.mean()
 
     def treat(self, batch: Batch, level: RiskLevel) -> Treatment:
         """All episodes with their own rewards."""

@@ -6,6 +6,8 @@ from flows.ablations.cells import PAPER, grid_values, make_cells, shared_stages,
 from rarlhf.config.errors import UserError
 
 REPOSITORY = Path(__file__).parents[3]
+START = ["generate_start@base", "generate_start@sft"]
+SAMPLES = ["samples@test", "samples@train"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,7 @@ def test_cells_have_their_params_over_the_common_ones() -> None:
             "the entry ra_rlhf under methods.ppo has no key alpha; write alpha with",
         ),
         ([{"risk.alpha": 0.2}, {"risk.alpha": 2.0}], "params.yaml with cell alpha-2.0: 1 problem:\n  risk.alpha = 2.0"),
-        ([{"risk.warmup": 70}], r"params.yaml with cell warmup-70: 1 problem:\n  risk.warmup = 70, risk.rho = 0.8"),
+        ([{"risk.warmup": 70}], r"params.yaml with cell warmup-70: . problems:\n  risk.warmup = 70, risk.rho = 0.8"),
         ([{"seeds": [1]}, {"seeds": [2]}], "seeds cannot differ between cells"),
         ([{"risk.alpha": 0.2}, {"risk.alpha": 0.20}], "the cells alpha-0.2 and alpha-0.2 have the same params"),
     ],
@@ -73,23 +75,40 @@ def shared(params: dict[str, object], *points: dict[str, object]) -> list[str]:
 
 
 def test_stages_that_no_key_changes_are_shared() -> None:
-    start = ["generate_start@base", "generate_start@sft"]
-    assert shared({"seeds": [4]}, {"risk.alpha": 0.2}, {"risk.alpha": 0.3}) == ["generate@rlhf", *start]
-    assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == ["ppo@ra_rlhf-4", "ppo@rlhf-4"]
+    assert shared({"seeds": [4]}, {"risk.alpha": 0.2}, {"risk.alpha": 0.3}) == ["generate@rlhf", *START, *SAMPLES]
+    assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == [
+        "ppo@cvar_rlhf-4",
+        "ppo@ra_rlhf-4",
+        "ppo@rlhf-4",
+        "samples@test",
+    ]
     assert shared({}, {"ppo.lr": 1e-4, "prompts.seed": 1}, {"ppo.lr": 2e-4, "prompts.seed": 2}) == [
         "base",
-        "methods",
         "reward",
     ]
-    assert shared({}, {"data.seed": 8}, {"data.seed": 9}) == ["methods"]
+    assert shared({}, {"data.seed": 8}, {"data.seed": 9}) == ["check"]
+
+
+def test_other_answers_change_the_methods_that_they_plan_alone() -> None:
+    unplanned = ["generate@ra_rlhf", "generate@rlhf"]
+    assert shared({"seeds": [4]}, {"plan.seed": 1}, {"plan.seed": 2}) == [*unplanned, *START]
+    prompts = ({"plan.train.prompts": 100}, {"plan.train.prompts": 200})
+    assert shared({"seeds": [4]}, *prompts) == [*unplanned, *START, "samples@test"]
+
+
+def test_neither_test_answers_nor_the_frontiers_kl_change_a_training() -> None:
+    everything = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf", *START]
+    assert shared({"seeds": [4]}, {"plan.test.samples": 4}, {"plan.test.samples": 5}) == everything
+    assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == [*everything, *SAMPLES]
 
 
 def test_what_a_measure_does_not_read_changes_no_training() -> None:
     assert shared({"seeds": [4]}, {"risk.mix": 0.2}, {"risk.mix": 0.3}) == [
+        "generate@cvar_rlhf",
         "generate@ra_rlhf",
         "generate@rlhf",
-        "generate_start@base",
-        "generate_start@sft",
+        *START,
+        *SAMPLES,
     ]
 
 
@@ -97,16 +116,15 @@ def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:
     path = Path("params.yaml")
     path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
     points = ({"methods.ppo.cautious.alpha": 0.1}, {"methods.ppo.cautious.alpha": 0.3})
-    start = ["generate_start@base", "generate_start@sft"]
-    assert shared({"seeds": [4]}, *points) == ["generate@ra_rlhf", "generate@rlhf", *start]
+    kept = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf"]
+    assert shared({"seeds": [4]}, *points) == [*kept, *START, *SAMPLES]
 
 
 def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
     path = Path("params.yaml")
     path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
-    start = ["generate_start@base", "generate_start@sft"]
     alphas = ({"risk.alpha": 0.1}, {"risk.alpha": 0.3})
-    assert shared({"seeds": [4]}, *alphas) == ["generate@cautious", "generate@rlhf", *start]
+    assert shared({"seeds": [4]}, *alphas) == ["generate@cautious", "generate@rlhf", *START, *SAMPLES]
 
 
 def test_the_papers_cells_are_valid_on_tiny() -> None:

@@ -59,7 +59,7 @@ METHODS_FORM = "is now start: [...] and ppo: {...}; presets/tiny.yaml shows the 
 
 def test_limits_themselves_are_within_the_rules(tmp_path: Path) -> None:
     limits = {"prompts.tokens": 40, "ppo.max_new_tokens": 24, "sft.tokens": 64, "model.scratch.context": 64}
-    load_params(write(tmp_path, limits | {"prompts.train": 128, "ppo.batch_size": 128}))
+    load_params(write(tmp_path, limits | {"prompts.train": 128, "ppo.batch_size": 128, "plan.train.prompts": 128}))
     load_params(write(tmp_path, {"prompts.train": 11800, "prompts.test": 2000, "seeds": list(range(100))}))
 
 

@@ -15,16 +15,48 @@ CLASHES = [
     ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
     ({"methods.start": ["sft", "sft"]}, "methods.start = ['sft', 'sft']: methods must be distinct"),
     (
-        {"methods.start": [], "methods.ppo": {}},
-        "methods.start = [], methods.ppo = {}: name at least one method",
+        {"methods.start": [], "methods.ppo": {}, "methods.fit": {}},
+        "methods.start = [], methods.ppo = {}, methods.fit = {}: name at least one method",
     ),
     (
         {"methods.ppo": {"rlhf": {"alpha": 0.5}}},
         "methods.ppo = {'rlhf': {'alpha': 0.5}}: rlhf is plain RLHF: give it measure: none",
     ),
     (
-        {"methods.ppo": {"reward": {}}},
-        "methods.ppo = {'reward': {}}: another stage writes models/reward; give it another name",
+        {"methods.ppo": {"reward": {}}, "methods.fit": {}},
+        "methods.ppo = {'reward': {}}, methods.fit = {}: another stage writes models/reward; give it another name",
+    ),
+    (
+        {"methods.ppo": {"twice": {}}, "methods.fit": {"twice": {"measure": "none"}}},
+        "methods.ppo = {'twice': {}}, methods.fit = {'twice': {'measure': 'none'}}: twice: give each method one name",
+    ),
+    (
+        {"methods.fit": {"best": {}}},
+        "methods.fit.best = {}: a fit has measure none, or cvar_ru or mean_cvar with of: score and eta: plan or a",
+    ),
+    (
+        {"methods.fit": {"best": {"measure": "cvar_ru", "of": "score"}}},
+        "methods.fit.best = {'measure': 'cvar_ru', 'of': 'score'}: a fit has measure none, or cvar_ru or mean_cvar",
+    ),
+    (
+        {"methods.ppo": {"tail": {"of": "score"}}},
+        "methods.ppo.tail = {'of': 'score'}: measure cvar is of the return, since dropped episodes leave the batch",
+    ),
+    (
+        {"methods.ppo": {"tail": {"measure": "cvar_ru", "eta": "plan"}}},
+        "methods.ppo.tail = {'eta': 'plan', 'measure': 'cvar_ru'}: eta is planned only for measures cvar_ru and",
+    ),
+    (
+        {"methods.ppo": {"tail": {"measure": "cvar_ru", "ranking": "random"}}},
+        "methods.ppo.tail = {'measure': 'cvar_ru', 'ranking': 'random'}: a random ranking chooses the episodes that",
+    ),
+    (
+        {"methods.ppo": {"tail": {"measure": "cvar_ru", "dropped": "pay_kl"}}},
+        "methods.ppo.tail = {'dropped': 'pay_kl', 'measure': 'cvar_ru'}: only measure cvar drops episodes; set",
+    ),
+    (
+        {"methods.ppo": {"hard": {"hard_share": 0.5}}, "ppo.responses": 2},
+        "methods.ppo.hard = {'hard_share': 0.5}, ppo.responses = 2: hard prompts are drawn and weighted one for each",
     ),
     (
         {"methods.ppo": {"late": {"warmup": 80}}},
@@ -143,6 +175,19 @@ CLASHES = [
     ),
     ({"sft.tokens": 65}, "sft.tokens = 65, model.scratch.context = 64: SFT texts exceed the context"),
     ({"sft.micro_batch_size": 48}, "sft.batch_size = 64, sft.micro_batch_size = 48: micro_batch_size must divide"),
+    ({"ppo.responses": 3}, "ppo.batch_size = 128, ppo.responses = 3: responses must divide batch_size"),
+    (
+        {"ppo.baseline": "query", "ppo.responses": 1},
+        "ppo.baseline = 'query', ppo.responses = 1: the baseline is the mean of a query's other responses",
+    ),
+    (
+        {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"hard": {"measure": "cvar"}}},
+        "ppo.baseline = 'query', methods.ppo = {'hard': {'measure': 'cvar'}}: hard: measure cvar trains on the worst",
+    ),
+    (
+        {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"e": {"measure": "evar", "critic": "all"}}},
+        "ppo.baseline = 'query', methods.ppo = {'e': {'critic': 'all', 'measure': 'evar'}}: e: critic all asks for a",
+    ),
     ({"ppo.mini_batch_size": 96}, "ppo.batch_size = 128, ppo.mini_batch_size = 96: mini_batch_size must divide"),
     (
         {"ppo.micro_batch_size": 48},
@@ -156,6 +201,44 @@ CLASHES = [
     (
         {"risk.measure": "evar", "risk.hard_share": 0.5},
         "risk.hard_share = 0.5, risk.measure = 'evar': hard prompts are drawn more often only for measure cvar",
+    ),
+    (
+        {"risk.hard_share": 0.5, "ppo.responses": 2},
+        "risk.hard_share = 0.5, ppo.responses = 2: hard prompts are drawn and weighted one for each response; set",
+    ),
+    (
+        {"risk.of": "score"},
+        "risk.of = 'score', risk.measure = 'cvar': measure cvar is of the return, since dropped episodes leave the "
+        "batch with their KL penalty; set of to return, or measure to cvar_ru",
+    ),
+    (
+        {"risk.measure": "cvar_ru", "risk.eta": "plan"},
+        "risk.eta = 'plan', risk.measure = 'cvar_ru', risk.of = 'return': eta is planned only for measures cvar_ru",
+    ),
+    (
+        {"risk.measure": "evar", "risk.of": "score", "risk.eta": "plan"},
+        "risk.eta = 'plan', risk.measure = 'evar', risk.of = 'score': eta is planned only for measures cvar_ru and",
+    ),
+    (
+        {"risk.measure": "cvar_ru", "risk.ranking": "random"},
+        "risk.ranking = 'random', risk.measure = 'cvar_ru': a random ranking chooses the episodes that measure cvar",
+    ),
+    (
+        {"risk.measure": "cvar_ru", "risk.dropped": "pay_kl"},
+        "risk.dropped = 'pay_kl', risk.measure = 'cvar_ru': only measure cvar drops episodes; set dropped to free",
+    ),
+    (
+        {"plan.train.prompts": 3201},
+        "plan.train.prompts = 3201, prompts.train = 3200: more prompts than there are",
+    ),
+    ({"plan.test.prompts": 601}, "plan.test.prompts = 601, prompts.test = 600: more prompts than there are"),
+    (
+        {"plan.kl": [1.0, 3.0], "plan.test.samples": 20},  # log 20 = 2.996
+        "plan.kl = [1.0, 3.0], plan.test.samples = 20: weights of that many answers reach a KL of log(samples) = 3 at",
+    ),
+    (
+        {"fit.micro_batch_size": 96},
+        "fit.batch_size = 256, fit.micro_batch_size = 96: micro_batch_size must divide batch_size",
     ),
     ({"prompts.train": 127}, "prompts.train = 127, ppo.batch_size = 128: fewer queries than one batch"),
     (
@@ -172,17 +255,24 @@ def test_values_that_clash_are_refused(edits: Edits, message: str, tmp_path: Pat
 
 
 def test_every_rule_has_its_clash() -> None:
-    tiny = Params.model_validate(plain(TINY))
+    one = {"methods.ppo": {"one": {"measure": "none"}}, "methods.fit": {"two": {"measure": "none"}}}  # entry of each
+    tiny = Params.model_validate(edited(plain(TINY), one))
     broken = set()
     for edits, _ in CLASHES:
-        params = Params.model_validate(edited(plain(TINY), edits))
+        params = Params.model_validate(edited(plain(TINY), one | edits))
         broken |= {index for index, (holds, _, _) in enumerate(rules(params)) if not holds}
     assert broken == set(range(len(list(rules(tiny)))))
 
 
 def test_a_clash_that_does_not_matter_is_none(tmp_path: Path) -> None:
-    load_params(write(tmp_path, {"risk.measure": "none", "risk.warmup": 80}))
+    load_params(write(tmp_path, {"risk.measure": "none", "risk.warmup": 80, "methods.ppo": {}}))
     load_params(write(tmp_path, {"model.source": "gpt2", "prompts.tokens": 100, "sft.tokens": 100}))
+    keeps_all = {"rlhf": {"measure": "none"}, "tail": {"measure": "cvar_ru", "of": "score"}}
+    for key, value in (("risk.ranking", "random"), ("risk.dropped", "pay_kl")):
+        load_params(write(tmp_path, {"methods.ppo": keeps_all, key: value}))
+    planned = {"risk.measure": "mean_cvar", "risk.of": "score", "risk.eta": "plan"}
+    hard = {"ra_rlhf": {"measure": "cvar", "of": "return"}, "number": {"eta": 1.5, "of": "return"}}
+    load_params(write(tmp_path, planned | {"methods.ppo": hard, "methods.fit": {"fit": {"eta": -2}}}))
     files = {"data.source": "file", "data.path": "x", "prompts.train": 999_999_999, "prompts.test": 999_999_999}
     load_params(write(tmp_path, files | {"data.train_rows": None, "data.test_rows": None}))
 

@@ -73,8 +73,10 @@ def test_prompt_tail_has_the_error_of_its_few_prompts(evaluation: Evaluation) ->
     assert metrics["reward_prompt_tail"]["prompt_error"] > 1.6 * metrics["reward_mean"]["prompt_error"]
 
 
-def test_like_kl_is_told_from_unlike(evaluation: Evaluation) -> None:
+def test_like_kl_is_told_from_unlike(tables, perplexities, params: Params) -> None:
     # target 2, so like means within 0.2 nats: 2.0 and 2.1 are, 2.1 and 0 are not
+    at_2 = params.model_copy(update={"kl": params.kl.model_copy(update={"target": 2.0})})
+    evaluation = compare_methods(tables, perplexities, at_2)
     assert evaluation["comparisons"]["ra_rlhf_minus_rlhf"]["like_kl"]
     assert not evaluation["comparisons"]["rlhf_minus_sft"]["like_kl"]
 

@@ -11,6 +11,7 @@ from rarlhf.messages.diagnostics import TROUBLES, Watch
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.rl.ppo import PPOTrainer
 
+KL = {"target": 2.0, "stop_above": 5.0}  # a limit of 10 nats, and a warning above 5
 SOUND = {
     "objective/kl": 1.5,
     "objective/return_std": 0.7,
@@ -26,6 +27,11 @@ CASES: dict[str, tuple[dict[str, float], str, dict[str, float]]] = {
         {"objective/kl": -2.25},
         "negative KL: the mean log-ratio to the reference policy is -2.25 nats",
         {"objective/kl": -0.501},
+    ),
+    "high KL": (
+        {"objective/kl": 7.25},
+        "high KL: 7.25 nats for kl.target = 2.0. The training stops",
+        {"objective/kl": 5.01},
     ),
     "skipped step": (
         {"policy/skipped_steps": 3.0},
@@ -53,18 +59,24 @@ CASES: dict[str, tuple[dict[str, float], str, dict[str, float]]] = {
 @pytest.mark.parametrize("trouble", sorted({*TROUBLES, *CASES}))  # a new one without a case fails
 def test_each_trouble_is_named_once(trouble: str, params: Params) -> None:
     edit, start, least = CASES[trouble]
-    watch = Watch(params.ppo)
+    watch = Watch(params.ppo, params.kl.model_copy(update=KL))
     assert watch.warnings(SOUND) == []
     (text,) = watch.warnings(SOUND | edit)
     assert text.startswith(start)
     assert watch.said == {trouble}
     assert watch.warnings(SOUND | edit) == []
-    assert len(Watch(params.ppo).warnings(SOUND | least)) == 1
+    assert len(Watch(params.ppo, params.kl.model_copy(update=KL)).warnings(SOUND | least)) == 1
 
 
 def test_what_is_just_tolerable_is_not_named(params: Params) -> None:
     edge = {"objective/kl": -0.5, "objective/return_std": 1e-6, "policy/ratio_max": 10.0, "response/empty": 0.1}
-    assert Watch(params.ppo).warnings(SOUND | edge) == []
+    assert Watch(params.ppo, params.kl.model_copy(update=KL)).warnings(SOUND | edge) == []
+    assert Watch(params.ppo, params.kl.model_copy(update=KL)).warnings(SOUND | {"objective/kl": 5.0}) == []
+
+
+def test_a_training_that_is_never_stopped_is_not_said_to_stop(params: Params) -> None:
+    never = params.kl.model_copy(update={"stop_above": None})
+    assert Watch(params.ppo, never).warnings(SOUND | {"objective/kl": 389.0}) == []
 
 
 class Listener(SilentRecorder):

@@ -17,7 +17,7 @@ from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import MEASURES, risk_measure
 from rarlhf.risk.measures.base import Batch
 from rarlhf.risk.measures.cvar import weighted_count
-from rarlhf.risk.measures.cvar_ru import shortfall_utility
+from rarlhf.risk.measures.cvar_ru import tail_utility
 from rarlhf.risk.measures.entropic import entropic_utility, entropic_value, log_weights
 from rarlhf.risk.measures.evar import evar, evar_temperature
 from rarlhf.risk.schedule import RiskLevel, RiskSchedule
@@ -27,6 +27,7 @@ from rarlhf.rl.ppo import PPOTrainer
 
 RETURNS = torch.tensor([-3.0, -1.0, 0.0, 2.0])
 BETA = 0.2
+RU = [-5.2, -1.2, -0.8, -0.8]  # utilities of `cvar_ru` of RETURNS at alpha .5: eta is -1
 LENGTHS = torch.tensor([2, 1, 3, 2])
 MASK = torch.arange(3) < LENGTHS.unsqueeze(1)
 # Token rewards that sum to RETURNS: part of each at the first token, the rest at the last real one.
@@ -73,7 +74,7 @@ def measure(params: Params, **edits: object) -> Scheduled:
 
 def batch(returns: Tensor = RETURNS, weights: Sequence[Fraction] | None = None) -> Batch:
     mask = MASK if returns is RETURNS else torch.ones(len(returns), 1, dtype=torch.bool)
-    return Batch(returns + 0.1, returns, mask, returns, BETA, weights)
+    return Batch(returns + 0.1, returns, returns, mask, returns, BETA, weights)
 
 
 def at_the_end(utility: list[float]) -> Tensor:
@@ -155,21 +156,22 @@ def test_weights_are_counted_from_the_lowest_ranking_on(params: Params) -> None:
 
 
 def test_rockafellar_uryasev_by_hand(params: Params) -> None:
-    # eta = R_(2) = -1: shortfalls 2, 0, 0, 0, and beta is paid by the two at or below eta
-    torch.testing.assert_close(shortfall_utility(RETURNS, -1.0, BETA), torch.tensor([-2.2, -0.2, 0.0, 0.0]))
+    # eta = R_(2) = -1: shortfalls 2, 0, 0, 0 count twice; the two at or below eta pay beta twice, and all gain it once
+    torch.testing.assert_close(tail_utility(RETURNS, -1.0, 0.5, BETA), torch.tensor(RU))
+    torch.testing.assert_close(tail_utility(RETURNS, -1.0, 0.5, 0.0), torch.tensor([-5.0, -1.0, -1.0, -1.0]))
     ru = measure(params, measure="cvar_ru")
     treated = ru.treat(batch(), ONE)
-    torch.testing.assert_close(treated.rewards, at_the_end([-2.2, -0.2, 0.0, 0.0]))
+    torch.testing.assert_close(treated.rewards, at_the_end(RU))
     assert treated.kept.all()
     assert ru.value(RETURNS, ONE) == -2.0  # -1 - (2 / 4) / .5
     torch.testing.assert_close(measure(params, measure="cvar_ru", alpha=0.4).value(RETURNS, ONE), torch.tensor(-2.25))
 
 
 def test_a_running_eta_rises_until_the_share_below_it_is_alpha(params: Params) -> None:
-    ru = measure(params, measure="cvar_ru", eta_rate=0.5)
+    ru = measure(params, measure="cvar_ru", eta="running", eta_rate=0.5)
     assert ru.state == {}
     first = ru.treat(batch(), ONE)  # starts at the quantile -1, below which 2 of 4 are: no step
-    torch.testing.assert_close(first.rewards, at_the_end([-2.2, -0.2, 0.0, 0.0]))
+    torch.testing.assert_close(first.rewards, at_the_end(RU))
     assert ru.state == {"eta": -1.0}
     ru.treat(batch(RETURNS + 5.0), ONE)  # none of 2, 4, 5, 7 is at or below -1: one rate upwards
     assert ru.state == {"eta": -0.5}
@@ -177,20 +179,67 @@ def test_a_running_eta_rises_until_the_share_below_it_is_alpha(params: Params) -
     assert ru.state == {"eta": -1.0}
 
 
+def test_a_fixed_eta_caps_the_values_step_by_step(params: Params) -> None:
+    ru = measure(params, measure="cvar_ru", eta=-0.5)
+    # below eta 2.5 and .5, twice; above it nothing is gained; beta is paid twice at or below eta, and gained once
+    torch.testing.assert_close(ru.treat(batch(), ONE).rewards, at_the_end([-5.7, -1.7, -0.3, -0.3]))
+    torch.testing.assert_close(ru.value(RETURNS, ONE), torch.tensor(-2.0))  # -.5 - (3 / 4) / .5
+    # half way alpha' is .75 and the slope above eta .5: -.5 - 2.5 / .75, -.5 - .5 / .75, -.5 + .25, -.5 + 1.25, and
+    # beta is paid 4/3 - 1 times below, .5 - 1 times above
+    half = [-0.5 - 10 / 3 - 0.2 / 3, -0.5 - 2 / 3 - 0.2 / 3, -0.25 + 0.1, 0.75 + 0.1]
+    torch.testing.assert_close(ru.treat(batch(), HALF).rewards, at_the_end(half))
+    torch.testing.assert_close(ru.value(RETURNS, HALF), torch.tensor((sum(half) + 0.4 / 3 - 0.2) / 4))
+
+
+@pytest.mark.parametrize("eta", ["batch", "running", -0.5, 7.0])
+@pytest.mark.parametrize("name", ["cvar_ru", "mean_cvar", "entropic", "evar"])
+def test_utilities_begin_at_the_values(name: str, eta: object, params: Params) -> None:
+    """So that the critic's targets do not jump at the first averse iteration."""
+    first = Fraction(1, 10_000)
+    one = measure(params, measure=name, eta=eta)
+    rewards = one.treat(batch(SAMPLE.float()), first).rewards[:, 0]
+    torch.testing.assert_close(rewards, SAMPLE.float(), atol=0.05, rtol=0)  # EVaR goes as the root of the progress
+    assert one.value(SAMPLE, first).item() == pytest.approx(SAMPLE.mean().item(), abs=0.05)
+
+
+def test_a_plan_is_replaced_by_its_number_first(params: Params) -> None:
+    with pytest.raises(ValueError, match="replace it by the number"):
+        measure(params, measure="cvar_ru", eta="plan")
+
+
+def test_of_the_score_there_is_no_beta_in_the_utility(params: Params) -> None:
+    scored = batch()._replace(values=RETURNS.flip(0), kl_coef=0.0)
+    for name, utility in {
+        "cvar_ru": [-1.0, -1.0, -1.0, -5.0],
+        "entropic": [-0.5 - 2.0 * (w - 1.0) for w in (0.1962, 0.5334, 0.8793, 2.3909)],
+    }.items():
+        treated = risk_measure(params.risk.model_copy(update={"measure": name, "alpha": 0.5, "temperature": 2.0}))
+        made = treated.treat(scored, RiskLevel(ONE, HALF)).utility
+        assert made is not None
+        torch.testing.assert_close(made, torch.tensor(utility), atol=5e-4, rtol=0)
+
+
+def test_only_measures_that_read_of_are_of_the_score(params: Params) -> None:
+    of_score = {name: measure(params, measure=name, of="score").measure.of_score for name in MEASURES}
+    assert of_score == {name: name not in ("none", "cvar") for name in MEASURES}
+    assert not any(measure(params, measure=name).measure.of_score for name in MEASURES)
+
+
 def test_entropic_by_hand() -> None:
     # exp(1.5), exp(.5), 1, exp(-1) = 4.4817, 1.6487, 1, .3679: sum 7.4983, mean 1.8746
     weights = log_weights(RETURNS, 2.0).exp()
     torch.testing.assert_close(weights, torch.tensor([2.391, 0.880, 0.533, 0.196]).double(), atol=6e-4, rtol=0)
     assert entropic_value(RETURNS, 2.0).item() == pytest.approx(-2.0 * log(1.8746), abs=1e-4)  # -1.257
-    expected = [-2.0 * (w - 1.0) - BETA * w for w in weights.tolist()]
+    expected = [-0.5 - (2.0 + BETA) * (w - 1.0) for w in weights.tolist()]
     torch.testing.assert_close(entropic_utility(RETURNS, 2.0, BETA), torch.tensor(expected))
 
 
 def test_entropic_tends_to_the_mean_and_to_the_minimum() -> None:
     assert entropic_value(RETURNS, 1e6).item() == pytest.approx(-0.5, abs=1e-5)
     assert entropic_value(RETURNS, 1e-3).item() == pytest.approx(-3.0, abs=2e-3)
-    # a large T keeps its digits: u = R - mean(R) to first order in 1/T, without the KL term
-    torch.testing.assert_close(entropic_utility(RETURNS, 1e5, 0.0), RETURNS + 0.5, atol=1e-4, rtol=0)
+    # a large T keeps its digits: u = R to first order in 1/T, with the KL term or without
+    for beta in (0.0, BETA):
+        torch.testing.assert_close(entropic_utility(RETURNS, 1e5, beta), RETURNS, atol=1e-4, rtol=0)
 
 
 def test_entropic_takes_its_temperature_from_the_schedule(params: Params) -> None:
@@ -227,10 +276,11 @@ def test_evar_is_the_minimum_where_enough_episodes_are_there() -> None:
 def test_evar_at_the_minimum_pays_only_the_kl_there(params: Params) -> None:
     returns = torch.tensor([-1.0, -1.0, 3.0])
     treated = measure(params, measure="evar").treat(batch(returns), ONE)
-    torch.testing.assert_close(treated.rewards[:, 0], torch.tensor([-0.3, -0.3, 0.0]))  # -.2 x 3/2 on two of three
+    # mean 1/3; w is 3/2 on two of three: -.2 x .5, and + .2 on the third
+    torch.testing.assert_close(treated.rewards[:, 0], 1 / 3 + torch.tensor([-0.1, -0.1, 0.2]))
     bad = torch.tensor([-1.0, -1.0, -0.5, 9.0])  # below the mean, and not at the minimum
     treated = measure(params, measure="evar").treat(batch(bad), ONE)
-    torch.testing.assert_close(treated.rewards[:, 0], torch.tensor([-0.4, -0.4, 0.0, 0.0]))
+    torch.testing.assert_close(treated.rewards[:, 0], 6.5 / 4 + torch.tensor([-0.2, -0.2, 0.2, 0.2]))
 
 
 def test_mean_cvar_by_hand(params: Params) -> None:
@@ -238,13 +288,13 @@ def test_mean_cvar_by_hand(params: Params) -> None:
     assert mixed.value(RETURNS, ONE) == -1.25  # (-.5 - 2) / 2
     assert measure(params, measure="mean_cvar", mix=0.25).value(RETURNS, ONE) == -0.875  # (3 x -.5 - 2) / 4
     treated = mixed.treat(batch(), ONE)
-    # lambda / alpha = 1: half of each reward, and the whole shortfall utility at the end
-    torch.testing.assert_close(treated.rewards, 0.5 * REWARDS + at_the_end([-2.2, -0.2, 0.0, 0.0]))
+    # half of each reward, and half of the utility of CVaR at the end
+    torch.testing.assert_close(treated.rewards, 0.5 * REWARDS + 0.5 * at_the_end(RU))
 
 
 def test_mean_cvar_ends_in_its_two_parts(params: Params) -> None:
     tail = measure(params, measure="cvar_ru").treat(batch(), ONE).rewards
-    torch.testing.assert_close(measure(params, measure="mean_cvar", mix=1.0).treat(batch(), ONE).rewards, 2.0 * tail)
+    torch.testing.assert_close(measure(params, measure="mean_cvar", mix=1.0).treat(batch(), ONE).rewards, tail)
     assert torch.equal(measure(params, measure="mean_cvar", mix=0.0).treat(batch(), ONE).rewards, REWARDS)
 
 
@@ -314,9 +364,14 @@ def returns_of(logits: Tensor) -> Tensor:
     return (PAYOFFS - BETA * (logits.log_softmax(dim=0) + log(4))).unsqueeze(1) + NOISE
 
 
-def exact(name: str, logits: Tensor) -> float:
-    """The measure of the mixture's returns, by its definition."""
-    returns = returns_of(logits).flatten()
+def scores_of_arms() -> Tensor:
+    """(4, 401) scores of the four arms, which no policy changes."""
+    return PAYOFFS.unsqueeze(1) + NOISE
+
+
+def exact(name: str, logits: Tensor, values: Tensor | None = None) -> float:
+    """The measure of the mixture's returns, or of other `values` (4, 401) of its arms, by its definition."""
+    returns = (returns_of(logits) if values is None else values).flatten()
     p = (logits.softmax(dim=0) / len(NOISE)).repeat_interleave(len(NOISE))
     mean = float((p * returns).sum())
     ordered, order = returns.sort()
@@ -343,24 +398,43 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(torch.cosine_similarity(one, other, dim=0))
 
 
-def utilities_of(one: Scheduled) -> Tensor:
-    """(4, 401) utilities of the outcomes, from a batch that holds each as often as P says."""
+def utilities_of(one: Scheduled, values: Tensor | None = None) -> Tensor:
+    """(4, 401) utilities of the outcomes, returns or `values`, from a batch that holds each as often as P says."""
     copies = (P * 10).round().long()
-    repeated = returns_of(P.log()).repeat_interleave(copies, dim=0)
-    treated = one.treat(batch(repeated.flatten()), ONE).rewards.view(10, len(NOISE))
+    repeated = (returns_of(P.log()) if values is None else values).repeat_interleave(copies, dim=0)
+    given = batch(repeated.flatten())._replace(kl_coef=BETA if values is None else 0.0)
+    treated = one.treat(given, ONE).rewards.view(10, len(NOISE))
     return treated[copies.cumsum(dim=0) - 1]
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if name != "cvar"])
 def test_utilities_give_the_true_gradient(name: str, params: Params) -> None:
-    """Up to a factor, which whitening removes: finite differences of the measure itself know nothing of utilities."""
+    """Finite differences of the measure itself know nothing of utilities."""
     steps = 1e-3 * torch.eye(4, dtype=torch.float64)
     differences = [exact(name, P.log() + step) - exact(name, P.log() - step) for step in steps]
     true = torch.tensor(differences, dtype=torch.float64) / 2e-3
     gradient = policy_gradient(utilities_of(measure(params, measure=name)))
     assert cosine(gradient, true) > 0.9999
-    scale = float(gradient.norm() / true.norm())
-    assert scale == pytest.approx({"cvar_ru": 0.5}.get(name, 1.0), rel=0.01)  # alpha, for cvar_ru
+    assert float(gradient.norm() / true.norm()) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "cvar"])
+def test_with_the_penalty_outside_every_outcome_pays_its_own_log_ratio(name: str, params: Params) -> None:
+    """Gradient of risk(score) - beta KL: that of the utility less beta times the log-ratio, and no further term."""
+    scores = scores_of_arms()
+
+    def objective(logits: Tensor) -> float:
+        kl = float((logits.softmax(dim=0) * (logits.log_softmax(dim=0) + log(4))).sum())
+        return exact(name, logits, scores) - BETA * kl
+
+    steps = 1e-3 * torch.eye(4, dtype=torch.float64)
+    differences = [objective(P.log() + step) - objective(P.log() - step) for step in steps]
+    true = torch.tensor(differences, dtype=torch.float64) / 2e-3
+    paid = utilities_of(measure(params, measure=name), scores) - BETA * (P.log() + log(4)).unsqueeze(1)
+    assert cosine(policy_gradient(paid), true) > 0.9999
+    assert float(policy_gradient(paid).norm() / true.norm()) == pytest.approx(1.0, rel=0.01)
+    free = policy_gradient(utilities_of(measure(params, measure=name), scores))
+    assert float((free - true).norm() / true.norm()) > 0.03  # negative control: without the penalty
 
 
 def test_without_the_kl_term_the_gradient_of_the_tail_is_off(params: Params) -> None:
@@ -369,14 +443,20 @@ def test_without_the_kl_term_the_gradient_of_the_tail_is_off(params: Params) -> 
     returns = returns_of(P.log())
     repeated = returns.repeat_interleave((P * 10).round().long(), dim=0).flatten()
     eta = float(repeated.sort().values[len(repeated) // 2 - 1])
-    right, wrong = (policy_gradient(shortfall_utility(returns, eta, beta)) for beta in (BETA, 0.0))
+    right, wrong = (policy_gradient(tail_utility(returns, eta, 0.5, beta)) for beta in (BETA, 0.0))
     torch.testing.assert_close(policy_gradient(utilities_of(ru)), right)
     assert float((wrong - right).norm() / right.norm()) > 0.05
 
 
 def test_a_running_eta_is_taken_up_by_a_resumed_run(make_trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:
     queries, path = [[5], [6, 7], [8]] * 2, tmp_path / "checkpoint.safetensors"
-    edits = {"risk.measure": "cvar_ru", "risk.eta_rate": 0.3, "ppo.iterations": 6, "ppo.checkpoint_every": 4}
+    edits = {
+        "risk.measure": "cvar_ru",
+        "risk.eta": "running",
+        "risk.eta_rate": 0.3,
+        "ppo.iterations": 6,
+        "ppo.checkpoint_every": 4,
+    }
     whole = make_trainer(**edits)
     whole.train(queries, path)  # leaves the checkpoint of iteration 4
     resumed, forgetful = make_trainer(**edits), make_trainer(**edits)

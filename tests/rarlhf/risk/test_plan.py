@@ -204,9 +204,9 @@ def test_more_nats_reach_more(world: Outcomes) -> None:
 
 def test_more_nats_than_the_answers_show_are_not_planned() -> None:
     answers = Answers(np.random.default_rng(1).normal(size=(50, 8)))
-    assert largest_kl(answers) == pytest.approx(TRUSTED * math.log(8))
+    assert largest_kl(answers) == pytest.approx(TRUSTED * math.log(8), rel=5e-3)  # at beta of 1e-4 of the range
     plan = solve(answers, Aim(1.0, 0.3), 3.0)
-    assert plan.kl == pytest.approx(TRUSTED * math.log(8), abs=1e-6)
+    assert plan.kl == pytest.approx(largest_kl(answers), abs=1e-6)
     assert plan.capped
     line = caution("cvar_rlhf", plan)
     assert line is not None

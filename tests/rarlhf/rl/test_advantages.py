@@ -1,10 +1,11 @@
 """Token rewards, GAE and whitening against hand numbers and a naive twin."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Treatment
-from rarlhf.rl.advantages import gae, risk_rewards, token_rewards, whiten
+from rarlhf.rl.advantages import gae, query_advantages, risk_rewards, token_rewards, whiten
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -93,3 +94,41 @@ def test_a_utility_is_placed_at_the_last_real_token_beside_a_share_of_the_reward
     assert alone.tolist() == [[0.0, 5.0, 0.0], [-4.0, 0.0, 0.0]]
     both = risk_rewards(rewards, Treatment(kept, utility, own_share=0.5), mask)
     assert both.tolist() == [[-0.5, 1.5 + 5.0, 0.0], [1.0 - 4.0, 0.0, 0.0]]
+
+
+def test_advantages_over_the_querys_other_responses_by_hand() -> None:
+    """Two queries with two responses each, of unlike lengths."""
+    rewards = torch.tensor([[-1.0, -2.0, 5.0], [-1.0, 4.0, 0.0], [3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False], [True, True, True]])
+    # To go: (2, 3, 5), (3, 4) and from then on 4; (3) and from then on 3, (3, 2, 1).
+    advantages, to_go = query_advantages(rewards, mask, 1.0, 2)
+    assert torch.equal(to_go, torch.tensor([[2.0, 3, 5], [3, 4, 0], [3, 0, 0], [3, 2, 1]]))
+    assert torch.equal(advantages, torch.tensor([[-1.0, -1, 1], [1, 1, 0], [0, 0, 0], [0, -1, -2]]))
+
+
+def test_advantages_over_other_responses_are_rloo_without_a_penalty() -> None:
+    g = torch.Generator().manual_seed(5)
+    scores, lengths = torch.randn(12, generator=g), torch.randint(1, 6, (12, 1), generator=g)
+    mask = torch.arange(5) < lengths
+    rewards = token_rewards(scores, torch.zeros(12, 5), mask, kl_coef=0.3)
+    advantages, _ = query_advantages(rewards, mask, 1.0, 4)
+    groups = scores.view(3, 4)
+    expected = (4 / 3 * (groups - groups.mean(dim=1, keepdim=True))).view(12, 1)
+    torch.testing.assert_close(advantages, torch.where(mask, expected, 0.0))
+
+
+def test_a_querys_baseline_does_not_depend_on_the_own_response() -> None:
+    """So it does not bias the gradient. Negative control: the others' baseline does."""
+    g = torch.Generator().manual_seed(6)
+    mask = torch.arange(5) < torch.tensor([[5], [2], [3]])
+    rewards = torch.where(mask, torch.randn(3, 5, generator=g), 0.0)
+    edited = rewards.clone()
+    edited[1, :2] += torch.tensor([2.0, -7.0])
+    (one, one_to_go), (other, other_to_go) = (query_advantages(r, mask, 0.9, 3) for r in (rewards, edited))
+    torch.testing.assert_close((one_to_go - one)[1, :2], (other_to_go - other)[1, :2])
+    assert not torch.allclose((one_to_go - one)[0], (other_to_go - other)[0])
+
+
+def test_one_response_is_no_baseline() -> None:
+    with pytest.raises(ValueError, match="1 response: a baseline needs others"):
+        query_advantages(torch.zeros(2, 3), MASK, 1.0, 1)

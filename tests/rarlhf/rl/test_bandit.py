@@ -75,13 +75,20 @@ def learned(params: Params, machine: Machine, tmp_path: Path) -> Callable[..., f
     """Share of the second word after training, in responses of `length` words."""
 
     def train(  # noqa: PLR0917
-        measure: str, first: Arm, second: Arm, seed: int, risk: Edits = NONE, ppo: Edits = NONE, length: int = 1
+        measure: str,
+        first: Arm,
+        second: Arm,
+        seed: int,
+        risk: Edits = NONE,
+        ppo: Edits = NONE,
+        length: int = 1,
+        beta: float = 0.0,
     ) -> float:
         lm, tokenizer = start()
         policy = Policy(deepcopy(lm), Sampling(1.0, length, length, END))  # the end cannot be drawn
         reset_value_head(policy.value_head, generator("value_head", seed))
         ppo_params = params.ppo.model_copy(update=PPO | {"max_new_tokens": length} | ppo)
-        kl = params.kl.model_copy(update={"coef": 0.0})
+        kl = params.kl.model_copy(update={"coef": beta, "controller": "paper", "rate": 0.0})
         averse = {"measure": measure, "alpha": 0.2, "warmup": 0, "rho": 0.1, "temperature": 0.5, "mix": 0.7}
         risk_params = params.risk.model_copy(update=averse | risk)
         score = payoff({"first": first, "second": second}, seed)
@@ -102,7 +109,7 @@ def test_the_mean_learns_risky_and_the_tail_learns_safe(seed: int, learned: Call
 TAILS: list[tuple[str, Edits]] = [
     ("cvar", {"critic": "all"}),
     ("cvar_ru", {}),
-    ("cvar_ru", {"eta_rate": 0.1}),
+    ("cvar_ru", {"eta": "running", "eta_rate": 0.1}),
     ("entropic", {}),
     ("evar", {}),
     ("mean_cvar", {}),
@@ -117,6 +124,15 @@ PATIENT: Edits = dict.fromkeys(SIZES, 256) | {"iterations": 80, "value_lr": 0.00
 @pytest.mark.parametrize(("measure", "risk"), TAILS)
 def test_every_tail_measure_learns_safe(measure: str, risk: Edits, learned: Callable[..., float]) -> None:
     assert learned(measure, SAFE, RISKY, 1, risk, PATIENT) < 0.3
+
+
+@pytest.mark.parametrize("eta", ["batch", 0.5])
+def test_the_tail_of_the_score_learns_safe_under_a_penalty_that_all_pay(
+    eta: object, learned: Callable[..., float]
+) -> None:
+    # Beta .1: between probabilities p and 1 - p of risky, .1 log(p / (1 - p)) pays against u, which at eta .5 is .5 on
+    # safe and .5 + .1 (0 - 12.5) = -.75 on risky.
+    assert learned("cvar_ru", SAFE, RISKY, 1, {"of": "score", "eta": eta}, PATIENT, beta=0.1) < 0.3
 
 
 @pytest.mark.parametrize(("measure", "risk"), [("none", {}), ("cvar", {}), *TAILS])

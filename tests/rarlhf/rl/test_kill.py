@@ -30,7 +30,14 @@ PPO = {
     "max_new_tokens": 5,
     "checkpoint_every": 2,
 }
-RISK = {"measure": "cvar_ru", "eta_rate": 0.5, "warmup": 1, "rho": 1.0, "alpha": 0.5}  # a measure with a state
+RISK = {
+    "measure": "cvar_ru",
+    "eta": "running",
+    "eta_rate": 0.5,
+    "warmup": 1,
+    "rho": 1.0,
+    "alpha": 0.5,
+}  # a measure with a state
 SEED = 20
 CHAINS = 8  # trainings in `make test-kill`, each killed three times
 Start = tuple[str, int]  # name and call at which it kills itself

@@ -150,7 +150,76 @@ def test_the_value_by_which_episodes_are_ranked(make_trainer: Make) -> None:
     expected = {"episode_return": [3.0, 3.0, 3.0, 3.0], "lambda_return": lambda_return, "value": [5.0] * 4}
     for name, ranking in expected.items():
         trainer = make_trainer(**{"risk.ranking": name, "ppo.gae_lambda": 0.5})
-        assert trainer.ranking(rewards, rollout).tolist()[:4] == ranking
+        assert trainer.ranking(rewards, rollout, 1).tolist()[:4] == ranking
+
+
+def test_a_random_ranking_is_a_function_of_seed_and_iteration(make_trainer: Make) -> None:
+    rewards, rollout = torch.zeros(6, 3), rollout_by_hand([0.0] * 6)
+    one, other = (make_trainer(seed=seed, **{"risk.ranking": "random"}) for seed in (1, 2))
+    first = one.ranking(rewards, rollout, 1)
+    assert torch.equal(first, one.ranking(rewards + 5.0, rollout_by_hand([9.0] * 6), 1))
+    for another in (one.ranking(rewards, rollout, 2), other.ranking(rewards, rollout, 1)):
+        assert not set(first.tolist()) & set(another.tolist())
+
+
+@pytest.mark.parametrize("measure", ["cvar_ru", "mean_cvar"])
+def test_of_the_score_every_episode_pays_its_own_kl(
+    measure: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits = {"risk.measure": measure, "risk.of": "score", "risk.mix": 0.25, "ppo.gae_lambda": 1.0, "kl.coef": 0.5}
+    trainer = make_trainer(**edits)
+    caught = capture(trainer, monkeypatch)
+    record = trainer.step(rollout_by_hand(SCORES, LOG_RATIOS), iteration=4)
+    # scores 3, -1, 2, -5, 0, -1 at alpha .5: eta is -1, u = -1 for all but -5, of which 4 below eta count twice
+    utility = {"cvar_ru": [-1.0, -1.0, -1.0, -9.0, -1.0, -1.0]}
+    utility["mean_cvar"] = [0.75 * s + 0.25 * u for s, u in zip(SCORES, utility["cvar_ru"], strict=True)]
+    # critic 0, lambda and gamma 1: a token's target is the utility less half of the log-ratios from it on
+    kl_to_go = torch.tensor([[1.5, 1, 0], [2, 0, 0], [3, 0, 0], [4, 0, 0], [-1, 0, 0], [0, -1, 0]])
+    mask = rollout_by_hand(SCORES).episodes.response_mask
+    expected = torch.where(mask, torch.tensor(utility[measure]).unsqueeze(1) - 0.5 * kl_to_go, 0.0)
+    torch.testing.assert_close(caught[0].returns, expected)
+    tail, mean_score = (-5 - 1 - 1) / 3, -2 / 6
+    assert record["risk/objective"] == pytest.approx(tail if measure == "cvar_ru" else 0.75 * mean_score + 0.25 * tail)
+
+
+def test_dropped_episodes_may_pay_the_kl(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = {"risk.measure": "cvar", "kl.coef": 0.5, "ppo.gamma": 0.5, "ppo.gae_lambda": 1.0}
+    free, paying = (make_trainer(**edits, **{"risk.dropped": dropped}) for dropped in ("free", "pay_kl"))
+    caught_free, caught_paying = capture(free, monkeypatch), capture(paying, monkeypatch)
+    rollout = rollout_by_hand(SCORES, LOG_RATIOS)
+    records = [trainer.step(rollout, iteration=4) for trainer in (free, paying)]
+    (only,), (whole,) = caught_free, caught_paying
+    # returns 2.25, -2, .5, -7, .5, -1: the lowest three are episodes 1, 3 and 5
+    kept = torch.tensor([False, True, False, True, False, True])
+    assert torch.equal(whole.kept, kept)
+    assert only.kept.all()
+    assert records[0]["risk/kept"] == records[1]["risk/kept"] == 3
+    torch.testing.assert_close(whole.advantages[kept], only.advantages)
+    # episodes 0, 2 and 4: -.5 (.5 + .5 x 1) = -.5 and -.5; -1.5; .5, 0, 0: mean -2 / 6
+    to_go = torch.tensor([[-0.5, -0.5, 0.0], [-1.5, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    mask = rollout.episodes.response_mask
+    # kept tokens to go: -1 + .5 (-1) = -1.5 and -1; -7; of 1, -1, 0: 0, .5 and -1 discounted: 0 - .5 + .25 - .25 = -.5
+    # and .5 - .5 = 0, -1
+    deviation = stdev([-1.0 + 0.5 * -1.0, -1.0, -7.0, -0.5 + 0.5 * (0.5 - 0.5), 0.0, -1.0])
+    torch.testing.assert_close(whole.advantages[~kept], torch.where(mask[~kept], (to_go + 2 / 6) / deviation, 0.0))
+
+
+def test_dropped_episodes_do_not_train_the_critic(make_trainer: Make) -> None:
+    trainer = make_trainer(**{"risk.dropped": "pay_kl"})
+    rollout = trainer.collect_rollout(QUERIES[:6], 1)
+    targets = targets_of(trainer, rollout)
+    gradients = []
+    for kept, returns in ((True, 0.0), (False, 0.0), (False, 9.0)):
+        some = targets.kept.clone()
+        some[2:] = kept
+        changed = targets.returns.clone()
+        changed[2:] += returns
+        trainer.optimizer.zero_grad()
+        trainer.losses(targets._replace(kept=some, returns=changed), tokens=10)[0].backward()
+        gradients.append(trainer.policy.value_head.weight.grad.clone())
+    whole, part, moved = gradients
+    assert not torch.allclose(whole, part)
+    assert torch.equal(part, moved)  # their targets are not read
 
 
 @pytest.mark.parametrize(
@@ -208,11 +277,12 @@ def test_the_critic_learns_the_returns_that_the_measure_made(
     caught, alone = capture(trainer, monkeypatch), fitted(trainer, monkeypatch)
     trainer.step(rollout_by_hand(SCORES), iteration=4)
     # critic 0, lambda and gamma 1: each token's target is its episode's utility. Half of the six are -5, -1, -1: eta is
-    # -1, and those at or below it pay the shortfall and beta .2
-    utility = torch.tensor([0.0, -0.2, 0.0, -4.2, 0.0, -0.2])
+    # -1; -5 is 4 below, which counts twice; beta .2 is gained by all and paid twice by those at or below eta
+    utility = torch.tensor([-0.8, -1.2, -0.8, -9.2, -0.8, -1.2])
     expected = torch.where(rollout_by_hand(SCORES).episodes.response_mask, utility.unsqueeze(1), 0.0)
     torch.testing.assert_close(caught[0].returns, expected)
-    assert caught[0].advantages[0].any() == (critic == "kept")  # 0 before whitening, which shifts it if it centres
+    best, _, _, worst, *_ = caught[0].advantages[:, 0].tolist()
+    assert (best / worst == pytest.approx(0.8 / 9.2)) == (critic == "all")  # whitening shifts them if it centres
     assert len(alone) == (critic == "all")
     for returns in alone:
         torch.testing.assert_close(returns, expected)

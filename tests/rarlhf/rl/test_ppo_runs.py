@@ -47,6 +47,42 @@ def test_the_level_of_an_unused_measure_decides_nothing(make_trainer: Make, tmp_
     assert same(weights(one), weights(other))
 
 
+def test_each_query_is_answered_several_times_with_its_own_numbers(make_trainer: Make, tmp_path: Path) -> None:
+    trainer, seen = make_trainer(**{"ppo.responses": 3}), []
+    collect = trainer.collect_rollout
+
+    def collected(queries: Sequence[list[int]], iteration: int) -> object:
+        rollout = collect(queries, iteration)
+        episodes = rollout.episodes
+        rows = [q[m].tolist() for q, m in zip(episodes.queries, episodes.query_mask, strict=True)]
+        assert rows == [query for query in queries for _ in range(3)]
+        assert len({tuple(row) for row in episodes.responses.tolist()}) > 2  # two queries: they differ within one
+        seen.extend(map(tuple, queries))
+        return rollout
+
+    trainer.collect_rollout = collected
+    trainer.train(QUERIES, tmp_path / "c.safetensors")
+    assert len(seen) == 8 == len(set(seen))  # 4 batches of 6 / 3 queries, each drawn once in a pass
+
+
+def test_with_the_queries_as_baseline_no_critic_is_trained(make_trainer: Make, tmp_path: Path) -> None:
+    values = {"ppo.responses": 2, "risk.measure": "none", "ppo.value_warmup": 3}
+    calls: list[int] = []
+
+    def score(texts: Sequence[str]) -> Tensor:
+        calls.append(len(texts))
+        return torch.tensor([float(len(text)) for text in texts])
+
+    trainer, critic = (make_trainer(score, **values, **{"ppo.baseline": name}) for name in ("query", "critic"))
+    before = {name: weight.clone() for name, weight in trainer.policy.value_head.named_parameters()}
+    records = trainer.train(QUERIES, tmp_path / "q.safetensors")
+    assert calls == [6] * 4  # and no rollout that trains the value head first
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.policy.value_head.named_parameters())
+    assert {record["value/loss"] for record in records} == {0.0}
+    critic.train(QUERIES, tmp_path / "c.safetensors")
+    assert not torch.equal(critic.policy.value_head.weight, before["weight"])  # negative control
+
+
 def test_without_a_kl_coefficient_the_return_is_the_score(make_trainer: Make, tmp_path: Path) -> None:
     free = make_trainer(**{"kl.coef": 0.0}).train(QUERIES, tmp_path / "1.safetensors")
     for record in free:

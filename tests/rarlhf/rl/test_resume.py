@@ -72,11 +72,12 @@ def die() -> None:
     ("more", "dtype"),
     [
         ({}, torch.float32),
-        ({"risk.measure": "cvar_ru", "risk.eta_rate": 0.5}, torch.float32),
+        ({"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5}, torch.float32),
         ({"risk.hard_share": 0.5, "risk.critic": "all"}, torch.float32),
-        ({"risk.measure": "cvar_ru", "risk.eta_rate": 0.5}, torch.bfloat16),
+        ({"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5}, torch.bfloat16),
+        ({"ppo.averaged": 0.8}, torch.float32),  # of iterations 2 to 6
     ],
-    ids=["cvar", "running eta", "hard prompts", "bfloat16"],
+    ids=["cvar", "running eta", "hard prompts", "bfloat16", "averaged"],
 )
 def test_a_training_killed_anywhere_goes_on_to_the_same_bytes(
     call: int, more: dict[str, object], dtype: torch.dtype, make_trainer: Make, tmp_path: Path
@@ -104,10 +105,21 @@ def test_the_end_of_the_warm_up_is_saved(make_trainer: Make, tmp_path: Path) -> 
     assert len(seen) == 6  # the warm-up is not done again
 
 
-@pytest.mark.parametrize("part", ["optimizer", "kl_coef", "measure"])
+def test_a_training_with_several_responses_to_a_query_goes_on_to_the_same_bytes(
+    make_trainer: Make, tmp_path: Path
+) -> None:
+    values = {"ppo.responses": 3, "ppo.baseline": "query", "ppo.averaged": 0.5, "risk.measure": "mean_cvar"}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(doing(6, die), **VALUES, **values).train(QUERIES, tmp_path / "killed.safetensors")
+    loaded = load_checkpoint(tmp_path / "killed.safetensors")
+    assert loaded is not None and loaded[1]["iteration"] == 4  # no rollout trains the value head first
+    resumed(partial(make_trainer, **VALUES, **values), tmp_path / "killed.safetensors")
+
+
+@pytest.mark.parametrize("part", ["optimizer", "kl_coef", "measure", "average"])
 def test_each_part_of_the_checkpoint_matters(part: str, make_trainer: Make, tmp_path: Path) -> None:
     """Negative control."""
-    values = VALUES | {"risk.measure": "cvar_ru", "risk.eta_rate": 0.5}
+    values = VALUES | {"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5, "ppo.averaged": 0.5}
     whole = make_trainer(**values)
     whole.train(QUERIES, path := tmp_path / "c.safetensors")  # leaves the checkpoint of iteration 4
     loaded = load_checkpoint(path)
@@ -115,6 +127,8 @@ def test_each_part_of_the_checkpoint_matters(part: str, make_trainer: Make, tmp_
     tensors, state = loaded
     if part == "optimizer":
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("adam/")}
+    elif part == "average":
+        tensors |= {name: tensor + 1 for name, tensor in tensors.items() if name.startswith("average/")}
     else:
         state |= {"kl_coef": 0.9} if part == "kl_coef" else {"measure": {}}
     save_checkpoint(path, tensors, state)

@@ -60,8 +60,10 @@ VALUES: Mapping[str, object] = {
     "ppo.checkpoint_every": 100,
     "kl.coef": 0.3,
     "kl.target": 0.1,
+    "kl.controller": "paper",
     "kl.rate": 0.5,
     "kl.average": "kept",
+    "kl.stop_above": None,
     "risk.alpha": 0.4,
     "risk.warmup": 1,
     "risk.rho": 1.0,
@@ -71,12 +73,20 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "cvar": {"risk.measure": "cvar"},
     "cvar_lambda_return": {"risk.measure": "cvar", "risk.ranking": "lambda_return", "risk.count_from": 0},
     "cvar_ru": {"risk.measure": "cvar_ru"},
-    "cvar_ru_running_eta": {"risk.measure": "cvar_ru", "risk.eta_rate": 0.5},
+    "cvar_ru_running_eta": {"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5},
+    "cvar_ru_of_score": {"risk.measure": "cvar_ru", "risk.of": "score", "risk.eta": 0.5},
+    "cvar_paying": {"risk.measure": "cvar", "risk.dropped": "pay_kl", "risk.ranking": "random"},
     "entropic": {"risk.measure": "entropic", "risk.temperature": 0.5},
     "evar": {"risk.measure": "evar"},
     "mean_cvar": {"risk.measure": "mean_cvar", "risk.critic": "all"},
     "hard_prompts": {"risk.measure": "cvar", "risk.hard_share": 0.5, "risk.critic": "all", "risk.ranking": "value"},
     "lora": {"risk.measure": "cvar"},
+    "query_baseline": {
+        "risk.measure": "cvar_ru",
+        "ppo.responses": 4,
+        "ppo.baseline": "query",
+        "ppo.averaged": 0.5,
+    },
 }
 NUMBERS = (
     "objective/kl",
@@ -151,6 +161,9 @@ class Run:
         keep = self.trainer.keep
         self.trainer.keep = lambda record: self.note(keep(record), name)
         self.trainer.train(QUERIES, folder / "c.safetensors")
+        if p.ppo.averaged:
+            averaged = {f"averaged/{group}": self.moved(group) for group in MOVED["whole"]}
+            self.iterations[-1]["numbers"] |= averaged
 
     def score(self, texts: Sequence[str]) -> Tensor:
         self.texts.append(list(texts))

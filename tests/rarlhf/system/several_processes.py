@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
     "clipped": {"ppo": {"max_grad_norm": 0.1}, "risk": {"measure": "evar"}},
     "critic_all": {"risk": {"critic": "all", "hard_share": 0.5}},
     "lora": {"model": {"adapter": "lora"}},
+    "query": {"ppo": {"responses": 3, "baseline": "query", "averaged": 0.4}, "risk": {"measure": "cvar_ru"}},
     "local": {},  # negative control, see below
 }
 Score = Callable[[Sequence[str]], torch.Tensor]

@@ -39,7 +39,7 @@ PPO = {
     "checkpoint_every": 2,
 }
 RISK = {"measure": "cvar", "warmup": 1, "rho": 0.6, "alpha": 0.5}
-CASES = ["cvar", "one_kept", "clipped", "critic_all", "lora"]
+CASES = ["cvar", "one_kept", "clipped", "critic_all", "lora", "query"]
 
 
 def start(folder: Path, lm: Path, params: Params, launcher: list[str]) -> Path:

@@ -175,10 +175,19 @@ def test_the_worlds_oracle_ranks_every_kind_of_prompt() -> None:
 
     quality = world_quality(oracle, rows)
     assert quality.pop("best_accuracy") == best_accuracy(rows)
-    assert set(quality) == {"rank_liked", "rank_saw", "rank_regret"}
-    assert list(quality.values()) == pytest.approx([1.0] * 3, abs=1e-3)  # float32 scores part some that are equal
+    assert set(quality) == {f"{name}_{kind}" for name in ("rank", "top_slope") for kind in ("liked", "saw", "regret")}
+    assert list(quality.values()) == pytest.approx([1.0] * 6, abs=1e-3)  # float32 scores part some that are equal
     reverse = world_quality(lambda texts: -oracle(texts), rows)
-    assert [reverse[name] for name in quality] == pytest.approx([-1.0] * 3, abs=1e-3)
+    assert [reverse[name] for name in quality] == pytest.approx([-1.0] * 6, abs=1e-3)
+
+
+def test_a_score_that_saturates_has_a_small_slope_at_the_top() -> None:
+    def saturated(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([latent_sentiment(text) for text in texts]).clamp(max=1.0)
+
+    quality = world_quality(saturated, generate_rows(400, seed=3))
+    assert quality["top_slope_liked"] == pytest.approx(0.0, abs=1e-6)  # all of the best have more than 1
+    assert 0 < quality["top_slope_regret"] < 1  # only few have
 
 
 def test_about_the_share_of_texts_is_cut_at_a_word_and_the_rest_left_alone() -> None:

@@ -1,0 +1,96 @@
+"""What decides the risk of each trained method, its plan included: the content of data/plan/methods/NAME.json."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import RiskParams
+from rarlhf.risk.measures import MEASURES, deciding_values
+from rarlhf.risk.plan import Aim, Answers, PlannedPolicy, aim_of, solve
+
+if TYPE_CHECKING:
+    from rarlhf.config.methods import Method
+
+DIGITS = 6  # significant digits of a plan that are kept: far beyond its error, and equal on all machines
+READ_BY_FITS = ("alpha", "mix", "eta")  # keys of section `risk` that a fit reads, where its measure does
+KEPT = ("eta", "kl_coef", "kl", "mean", "cvar", "effective_samples", "effective_samples_low")
+
+
+def needs_plan(method: "Method") -> bool:
+    """Whether a plan decides a method's training: that of every fit, and of PPO where its eta is the plan's."""
+    if method.risk is None:
+        return False
+    return method.made_by == "fit" or ("eta" in MEASURES[method.risk.measure].reads and method.risk.eta == "plan")
+
+
+def method_values(method: "Method") -> dict[str, object]:
+    """The values of section `risk` that decide a method's training, without its plan.
+
+    Raises: ValueError for a method that is not trained.
+    """
+    if method.risk is None:
+        raise ValueError(f"{method.name} is not trained")
+    if method.made_by == "ppo":
+        return deciding_values(method.risk)
+    reads = MEASURES[method.risk.measure].reads
+    return {key: getattr(method.risk, key) for key in ("measure", *READ_BY_FITS) if key == "measure" or key in reads}
+
+
+def plans_of(methods: Iterable["Method"], answers: Answers, kl_target: float) -> dict[str, PlannedPolicy]:
+    """The plan of each method that needs one, with the method's own eta where `risk.eta` is a number.
+
+    Args:
+        methods: of the run.
+        answers: of the SFT model to training prompts.
+        kl_target: nats per response.
+    Raises: UserError as `solve` and `aim_of`, with the method's name.
+    """
+    plans: dict[str, PlannedPolicy] = {}
+    known: dict[tuple[Aim, float | None], PlannedPolicy] = {}  # methods of one aim share a plan
+    for method in methods:
+        if method.risk is None or not needs_plan(method):
+            continue
+        eta = None if isinstance(method.risk.eta, str) else method.risk.eta
+        try:
+            aim = aim_of(method.risk)
+            if (aim, eta) not in known:
+                known[aim, eta] = solve(answers, aim, kl_target, eta)
+        except UserError as error:
+            raise UserError(f"{method.name}: {error}") from error
+        plans[method.name] = known[aim, eta]
+    return plans
+
+
+def written(plan: PlannedPolicy) -> dict[str, float | None]:
+    """A plan as its file has it."""
+    values = asdict(plan)
+    return {key: rounded(values[key]) for key in KEPT}
+
+
+def rounded(value: float | None) -> float | None:
+    """A number to `DIGITS` significant digits."""
+    return None if value is None else float(f"{value:.{DIGITS}g}")
+
+
+def read_plan(file: Path) -> Mapping[str, Any]:
+    """The plan in a method's file: eta, kl_coef, kl and what is expected.
+
+    Raises: UserError if it has none.
+    """
+    plan: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")).get("plan")
+    if plan is None:
+        raise UserError(f"{file} holds no plan; `dvc repro plan` makes it")
+    return plan
+
+
+def with_planned_eta(risk: RiskParams, file: Path) -> RiskParams:
+    """The section with the plan's number in the place of `eta: plan`; the section itself where it names none.
+
+    Raises: UserError as `read_plan`.
+    """
+    if risk.eta != "plan" or "eta" not in MEASURES[risk.measure].reads:
+        return risk
+    return risk.model_copy(update={"eta": float(read_plan(file)["eta"])})
