@@ -34,11 +34,17 @@ def stop_runaway(records: Sequence[Record], kl: KLParams, iterations: int, saved
     beyond = iterations_beyond(records, kl)
     if beyond == 0 or (beyond < PATIENCE and records[-1]["iteration"] < iterations):
         return
-    words = {"iteration": int(records[-1]["iteration"]), "kl": records[-1]["objective/kl"], "limit": kl.limit}
-    words |= {"times": kl.stop_above, "target": kl.target, "kept": _kept(saved)}
-    words["beyond"] = "one iteration" if beyond == 1 else f"{beyond} iterations in a row"
-    words["controller"] = "" if kl.controller == "pid" else ", or set kl.controller: pid"
-    raise UserError(_RAN_AWAY.format(**words))
+    line = _RAN_AWAY.format(
+        iteration=int(records[-1]["iteration"]),
+        kl=records[-1]["objective/kl"],
+        limit=kl.limit,
+        times=kl.stop_above,
+        target=kl.target,
+        beyond="one iteration" if beyond == 1 else f"{beyond} iterations in a row",
+        controller="" if kl.controller == "pid" else ", or set kl.controller: pid",
+        kept=_kept(saved),
+    )
+    raise UserError(line)
 
 
 def _kept(saved: tuple[int, Path] | None) -> str:
