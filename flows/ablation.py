@@ -3,6 +3,7 @@
     python -m flows.ablation --grid risk.alpha=0.2,0.4 risk.warmup=1,30 --seeds 1,2
     python -m flows.ablation --cell risk.measure=none --cell risk.measure=cvar risk.alpha=0.2
     python -m flows.ablation --paper table3
+    python -m flows.ablation --frontier 0.5,1,2
 
 Every cell is a DVC experiment in a workspace of its own; the main workspace stays as it is. What all cells share runs
 first and once. A cell that has run before, with the same params and code, is kept. Where one fails, the others
@@ -19,9 +20,10 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.ablations.cells import make_cells
+from flows.ablations.choice import Choice, choose
 from flows.ablations.command import parser
 from flows.ablations.experiments import Experiments
-from flows.ablations.plan import Plan, cell_values, common_values, make_plan
+from flows.ablations.plan import Plan, make_plan
 from flows.ablations.publishing import ablation_run, publish
 from flows.ablations.running import Runner
 from flows.running.command import status_of
@@ -29,7 +31,11 @@ from flows.running.stages import Processes
 from flows.serving.runs import hold_workspace
 from flows.serving.server import local_settings
 from rarlhf.config.errors import UserError
-from rarlhf.evaluation.ablation import CellTable, compare_cells
+from rarlhf.evaluation.ablation import cells_page, compare_cells
+from rarlhf.evaluation.explanations import explain, explanations_page
+from rarlhf.evaluation.frontier import compare_at_kl
+from rarlhf.evaluation.frontier_page import frontier_page
+from rarlhf.evaluation.pages import Page
 from rarlhf.evaluation.words import counted
 
 
@@ -38,6 +44,8 @@ def ablation(
     grid: dict[str, list[Any]] | None = None,
     cells: list[dict[str, Any]] | None = None,
     paper: str | None = None,
+    frontier: list[float] | None = None,
+    methods: list[str] | None = None,
     seeds: list[int] | None = None,
     name: str | None = None,
     jobs: Annotated[int, Field(ge=1)] | None = None,
@@ -47,7 +55,9 @@ def ablation(
     Args:
         grid: dotted keys of params.yaml and their values, as {"risk.alpha": [0.2, 0.4]}; every point is a cell.
         cells: instead of a grid, the params of each cell.
-        paper: instead of either, a table of the paper: table3.
+        paper: instead of either, a table of the paper, or an experiment on it: table3, explanations.
+        frontier: instead of these, KL targets, to compare methods at common KL; [] for targets around kl.target.
+        methods: that every cell trains; where empty, those of params.yaml.
         seeds: of every cell; where empty, those of params.yaml.
         name: of the folder in reports/ablation/; where empty, made from the keys.
         jobs: how many cells run at the same time; where empty, one for each accelerator, or one on a CPU.
@@ -55,30 +65,36 @@ def ablation(
     logger = get_run_logger()
     with hold_workspace() as held:
         try:
-            points, name = cell_values(grid, cells, paper, name)
+            choice = choose(grid, cells, paper, frontier, name, seeds, methods)
             experiments = Experiments(Processes([held]))
-            plan = make_plan(name, points, common_values(seeds), experiments)
+            plan = make_plan(choice.name, choice.points, choice.common, experiments, choice.methods)
         except UserError as error:
             logger.error(str(error))
             return Failed(message=str(error))
         with ablation_run(plan) as (tracker, environment):
             done, failed = Runner(plan, experiments, jobs, environment).run()
-            table = _table(plan, experiments)
-            if table:
-                publish(plan, table, done, failed, tracker)
+            pages = _pages(plan, choice, experiments)
+            if pages:
+                publish(plan, pages, done, failed, tracker)
             tracker.close("FAILED" if failed else "FINISHED")
     if failed:
         return Failed(message=f"not done: {', '.join(failed)} ({'; '.join(dict.fromkeys(failed.values()))})")
     return Completed(message=f"{counted(len(plan.cells), 'cell')}; {len(plan.kept)} had run before")
 
 
-def _table(plan: Plan, experiments: Experiments) -> CellTable | None:
-    """The cells that were measured, side by side; None where none was."""
+def _pages(plan: Plan, choice: Choice, experiments: Experiments) -> list[Page]:
+    """The cells that were measured, compared; empty where none was, or none of RLHF's curve."""
     evaluations = {name: experiments.evaluation(name) for name in plan.cells}
     measured = {name: (plan.cells[name].values, e) for name, e in evaluations.items() if e is not None}
     if not measured:
-        return None
-    return compare_cells(plan.name, measured, plan.cells[next(iter(measured))].params.evaluate)
+        return []
+    params = plan.cells[next(iter(measured))].params.evaluate
+    if choice.page == "explanations":
+        explained = explain(plan.name, measured, params)
+        return [] if explained is None else [explanations_page(explained)]
+    table = cells_page(compare_cells(plan.name, measured, params))
+    at_kl = [frontier_page(compare_at_kl(plan.name, measured, params))] if choice.page == "frontier" else []
+    return [*at_kl, table]
 
 
 def _run(options: Namespace) -> State[Any]:
@@ -87,8 +103,8 @@ def _run(options: Namespace) -> State[Any]:
     Raises: UserError for a wrong cell, before a server starts.
     """
     asked = vars(options) | {"grid": dict(options.grid), "cells": [dict(cell) for cell in options.cells]}
-    points, _ = cell_values(asked["grid"], asked["cells"], options.paper, options.name)
-    make_cells(points, common_values(options.seeds))
+    choice = choose(**{key: value for key, value in asked.items() if key != "jobs"})
+    make_cells(choice.points, choice.common, choice.methods)
     with local_settings():
         return ablation(**asked, return_state=True)
 

@@ -17,12 +17,13 @@ MLFLOW = "http://127.0.0.1:5000"  # where `make ui` shows it
 
 def publish_results() -> None:
     """Shows the results table and the figures that stage `evaluate` wrote; the text holds the figures themselves."""
-    from rarlhf.evaluation.tables import COLUMNS, result_rows
+    from rarlhf.evaluation.tables import columns_of, result_rows
     from rarlhf.evaluation.words import counted, percent
 
     evaluation = json.loads(RESULTS.read_text(encoding="utf-8"))
-    heading = ["method", *COLUMNS.values()]
-    results = table(heading, result_rows(evaluation, list(COLUMNS)), [":--", *["--:"] * len(COLUMNS)])
+    columns = columns_of(evaluation)
+    heading = ["method", *columns.values()]
+    results = table(heading, result_rows(evaluation, list(columns)), [":--", *["--:"] * len(columns)])
     about = f"preset {escaped(evaluation['preset'])}, {counted(len(evaluation['seeds']), 'seed')}"
     note = f"mean ± half-width of the {percent(evaluation['confidence'])} t interval over seeds"
     create_markdown_artifact(f"{results}\n\n{note}\n", key="results", description=about)

@@ -14,6 +14,7 @@ def evaluate(
     prompts: Path,
     models: Path,
     curves: Path,
+    samples: Path,
     metrics: Path,
     summary: Path,
     plots: Path,
@@ -23,11 +24,12 @@ def evaluate(
     """Measure the generations, compare the methods, and write the numbers, the figures, the report and the cards."""
     from rarlhf.evaluation.cards import write_cards
     from rarlhf.evaluation.comparisons import summary_of
-    from rarlhf.evaluation.results import measure_run
+    from rarlhf.evaluation.results import Folders, measure_run
     from rarlhf.evaluation.tables import terminal_table
     from rarlhf.system.files import write_json
 
-    results = measure_run(generations, prompts, models, curves, run.params, run.recorder)
+    folders = Folders(generations, prompts, models, curves, samples)
+    results = measure_run(folders, run.params, run.recorder)
     files = run.inputs.files
     data = [path for path in files if path.startswith("data/") and not Path(path).is_relative_to(CODE)]
     hashes = {"inputs": run.inputs_hash, **{path: files[path] for path in data}}

@@ -12,27 +12,31 @@ def plan(run: Run, samples: Path, out: Path) -> None:
     from rarlhf.decoding.samples import read_samples
     from rarlhf.evaluation.figures import png
     from rarlhf.evaluation.plans import frontier_figure, frontier_table, plan_table
-    from rarlhf.risk.plan import Answers, caution, frontier, reference
-    from rarlhf.risk.planned import method_values, plans_of, written
+    from rarlhf.risk.plan import Answers, aim_of, at_level, caution, frontier, reference
+    from rarlhf.risk.planned import file_of, plans_of
     from rarlhf.system.files import write_json
 
-    risk, target = run.params.risk, run.params.kl.target
+    target = run.params.kl.target
     answers = Answers(read_samples(samples).scores.double().numpy())
     trained = [method for method in methods_of(run.params) if method.risk is not None]
     plans = plans_of(trained, answers, target)
-    start, rows = reference(answers, risk.alpha), frontier(answers, risk.alpha, run.params.plan.kl)
-    picture = png(frontier_figure(start, rows, plans, risk.alpha))
+    aims = {method.name: aim_of(method.risk) for method in trained if method.risk is not None and method.name in plans}
+    alpha = next(
+        (aim.alpha for aim in aims.values() if aim.mix > 0), run.params.risk.alpha
+    )  # of the first that plans it
+    shown = {name: at_level(answers, planned, aims[name], alpha) for name, planned in plans.items()}
+    start, rows = reference(answers, alpha), frontier(answers, alpha, run.params.plan.kl)
+    picture = png(frontier_figure(start, rows, shown, alpha))
     with run.output(out) as folder:
         (folder / "methods").mkdir()
         for method in trained:
-            planned = {"plan": written(plans[method.name])} if method.name in plans else {}
-            write_json(folder / "methods" / f"{method.name}.json", {**method_values(method), **planned})
-        write_json(folder / "frontier.json", frontier_table(start, rows, plans, risk.alpha))
+            write_json(folder / "methods" / f"{method.name}.json", file_of(method, plans.get(method.name)))
+        write_json(folder / "frontier.json", frontier_table(start, rows, shown, alpha))
         (folder / "frontier.png").write_bytes(picture)
         run.tracker.artifact(folder / "frontier.png")
     for line in filter(None, (caution(name, planned) for name, planned in plans.items())):
         run.log(f"warning: {line}")
-    run.log(plan_table(start, plans))
+    run.log(plan_table(start, shown, alpha))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,9 @@ def set_value(text: str, key: str, value: object) -> str:
         written = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{key} = {shown(value)}: no value for {PARAMS} ({error})") from error
-    return text[: node.start_mark.index] + written + text[node.end_mark.index :]
+    start, end = node.start_mark.index, node.end_mark.index
+    end -= len(text[start:end]) - len(text[start:end].rstrip())  # a block ends only where the next key begins
+    return text[:start] + written + text[end:]
 
 
 def _node(text: str, key: str) -> Node:

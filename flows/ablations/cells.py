@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,12 +28,13 @@ PAPER: Mapping[str, list[dict[str, Any]]] = {
         for n, alpha in ((1, 0.4), (30, 0.4), (30, 0.3), (30, 0.2))
     ]
 }
+CHOSEN = ("methods.ppo", "methods.fit")  # what `chosen_methods` restricts
 NO_GRID = {  # dvc.yaml makes stages from these, so that cells would not be comparable
     "seeds": "every cell has the same seeds: --seeds 1,2",
     "methods": "every cell has the same methods: set them in params.yaml",
     "methods.start": "every cell has the same methods: set them in params.yaml",
-    "methods.ppo": "every cell has the same methods: set them in params.yaml",
-    "methods.fit": "every cell has the same methods: set them in params.yaml",
+    "methods.ppo": "every cell has the same methods: set them in params.yaml, or choose of them by --methods",
+    "methods.fit": "every cell has the same methods: set them in params.yaml, or choose of them by --methods",
     "data.watch": "set it in params.yaml",
 }
 
@@ -49,11 +50,18 @@ class Cell:
         name: of the DVC experiment, unless that is taken.
         values: its own params.
         params: all its params, valid.
+        methods: `methods.ppo` and `methods.fit` of a cell that trains fewer methods than params.yaml has.
     """
 
     name: str
     values: Values
     params: Params
+    methods: Values = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Values:
+        """All that it changes in params.yaml, besides what every cell does."""
+        return {**self.values, **self.methods}
 
 
 def grid_values(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -67,12 +75,28 @@ def grid_values(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
 
 
-def make_cells(points: Sequence[Values], common: Values) -> list[Cell]:
+def chosen_methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`methods.ppo` and `methods.fit` with these trained methods alone, as params.yaml has them.
+
+    Raises: UserError for a name that is in neither.
+    """
+    methods = load_params(PARAMS).methods
+    for name in names:
+        if name not in methods.trained:
+            raise UserError(f"{name} is no method of {PARAMS}; it trains {', '.join(methods.trained)}")
+    return {
+        "methods.ppo": {name: changes for name, changes in methods.ppo.items() if name in names},
+        "methods.fit": {name: changes for name, changes in methods.fit.items() if name in names},
+    }
+
+
+def make_cells(points: Sequence[Values], common: Values, methods: Sequence[Sequence[str]] = ()) -> list[Cell]:
     """The cells with their names and params.
 
     Args:
         points: each cell's own values over params.yaml.
         common: what all have over params.yaml.
+        methods: the methods that each cell trains; empty: those of params.yaml, or of `common`.
 
     Raises: UserError if there is no cell, two are the same, or one is not valid, with its name and the reason.
     """
@@ -82,9 +106,10 @@ def make_cells(points: Sequence[Values], common: Values) -> list[Cell]:
         raise UserError(f"{key} cannot differ between cells; {NO_GRID[key]}")
     load_params(PARAMS)
     text = set_values(PARAMS.read_text(encoding="utf-8"), common)
+    chosen = [chosen_methods(names) for names in methods] if methods else [{}] * len(points)
     cells = [
-        Cell(name, dict(point), params_of(set_values(text, point), f"{PARAMS} with cell {name}"))
-        for name, point in zip(_names(points), points, strict=True)
+        Cell(name, dict(point), params_of(set_values(text, {**point, **own}), f"{PARAMS} with cell {name}"), own)
+        for name, point, own in zip(_names(points), points, chosen, strict=True)
     ]
     for index, cell in enumerate(cells):
         same = [other.name for other in cells[:index] if other.params == cell.params]
@@ -96,7 +121,7 @@ def make_cells(points: Sequence[Values], common: Values) -> list[Cell]:
 def varying(cells: Sequence[Cell]) -> list[str]:
     """The keys whose values are not the same in every cell."""
     dumps = [cell.params.model_dump(mode="json") for cell in cells]
-    keys = dict.fromkeys(key for cell in cells for key in cell.values)
+    keys = dict.fromkeys(key for cell in cells for key in cell.settings)
     return [key for key in keys if any(lookup(dump, key) != lookup(dumps[0], key) for dump in dumps)]
 
 

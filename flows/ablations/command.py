@@ -3,18 +3,19 @@
 import argparse
 from typing import Any
 
-from flows.ablations.cells import PAPER
+from flows.ablations.choice import NAMED
 from flows.running.command import value_of, yaml_value
 
 ABOUT = """\
 Train and evaluate several cells, and compare them in one table. A cell is one
 combination of values for params.yaml. params.yaml and your results stay as they
-are. Cells that have run before are not run again. Give one of --grid, --cell and
---paper. The results are in reports/ablation/NAME/ and in MLflow."""
+are. Cells that have run before are not run again. Give one of --grid, --cell,
+--paper and --frontier. The results are in reports/ablation/NAME/ and in MLflow."""
 EXAMPLES = """\
 examples:
   python -m flows.ablation --grid risk.alpha=0.2,0.4 risk.warmup=1,30 --seeds 1,2
-  python -m flows.ablation --cell risk.measure=none --cell risk.measure=cvar risk.alpha=0.2"""
+  python -m flows.ablation --cell risk.measure=none --cell risk.measure=cvar risk.alpha=0.2
+  python -m flows.ablation --frontier 0.5,1,2 --methods rlhf,cvar_rlhf"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +44,21 @@ def parser() -> argparse.ArgumentParser:
         help="the values of one cell; repeat --cell for each cell",
         dest="cells",
     )
-    options.add_argument("--paper", help=f"the cells of a table of the paper: {', '.join(PAPER)}")
+    options.add_argument("--paper", help=f"the cells of a table of the paper, or on its results: {', '.join(NAMED)}")
+    options.add_argument(
+        "--frontier",
+        type=numbers_of,
+        nargs="?",
+        const=[],
+        metavar="KL1,KL2",
+        help="KL targets: methods are compared at common KL (default: half, once and twice kl.target)",
+    )
+    options.add_argument(
+        "--methods",
+        type=names_of,
+        metavar="M1,M2",
+        help="the methods that every cell trains (default: those of params.yaml)",
+    )
     options.add_argument(
         "--seeds", type=seeds_of, metavar="S1,S2", help="the seeds of every cell (default: those of params.yaml)"
     )
@@ -73,3 +88,19 @@ def seeds_of(text: str) -> list[int]:
     Raises: argparse.ArgumentTypeError if it is not of that form.
     """
     return values_of(f"seeds={text}")[1]
+
+
+def numbers_of(text: str) -> list[float]:
+    """Numbers: `0.5,1`.
+
+    Raises: argparse.ArgumentTypeError if it is not of that form.
+    """
+    try:
+        return [float(value) for value in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers, such as 0.5,1,2") from None
+
+
+def names_of(text: str) -> list[str]:
+    """Names: `rlhf,ra_rlhf`."""
+    return text.split(",")

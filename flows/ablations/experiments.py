@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.ablations.cells import Cell
+from flows.ablations.cells import CHOSEN, Cell
 from flows.running.stages import Processes
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
+from tasks.preset import PARAMS
 from tasks.tracking.passwords import without_passwords
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Experiments:
         Raises: ExperimentError with the error of a failed one.
         """
         self.remove(name)
-        settings = [word for key, value in values.items() for word in ("-S", f"{key}={json.dumps(value)}")]
+        settings = [word for key, value in values.items() for change in _changes(key, value) for word in ("-S", change)]
         command = ["exp", "run", "--temp", "--name", name, *settings, *targets]
         status, lines = self._run(command, share, say)
         if status:
@@ -154,6 +155,18 @@ class Experiments:
     def _revision(self, name: str) -> str:
         """The commit of an experiment; empty where there is none."""
         return _git("rev-parse", "--verify", "--quiet", f"refs/exps/{self._head[:2]}/{self._head[2:]}/{name}").strip()
+
+
+def _changes(key: str, value: Any) -> list[str]:
+    """What `dvc exp run -S` is told, so that a key gets its value.
+
+    DVC merges a mapping into the one that is there, so that entries which are not to stay are removed by name.
+    """
+    if key not in CHOSEN:
+        return [f"{key}={json.dumps(value)}"]
+    methods = load_params(PARAMS).methods
+    there = methods.ppo if key == "methods.ppo" else methods.fit
+    return [f"~{key}.{name}" for name in there if name not in value]
 
 
 _DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]

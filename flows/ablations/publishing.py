@@ -3,9 +3,8 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.ablations.experiments import Outcome
 from flows.ablations.plan import Plan
-from rarlhf.evaluation.ablation import CellTable, csv_rows, markdown, terminal
+from rarlhf.evaluation.pages import Page
 from rarlhf.messages.markdown import table as markdown_table
 from tasks.running.outputs import Outputs
 from tasks.tracking.parent import PIPELINE, publish_parent
@@ -25,48 +24,49 @@ REPORTS = Path("reports/ablation")
 
 
 def publish(
-    plan: Plan, table: CellTable, done: Mapping[str, Outcome], failed: Mapping[str, str], tracker: Tracker
+    plan: Plan, pages: Sequence[Page], done: Mapping[str, Outcome], failed: Mapping[str, str], tracker: Tracker
 ) -> None:
-    """Shows the table, and writes it under reports/ablation/, to MLflow and to Prefect."""
-    get_run_logger().info("\n%s", terminal(table))
+    """Shows the pages, the first one on top, and writes them under reports/ablation/, to MLflow and to Prefect."""
+    for page in pages:
+        get_run_logger().info("\n%s", page.terminal)
     states = markdown_table(
         ["cell", "state", "stages run", "reused"], [_state(name, plan, done) for name in plan.cells]
     )
-    text = f"# Ablation {plan.name}\n\n{markdown(table)}\n{states}\n"
     folder = REPORTS / plan.name
-    _write(folder, text, plan, table, failed)
-    get_run_logger().info("written: %s/table.md, table.csv, table.json; `dvc exp show` lists the cells", folder)
+    _write(folder, plan, pages, states, failed)
+    names = ", ".join(f"{page.name}.md" for page in pages)
+    get_run_logger().info("written: %s/%s, with csv and json beside; `dvc exp show` lists the cells", folder, names)
     tracker.artifact(folder)
-    _track(table, tracker)
+    _track(pages, tracker)
+    text = f"# Ablation {plan.name}\n\n" + "\n".join([*(page.markdown for page in pages), states]) + "\n"
     create_markdown_artifact(text, key=re.sub(r"[^a-z0-9]+", "-", f"ablation-{plan.name}".lower()).strip("-"))
 
 
-def _write(folder: Path, text: str, plan: Plan, table: CellTable, failed: Mapping[str, str]) -> None:
-    """Writes the table as Markdown, CSV and JSON, all three or none."""
+def _write(folder: Path, plan: Plan, pages: Sequence[Page], states: str, failed: Mapping[str, str]) -> None:
+    """Writes each page as Markdown, CSV, JSON and, where it has one, picture, all or none."""
     outputs = Outputs()
     with outputs.write(folder) as partial:
-        (partial / "table.md").write_text(text, encoding="utf-8")
-        with (partial / "table.csv").open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream, lineterminator="\n").writerows(csv_rows(table))
-        about = {"title": table.title, "reference": table.reference, "confidence": table.params.confidence}
-        content = {
-            "name": plan.name,
-            "common": plan.common,
-            "failed": failed,
-            **about,
-            "rows": [asdict(row) for row in table.rows],
-        }
-        (partial / "table.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for page in pages:
+            if page.png is not None:
+                (partial / f"{page.name}.png").write_bytes(page.png)
+            picture = f"![{page.name}]({page.name}.png)\n\n" if page.png is not None else ""
+            text = f"# Ablation {plan.name}\n\n{picture}{page.markdown}\n{states}\n"
+            (partial / f"{page.name}.md").write_text(text, encoding="utf-8")
+            with (partial / f"{page.name}.csv").open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream, lineterminator="\n").writerows(page.rows)
+            content = {"name": plan.name, "common": plan.common, "failed": failed, **page.content}
+            (partial / f"{page.name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     outputs.commit()
 
 
-def _track(table: CellTable, tracker: Tracker) -> None:
-    """Sends the table to MLflow, and a run for each of its rows."""
-    heading, *lines = csv_rows(table)
-    tracker.table([dict(zip(map(str, heading), map(str, line), strict=True)) for line in lines], "ablation.json")
-    for row in table.rows:
-        tags = {"method": row.method, **{key: str(value) for key, value in row.values.items()}}
-        tracker.child(row.label, tags, {metric: spread["mean"] for metric, spread in row.metrics.items()})
+def _track(pages: Sequence[Page], tracker: Tracker) -> None:
+    """Sends the tables to MLflow, and a run for each of their rows."""
+    for page in pages:
+        heading, *lines = page.rows
+        name = "ablation" if page.name == "table" else page.name
+        tracker.table([dict(zip(map(str, heading), map(str, line), strict=True)) for line in lines], f"{name}.json")
+        for label, tags, metrics in page.runs:
+            tracker.child(label, tags, metrics)
 
 
 def _state(name: str, plan: Plan, done: Mapping[str, Outcome]) -> list[str]:

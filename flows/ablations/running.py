@@ -69,7 +69,7 @@ class Runner:
         cells = [self._plan.cells[name] for name in self._plan.pending]
         if len(cells) < 2:
             return ""
-        targets = shared_stages({**self._plan.common, **cells[0].values}, cells)
+        targets = shared_stages({**self._plan.common, **cells[0].settings}, cells)
         name = f"{self._plan.name}-shared"
         state = final_state(self._submit(self._plan.pending[0], name, targets))
         self._experiments.remove(name)
@@ -77,7 +77,7 @@ class Runner:
 
     def _submit(self, cell: str, name: str, targets: Sequence[str]) -> PrefectFuture[Any]:
         """Starts an experiment with a cell's params."""
-        values = {**self._plan.common, **self._plan.cells[cell].values}
+        values = {**self._plan.common, **self._plan.cells[cell].settings}
         named = run_experiment.with_options(name="shared" if targets else "cell", task_run_name=name)
         what = {"name": name, "values": values, "targets": targets, "environment": self._environment}
         return self._runner.submit(named, what | {"experiments": self._experiments, "free": self._free})

@@ -85,14 +85,14 @@ class Sampler:
                 parts.append((episodes.responses.cpu(), episodes.response_mask.sum(dim=1).cpu(), log_ratios.cpu()))
                 texts += self._texts(model, some, episodes)
                 show(len(texts), "")
-        responses, lengths, log_ratios = (list(fields) for fields in zip(*parts, strict=True))
+        responses, lengths, ratios = (list(fields) for fields in zip(*parts, strict=True))
         shape = (len(queries), samples)
         return Samples(
             widened(responses, sampling.end_id).int().unflatten(0, shape),
             torch.cat(lengths).int().view(shape),
             self.score(texts).float().cpu().view(shape),
             list(queries),
-            torch.cat(log_ratios).view(shape) if model.reference else None,
+            torch.cat(ratios).view(shape) if model.reference else None,
         )
 
     @torch.no_grad()

@@ -4,13 +4,14 @@ A cell is the same pipeline with some params changed; its evaluation is the cont
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rarlhf.config.methods import RLHF, in_order, label_of
 from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.comparisons import COMPARED, Evaluation
 from rarlhf.evaluation.findings import MARK, REWARDS, compared_with_rlhf, mark_explained
+from rarlhf.evaluation.pages import Page
 from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference
 from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, tested_on, with_half_width
 from rarlhf.evaluation.words import counted, listed, percent
@@ -158,6 +159,21 @@ def csv_rows(table: CellTable) -> list[list[object]]:
             alike = "" if row.like_kl is None else row.like_kl
             lines.append([*named, metric, *numbers, *_difference_columns(row.differences.get(metric)), alike])
     return lines
+
+
+def cells_page(table: CellTable) -> Page:
+    """The page `table` of cells side by side."""
+    about = {"title": table.title, "reference": table.reference, "confidence": table.params.confidence}
+    runs = [
+        (
+            row.label,
+            {"method": row.method, **{key: str(value) for key, value in row.values.items()}},
+            {metric: spread["mean"] for metric, spread in row.metrics.items()},
+        )
+        for row in table.rows
+    ]
+    content = {**about, "rows": [asdict(row) for row in table.rows]}
+    return Page("table", terminal(table), markdown(table), csv_rows(table), content, runs=runs)
 
 
 def _difference_columns(difference: Difference | None) -> list[object]:

@@ -7,7 +7,7 @@ from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.evaluation.card import Card
 from rarlhf.evaluation.comparisons import COMPARED, Evaluation
 from rarlhf.evaluation.findings import MARK, mark_explained, pair_label
-from rarlhf.evaluation.tables import COLUMNS, difference_text, result_rows, tested_on
+from rarlhf.evaluation.tables import COLUMNS, columns_of, difference_text, result_rows, tested_on
 from rarlhf.evaluation.words import listed, percent
 from rarlhf.messages.markdown import table
 
@@ -23,7 +23,8 @@ def write_cards(folder: Path, evaluation: Evaluation, params: Params) -> None:
 def results_text(method: str, evaluation: Evaluation, params: EvaluateParams) -> str:
     """The results table, the method's paired differences, and what they were measured on, in Markdown."""
     confidence = percent(evaluation["confidence"])
-    rows = result_rows(evaluation, list(COLUMNS))
+    columns = columns_of(evaluation)
+    rows = result_rows(evaluation, list(columns))
     bold = [[f"**{cell}**" for cell in row] if row[0] == label_of(method) else row for row in rows]
     differences = [
         [pair_label(c), *(difference_text(c["metrics"][metric]) for metric in COMPARED)]
@@ -34,7 +35,7 @@ def results_text(method: str, evaluation: Evaluation, params: EvaluateParams) ->
     parts = [
         f"Seeds {listed(evaluation['seeds'])}; {tested_on(evaluation)}. Mean and half-width of the {confidence} t "
         "interval over seeds; rewards and tails: higher is better, perplexity: lower.",
-        table(["method", *COLUMNS.values()], bold),
+        table(["method", *columns.values()], bold),
     ]
     if differences:
         parts += [

@@ -13,8 +13,10 @@ import numpy as np
 from rarlhf.config.errors import UserError
 from rarlhf.config.methods import RLHF, in_order
 from rarlhf.config.params import EvaluateParams, Params
+from rarlhf.evaluation.attainable import Attainable
+from rarlhf.evaluation.cost import scored_answers
 from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
-from rarlhf.evaluation.metrics import cvar, measure, prompt_tail
+from rarlhf.evaluation.metrics import cvar, kl_by_decile, measure, prompt_tail
 from rarlhf.evaluation.oracle import measure_by_oracle
 from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.words import percent
@@ -52,6 +54,9 @@ class Evaluation(TypedDict):
     confidence: float  # of the comparisons' intervals; `ci95` is always 95 %
     kl_target: float  # nats
     definitions: int
+    kl_by_decile: dict[str, list[list[float]]]  # method -> S lists of the mean KL by decile of the prompt score, nats
+    scored_answers: dict[str, int]  # trained method -> answers that one training of it has scored, the plan's included
+    attainable: NotRequired[Attainable]
     oracle: NotRequired[dict[str, dict[str, Spread]]]  # source generator: method -> metric, as docs/evaluation.md says
 
 
@@ -62,7 +67,8 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         tables: generations of every method and seed on the same prompts; a method that training starts from is one
             model with a set of generations per seed, so that its spread comes from sampling alone.
         perplexities: perplexity of the reference texts of every method and seed.
-        params: `data.source`, `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read.
+        params: `data.source`, `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read; for the
+            answers scored also `methods`, `ppo`, `plan` and `fit`.
 
     Returns: a JSON-ready dictionary.
 
@@ -84,6 +90,8 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         confidence=params.evaluate.confidence,
         kl_target=params.kl.target,
         definitions=DEFINITIONS,
+        kl_by_decile={method: [kl_by_decile(t) for t in by_seed.values()] for method, by_seed in tables.items()},
+        scored_answers=scored_answers(params),
     )
     if params.data.source == "generator":
         evaluation["oracle"] = measure_by_oracle(tables, tail)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rarlhf.config.methods import label_of
+from rarlhf.config.methods import is_trained, label_of
 from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.curves import ALPHAS, PERCENTS, MethodCurves, TrainingCurves
 from rarlhf.evaluation.generations import FloatArray
@@ -56,6 +56,14 @@ def _panels(rows: int, height: float, share_y: bool = False) -> Iterator[tuple[F
         figure = Figure(figsize=(WIDTH, height))
         axes = figure.subplots(rows, 1, sharex=True, sharey=share_y, squeeze=False)[:, 0]
         yield figure, list(axes)
+
+
+@contextmanager
+def panel_grid(rows: int, columns: int, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Panels in rows, each with axes of its own, in this module's style."""
+    with mpl.rc_context(dict(STYLE)):
+        figure = Figure(figsize=(1.5 * WIDTH, height))
+        yield figure, list(figure.subplots(rows, columns, squeeze=False).reshape(-1))
 
 
 def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours) -> Figure:
@@ -171,6 +179,43 @@ def trade_off(evaluation: Evaluation, colours: Colours) -> Figure:
             _scatter(axis, evaluation, colours, metric)
             axis.set_title(title)
         axes[-1].set_xlabel("KL to SFT (nats per response)")
+    return figure
+
+
+def attainable(evaluation: Evaluation, colours: Colours) -> Figure | None:
+    """The attainable mean and CVaR against KL, and the seeds of trained methods; None where it was not computed."""
+    if "attainable" not in evaluation:
+        return None
+    curves = evaluation["attainable"]
+    panels = {"reward_mean": "mean reward (score units)", "reward_cvar_10": "outcome CVaR 10 % (score units)"}
+    with _panels(2, 5.6) as (figure, axes):
+        for axis, (metric, title) in zip(axes, panels.items(), strict=True):
+            axis.plot(curves["kl"], curves["metrics"][metric], color="#555555", linestyle="--", label="attainable")
+            for method in filter(is_trained, evaluation["methods"]):
+                spreads = evaluation["methods"][method]
+                axis.scatter(
+                    spreads["kl_sft"]["per_seed"], spreads[metric]["per_seed"],
+                    s=22, color=colours[method], linewidths=0, zorder=3, label=label_of(method),
+                )  # fmt: skip
+            axis.set_title(title)
+            axis.set_xlim(left=0)
+        axes[-1].set_xlabel("KL to SFT (nats per response)")
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+        )
+    return figure
+
+
+def kl_by_decile(evaluation: Evaluation, colours: Colours) -> Figure | None:
+    """Mean KL of trained methods by decile of the prompts' own scores; None without such a method."""
+    found = {m: np.array(by_seed) for m, by_seed in evaluation["kl_by_decile"].items() if is_trained(m)}
+    if not found:
+        return None
+    with _panels(1, 3.2) as (figure, axes):
+        _lines(axes[0], np.arange(1.0, 1 + next(iter(found.values())).shape[1]), found, colours)
+        _label_ends(axes[0], found, colours, gap=0.085)
+        axes[0].set_xlabel("decile of the prompt's own score, lowest first")
+        axes[0].set_ylabel("KL to SFT (nats per response)")
     return figure
 
 

@@ -15,6 +15,7 @@ from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations
 
 # The tails' levels are part of the metrics' names, which other programs read: another level is another metric.
 TAIL_LEVELS: Mapping[str, float] = {"05": 0.05, "10": 0.10, "20": 0.20}
+DECILES = 10
 # Part of what reward_prompt_cvar_10 is: with fewer, the worst 10 % of a prompt's samples is less than one sample.
 PROMPT_CVAR_MIN_SAMPLES = 10
 
@@ -125,6 +126,19 @@ def quantile_curve(prompt_scores: FloatArray, scores: FloatArray, percents: Sequ
     cumulative = np.cumsum(rewards) / np.arange(1, len(rewards) + 1)
     counts = [-(-percent * len(rewards) // 100) for percent in percents]
     return np.asarray(cumulative[np.array(counts) - 1], dtype=np.float64)
+
+
+def kl_by_decile(table: Generations) -> list[float]:
+    """Mean KL by decile of the prompts' own scores, the lowest first.
+
+    Args:
+        table: P prompts; with fewer than 10, each is a group of its own. Ties in the score go by lower id.
+
+    Returns: 10 numbers in nats, or P of them.
+    """
+    order = np.argsort(table.prompt_scores, kind="stable")
+    groups = np.array_split(order, min(DECILES, len(order)))
+    return [float(table.kl[group].mean()) for group in groups]
 
 
 def distinct_ngrams(continuations: Sequence[Sequence[str]], n: int) -> float:

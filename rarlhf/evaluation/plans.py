@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from rarlhf.config.methods import colours_of, label_of
 from rarlhf.evaluation.figures import STYLE, WIDTH
@@ -22,8 +23,8 @@ def frontier_table(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pla
     Args:
         start: the reference policy.
         rows: of `frontier`.
-        plans: of the methods; their `cvar` is at the method's own alpha.
-        alpha: level of the CVaR of reference and rows.
+        plans: of the methods.
+        alpha: level of every CVaR.
     """
     return {
         "alpha": alpha,
@@ -33,9 +34,9 @@ def frontier_table(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pla
     }
 
 
-def plan_table(start: PlannedPolicy, plans: Plans) -> str:
+def plan_table(start: PlannedPolicy, plans: Plans, alpha: float) -> str:
     """The plans in lines of text, after the SFT model's own numbers."""
-    columns = ("eta", "beta", "KL", "mean", "CVaR", "samples", "lowest")
+    columns = ("eta", "beta", "KL", "mean", f"CVaR {alpha:.0%}", "samples", "lowest")
     lines = [f"{'plan':24}" + "".join(f"{name:>9}" for name in columns)]
     for name, plan in {"sft": start, **plans}.items():
         beta = None if plan is start else plan.kl_coef
@@ -52,7 +53,7 @@ def frontier_figure(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pl
         start: the reference policy, at no nats.
         rows: of `frontier`; those that the answers do not reach stand at the KL that they do.
         plans: of the methods.
-        alpha: level of the CVaR.
+        alpha: level of every CVaR.
     """
     panels = {
         "mean": "mean reward of the training prompts (score units)",
@@ -65,7 +66,7 @@ def frontier_figure(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pl
         for axis, (number, title) in zip(axes, panels.items(), strict=True):
             axis.set_title(title)
             _lines(axis, start, rows, number)
-            _marks(axis, plans, number)
+            _marks(axis, plans, number, named=axis is not axes[-1])
         axes[0].legend(loc="lower right", frameon=False, fontsize=9)
         axes[-1].set_ylim(bottom=0)
         axes[-1].set_xlabel("KL to SFT (nats per response)")
@@ -80,7 +81,7 @@ def _lines(axis: Axes, start: PlannedPolicy, rows: Sequence[FrontierRow], number
         axis.plot(*places, color=colour, label=f"policy of {label}", marker="o", markersize=3)
 
 
-def _marks(axis: Axes, plans: Plans, number: str) -> None:
+def _marks(axis: Axes, plans: Plans, number: str, named: bool) -> None:
     """A ring for each method's plan; methods of one plan share a label."""
     colours = colours_of(plans)
     places: dict[tuple[float, float], list[str]] = {}
@@ -88,7 +89,10 @@ def _marks(axis: Axes, plans: Plans, number: str) -> None:
         places.setdefault((round(plan.kl, 4), round(getattr(plan, number), 4)), []).append(name)
     for (kl, value), names in places.items():
         axis.scatter([kl], [value], s=70, facecolors="none", edgecolors=colours[names[0]], linewidths=1.8, zorder=3)
+        if not named:
+            continue
         axis.annotate(
             ", ".join(map(label_of, names)), (kl, value), xytext=(7, -8), textcoords="offset points", va="top",
             color=colours[names[0]], fontsize=9, fontweight="bold",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip

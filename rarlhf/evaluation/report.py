@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from rarlhf.config.methods import colours_of, label_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation import figures
+from rarlhf.evaluation.attainable import SHARES, sentences
 from rarlhf.evaluation.comparisons import COMPARED, Evaluation, any_table
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
 from rarlhf.evaluation.findings import SIGN, best_methods, findings, headlines, mark_explained, pair_label
@@ -20,11 +21,12 @@ from rarlhf.evaluation.statistics import distinguishable
 from rarlhf.evaluation.tables import (
     COLUMNS,
     ORACLE_COLUMNS,
+    cell_text,
+    columns_of,
     difference_text,
     number,
     oracle_rows,
     result_rows,
-    with_half_width,
 )
 from rarlhf.evaluation.words import counted, listed, percent
 
@@ -50,6 +52,17 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "Reward against KL",
         "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right is "
         "further from the SFT model. The comparison of two methods is fair where their dots are at the same KL.",
+    ),
+    "attainable": (
+        "Share of the attainable",
+        "Dashed: the highest mean and the highest CVaR at 10 % that any policy of that KL could have, from weighted "
+        "samples of the SFT model. Dots are seeds of the trained methods. The height of a dot over SFT, divided by the "
+        "height of the dashed line over SFT at the same KL, is its share.",
+    ),
+    "kl_by_decile": (
+        "Where the KL was spent",
+        "Mean KL of the answers to each tenth of the test prompts, those with the lowest score of their own first. "
+        "Bands: lowest and highest seed.",
     ),
     "training": (
         "Training",
@@ -89,7 +102,7 @@ class TailSample:
 
 
 def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluation, params: Params) -> list[Picture]:
-    """Every figure of the report, in reading order; the training curves only where a method was trained by PPO."""
+    """Every figure of the report, in reading order, without those of which nothing was measured."""
     colours = colours_of(tables)
     rewards = {method: stacked(by_seed, "scores").reshape(-1) for method, by_seed in tables.items()}
     drawn = {
@@ -97,6 +110,8 @@ def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluati
         "cvar_curve": figures.outcome_cvar(cvar_curves(tables), colours),
         "reward_distribution": figures.reward_distribution(rewards, colours),
         "trade_off": figures.trade_off(evaluation, colours),
+        "attainable": figures.attainable(evaluation, colours),
+        "kl_by_decile": figures.kl_by_decile(evaluation, colours),
         "training": figures.training_curves(training, colours, params.kl.target),
     }
     return [Picture(name, *CAPTIONS[name], figures.png(figure)) for name, figure in drawn.items() if figure is not None]
@@ -164,7 +179,8 @@ def render_report(
         seeds=listed(evaluation["seeds"]),
         confidence=percent(evaluation["confidence"]),
         results=_results(evaluation),
-        result_headings=list(COLUMNS.values()),
+        result_headings=list(columns_of(evaluation).values()),
+        attainable=_attainable(evaluation),
         differences=_differences(evaluation),
         difference_headings=[COLUMNS[metric] for metric in COMPARED],
         oracle=oracle_rows(evaluation),
@@ -201,11 +217,20 @@ def _is_plain(character: str) -> bool:
 
 def _results(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
     """Rows of (text, is best) cells."""
-    best = {metric: best_methods(evaluation, metric) if metric in SIGN else [] for metric in COLUMNS}
+    columns = list(columns_of(evaluation))
+    best = {metric: best_methods(evaluation, metric) if metric in SIGN else [] for metric in columns}
     return [
-        [(row[0], False), *((cell, method in best[metric]) for cell, metric in zip(row[1:], COLUMNS, strict=True))]
-        for method, row in zip(evaluation["methods"], result_rows(evaluation, list(COLUMNS)), strict=True)
+        [(row[0], False), *((cell, method in best[metric]) for cell, metric in zip(row[1:], columns, strict=True))]
+        for method, row in zip(evaluation["methods"], result_rows(evaluation, columns), strict=True)
     ]
+
+
+def _attainable(evaluation: Evaluation) -> list[str]:
+    """What the shares of the attainable are, in sentences; empty where none was computed."""
+    if "attainable" not in evaluation:
+        return []
+    having = [method for method, spreads in evaluation["methods"].items() if set(SHARES.values()) & set(spreads)]
+    return sentences(evaluation["attainable"], having)
 
 
 def _differences(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
@@ -222,7 +247,8 @@ def _differences(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
 def _all_metrics(evaluation: Evaluation) -> list[list[str]]:
     """One row per metric: its name, then each method's `mean ±half-width`."""
     methods, confidence = list(evaluation["methods"].values()), evaluation["confidence"]
-    return [[metric, *(with_half_width(spreads[metric], confidence) for spreads in methods)] for metric in methods[0]]
+    metrics = dict.fromkeys(metric for spreads in methods for metric in spreads)
+    return [[metric, *(cell_text(spreads, metric, confidence) for spreads in methods)] for metric in metrics]
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

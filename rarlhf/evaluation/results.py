@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rarlhf.config.params import Params
+import numpy as np
+
+from rarlhf.config.params import EvaluateParams, Params
+from rarlhf.decoding.samples import Samples, read_samples
+from rarlhf.evaluation.attainable import Prompts, attainable, shares
 from rarlhf.evaluation.comparisons import Evaluation, compare_methods, tail_of
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves, read_training, write_plot_data
 from rarlhf.evaluation.generations import Tables, read_tables
@@ -54,24 +58,57 @@ class Results:
         return render_report(self.evaluation, self.pictures, samples, counts, self.params, provenance, real_text)
 
 
-def measure_run(
-    generations: Path, prompts: Path, models: Path, curves: Path, params: Params, recorder: Recorder
-) -> Results:
+@dataclass(frozen=True)
+class Folders:
+    """What an evaluation reads.
+
+    Attributes:
+        generations: METHOD/SEED.jsonl.
+        prompts: perplexity.jsonl and counts.json.
+        models: of all methods.
+        curves: METHOD/SEED.csv of the trained methods.
+        samples: of SFT to test prompts.
+    """
+
+    generations: Path
+    prompts: Path
+    models: Path
+    curves: Path
+    samples: Path
+
+
+def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results:
     """Measures the generations and the models of every method, and draws the figures.
 
     Args:
-        generations: folder with METHOD/SEED.jsonl.
-        prompts: folder with perplexity.jsonl.
-        models: folder with the models of all methods.
-        curves: folder with METHOD/SEED.csv of the methods that PPO trained.
+        folders: what it reads.
         params: all parameters.
         recorder: takes a line for each model.
 
     Raises: UserError if a file is missing or broken, files do not fit together, or a metric is not finite.
     """
-    tables = read_tables(generations, params.methods.names, params.seeds)
-    training = read_training(curves, list(params.methods.ppo), params.seeds)
-    texts = [row["text"] for row in read_jsonl(prompts / "perplexity.jsonl")]
-    perplexities = perplexities_of_methods(models, texts, params, prepare(params.runtime), recorder)
-    evaluation = compare_methods(tables, perplexities, params)
+    tables = read_tables(folders.generations, params.methods.names, params.seeds)
+    training = read_training(folders.curves, list(params.methods.ppo), params.seeds)
+    texts = [row["text"] for row in read_jsonl(folders.prompts / "perplexity.jsonl")]
+    perplexities = perplexities_of_methods(folders.models, texts, params, prepare(params.runtime), recorder)
+    samples = read_samples(folders.samples)
+    evaluation = with_shares(compare_methods(tables, perplexities, params), tables, samples, params.evaluate)
     return Results(params, tables, training, evaluation, draw_pictures(tables, training, evaluation, params))
+
+
+def with_shares(evaluation: Evaluation, tables: Tables, samples: Samples, params: EvaluateParams) -> Evaluation:
+    """The evaluation with each trained method's shares of the attainable among its metrics.
+
+    Args:
+        evaluation: of the tables.
+        tables: generations of every method and seed.
+        samples: of SFT to test prompts.
+        params: section `evaluate`.
+
+    Raises: UserError as `attainable` and `shares` of `rarlhf.evaluation.attainable`.
+    """
+    ids, own = ([row[key] for row in samples.prompts] for key in ("prompt_id", "prompt_score"))
+    prompts = Prompts(ids=np.array(ids, dtype=np.int64), scores=np.array(own, dtype=np.float64))
+    found, curves = shares(tables, attainable(samples.scores.numpy(), prompts, params), prompts, params)
+    methods = {name: {**spreads, **found.get(name, {})} for name, spreads in evaluation["methods"].items()}
+    return {**evaluation, "methods": methods, "attainable": curves}

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from rarlhf.config.methods import label_of
 from rarlhf.config.params import EvaluateParams
+from rarlhf.evaluation.attainable import SHARES
 from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.findings import SIGN, best_methods, unlike_kl
 from rarlhf.evaluation.statistics import Difference, Spread, t_half_width
 from rarlhf.evaluation.words import counted, percent
 
+NONE = "–"  # where there is no value
 COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the results table
     "reward_mean": "reward",
     "reward_prompt_tail": "prompt tail",
@@ -16,6 +18,7 @@ COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the r
     "kl_sft": "KL, nats",
     "perplexity_reference": "perplexity",
 }
+SHARE_COLUMNS: Mapping[str, str] = {"share_mean": "share, mean", "share_cvar_10": "share, CVaR"}  # of the attainable
 ORACLE_COLUMNS: Mapping[str, str] = {  # metric by the oracle -> short heading
     "oracle_mean": "latent sentiment",
     "oracle_prompt_tail": "prompt tail",
@@ -50,12 +53,29 @@ def difference_text(difference: Difference) -> str:
     return f"{text} [{low:.2f}, {high:.2f}]"
 
 
+def columns_of(evaluation: Evaluation) -> dict[str, str]:
+    """The columns of the results table: metric -> short heading; shares of the attainable where a method has them."""
+    found = {metric for spreads in evaluation["methods"].values() for metric in spreads}
+    return {**COLUMNS, **{share: heading for share, heading in SHARE_COLUMNS.items() if share in found}}
+
+
 def result_rows(evaluation: Evaluation, columns: Sequence[str]) -> list[list[str]]:
-    """One row per method: its name, then `mean ±half-width` of each metric."""
+    """One row per method: its name, then `mean ±half-width` of each metric; a dash where it has none."""
     return [
-        [label_of(method), *(with_half_width(spreads[column], evaluation["confidence"]) for column in columns)]
+        [label_of(method), *(cell_text(spreads, column, evaluation["confidence"]) for column in columns)]
         for method, spreads in evaluation["methods"].items()
     ]
+
+
+def cell_text(spreads: Mapping[str, Spread], metric: str, confidence: float) -> str:
+    """One metric of a method: `mean ±half-width`, a share in percent; a dash where the method has none."""
+    if metric not in spreads:
+        return NONE
+    spread = spreads[metric]
+    if metric not in SHARES.values():
+        return with_half_width(spread, confidence)
+    half = t_half_width(spread["per_seed"], confidence)
+    return f"{spread['mean']:.0%}" if not half else f"{spread['mean']:.0%} ±{half:.0%}"
 
 
 def oracle_rows(evaluation: Evaluation) -> list[list[str]]:

@@ -20,7 +20,7 @@ Letters: P prompts, N answers to each.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp, log
 
@@ -235,6 +235,12 @@ def frontier(
 def reference(answers: Answers, alpha: float, tail: NDArray[np.bool_] | None = None) -> PlannedPolicy:
     """The reference policy itself, as a plan of no nats; its `kl_coef` is infinite."""
     return _measured(answers, np.exp(answers.log_reference), Aim(0.0, alpha), (None, np.inf), 0.0, tail)
+
+
+def at_level(answers: Answers, plan: PlannedPolicy, aim: Aim, alpha: float) -> PlannedPolicy:
+    """The plan of an aim with its CVaR told at another level than the aim's."""
+    weights = planned_weights(answers, plan.eta, plan.kl_coef, aim)
+    return replace(plan, cvar=weighted_cvar(answers, weights, alpha))
 
 
 def caution(name: str, plan: PlannedPolicy) -> str | None:

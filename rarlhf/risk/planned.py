@@ -64,6 +64,22 @@ def plans_of(methods: Iterable["Method"], answers: Answers, kl_target: float) ->
     return plans
 
 
+def file_of(method: "Method", plan: PlannedPolicy | None) -> dict[str, object]:
+    """The content of a method's file.
+
+    A plan for the mean is written without its CVaR, since `risk.alpha` decides nothing else in it.
+
+    Args:
+        method: a trained one.
+        plan: its plan; None where it needs none.
+    Raises: ValueError as `method_values`.
+    """
+    values = method_values(method)
+    if plan is None:
+        return values
+    return {**values, "plan": written(plan) | ({"cvar": None} if plan.eta is None else {})}
+
+
 def written(plan: PlannedPolicy) -> dict[str, float | None]:
     """A plan as its file has it."""
     values = asdict(plan)

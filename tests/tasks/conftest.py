@@ -81,6 +81,7 @@ def evaluate_paths() -> dict[str, Path]:
         "prompts": Path("data/prompts"),
         "models": Path("models"),
         "curves": Path("curves"),
+        "samples": Path("data/samples/test"),
         "metrics": Path("metrics/evaluate.json"),
         "summary": Path("metrics/summary.json"),
         "plots": Path("plots"),

@@ -33,6 +33,7 @@ UNUSED = {
     "plan": {
         "preset",
         "seeds",
+        "data",
         "prompts",
         "ppo",
         "evaluate",

@@ -12,6 +12,7 @@ import torch
 
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
+from rarlhf.decoding.samples import Samples, write_samples
 from rarlhf.evaluation.perplexity import reference_perplexity
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.system.files import write_json, write_jsonl
@@ -69,7 +70,17 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("data", "prompts").mkdir(parents=True)
     write_jsonl(Path("data", "prompts", "perplexity.jsonl"), [{"text": text} for text in TEXTS])
     write_json(Path("data", "prompts", "counts.json"), {"train": {"used": 3200}})
+    Path("data", "samples", "test").mkdir(parents=True)
+    write_samples(sft_samples(), Path("data", "samples", "test"))
     return tmp_path
+
+
+def sft_samples() -> Samples:
+    """Sixteen scored answers of SFT to each of the prompts that the methods answered."""
+    queries = [{"prompt_id": prompt, "prompt": "we saw", "prompt_score": prompt / 10} for prompt in range(20)]
+    scores = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
+    answers = torch.zeros(20, 16, 3, dtype=torch.int32)
+    return Samples(answers, torch.full((20, 16), 3, dtype=torch.int32), scores, queries)
 
 
 def write_method(number: int, method: str) -> None:
@@ -118,7 +129,9 @@ def run_stage(workspace: Path, evaluate_paths: dict[str, Path]) -> Stage:
 
 @pytest.fixture
 def two_seeds() -> Params:
-    return load_params(ROOT / "presets" / "tiny.yaml").model_copy(update={"seeds": [1, 2]})
+    params = load_params(ROOT / "presets" / "tiny.yaml")
+    methods = params.methods.model_copy(update={"ppo": {"rlhf": {"measure": "none"}, "ra_rlhf": {}}, "fit": {}})
+    return params.model_copy(update={"seeds": [1, 2], "methods": methods})
 
 
 def outputs() -> dict[str, bytes]:
@@ -140,7 +153,7 @@ def test_writes_its_outputs_twice_alike(
         "reports/model_cards/sft.md", "reports/model_cards/rlhf.md", "reports/model_cards/ra_rlhf.md",
         "plots/reward_quantile.csv", "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png",
         "plots/training.csv", "plots/training.png",
-        "plots/reward_distribution.png", "plots/trade_off.png",
+        "plots/reward_distribution.png", "plots/trade_off.png", "plots/attainable.png", "plots/kl_by_decile.png",
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert "RA-RLHF" in printed
@@ -149,7 +162,10 @@ def test_writes_its_outputs_twice_alike(
     assert list(tracker.children) == ["base", "sft", "rlhf", "ra_rlhf"]
     assert tracker.children["rlhf"]["reward_mean"] == tracker.values["rlhf/reward_mean"]
     assert tracker.children["rlhf"]["std/reward_mean"] > 0
-    assert len(tracker.tables["results.json"]) == 4 * len(json.loads(first["metrics/evaluate.json"])["methods"]["sft"])
+    methods = json.loads(first["metrics/evaluate.json"])["methods"]
+    assert len(tracker.tables["results.json"]) == sum(len(metrics) for metrics in methods.values())
+    assert set(methods["rlhf"]) - set(methods["sft"]) == {"share_mean", "share_prompt_tail", "share_cvar_10"}
+    assert "rise over SFT, divided by the rise that the best policy" in Path("reports/report.html").read_text("utf-8")
     run_stage(two_seeds)
     assert outputs() == first
 

@@ -26,7 +26,7 @@ def edited(methods: dict[str, dict[str, object]], kl_target: float = 0.5, **risk
     """The preset with other methods by PPO and values of section `risk`."""
     return PRESET.model_copy(
         update={
-            "methods": PRESET.methods.model_copy(update={"ppo": methods}),
+            "methods": PRESET.methods.model_copy(update={"ppo": methods, "fit": FITS}),
             "kl": PRESET.kl.model_copy(update={"target": kl_target}),
             "plan": PRESET.plan.model_copy(update={"kl": [0.25, 1.0]}),
             "risk": PRESET.risk.model_copy(update=risk),
@@ -34,6 +34,7 @@ def edited(methods: dict[str, dict[str, object]], kl_target: float = 0.5, **risk
     )
 
 
+FITS = {"cvar_fit": {"measure": "cvar_ru", "of": "score", "eta": "plan"}, "mean_fit": {"measure": "none"}}
 METHODS: dict[str, dict[str, object]] = {
     "rlhf": {"measure": "none"},
     "ra_rlhf": {},
@@ -52,7 +53,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
             scores = torch.randn(40, 16, generator=torch.Generator().manual_seed(seed))
         Path("samples").mkdir(exist_ok=True)
         lengths = torch.ones(scores.shape, dtype=torch.int32)
-        write_samples(Samples(lengths.unsqueeze(-1), lengths, scores, []), Path("samples"))
+        write_samples(Samples(lengths.unsqueeze(-1).clone(), lengths, scores, []), Path("samples"))
         here = Run(params, Inputs("plan", {}, {}), Silent())  # type: ignore[arg-type]
         plan.__wrapped__(here, Path("samples"), Path("plan"))  # type: ignore[attr-defined]
         here._outputs.commit()
@@ -70,7 +71,7 @@ def test_methods_that_need_a_plan_have_one_at_the_target(stage: Stage, capsys: p
     assert files["cvar_rlhf"]["plan"] == files["cvar_fit"]["plan"]
     assert files["mean_fit"]["plan"]["eta"] is None
     assert files["mean_fit"]["plan"]["mean"] > files["cvar_fit"]["plan"]["mean"]
-    assert files["mean_fit"]["plan"]["cvar"] < files["cvar_fit"]["plan"]["cvar"]
+    assert files["mean_fit"]["plan"]["cvar"] is None  # the only number of it that risk.alpha decides
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["plan", "sft", "cvar_rlhf", "cvar_fit", "mean_fit"]
 
@@ -98,6 +99,16 @@ def test_the_frontier_is_written_and_drawn(stage: Stage) -> None:
     assert drawn.startswith(b"\x89PNG")
     stage(edited(METHODS))
     assert Path("plan/frontier.png").read_bytes() == drawn
+
+
+def test_every_cvar_of_the_frontier_is_at_the_first_plans_level(stage: Stage) -> None:
+    methods = {"first": {**METHODS["cvar_rlhf"], "alpha": 0.1}, "second": {**METHODS["cvar_rlhf"], "alpha": 0.5}}
+    files = {name: json.loads(text) for name, text in stage(edited(methods)).items()}
+    table = json.loads(Path("plan/frontier.json").read_text())
+    assert table["alpha"] == 0.1
+    assert table["methods"]["first"]["cvar"] == files["first"]["plan"]["cvar"]
+    assert table["methods"]["second"]["cvar"] < files["second"]["plan"]["cvar"]
+    assert table["methods"]["second"]["cvar"] < table["methods"]["first"]["cvar"]
 
 
 def test_too_high_a_target_is_told(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

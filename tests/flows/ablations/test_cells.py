@@ -75,7 +75,12 @@ def shared(params: dict[str, object], *points: dict[str, object]) -> list[str]:
 
 
 def test_stages_that_no_key_changes_are_shared() -> None:
-    assert shared({"seeds": [4]}, {"risk.alpha": 0.2}, {"risk.alpha": 0.3}) == ["generate@rlhf", *START, *SAMPLES]
+    assert shared({"seeds": [4]}, {"risk.alpha": 0.2}, {"risk.alpha": 0.3}) == [
+        "generate@cvar_rlhf",  # its entry has an alpha of its own
+        "generate@rlhf",
+        *START,
+        *SAMPLES,
+    ]
     assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == [
         "ppo@cvar_rlhf-4",
         "ppo@ra_rlhf-4",
@@ -98,7 +103,7 @@ def test_other_answers_change_the_methods_that_they_plan_alone() -> None:
 
 def test_neither_test_answers_nor_the_frontiers_kl_change_a_training() -> None:
     everything = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf", *START]
-    assert shared({"seeds": [4]}, {"plan.test.samples": 4}, {"plan.test.samples": 5}) == everything
+    assert shared({"seeds": [4]}, {"plan.test.samples": 40}, {"plan.test.samples": 50}) == everything
     assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == [*everything, *SAMPLES]
 
 
@@ -124,7 +129,13 @@ def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
     path = Path("params.yaml")
     path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
     alphas = ({"risk.alpha": 0.1}, {"risk.alpha": 0.3})
-    assert shared({"seeds": [4]}, *alphas) == ["generate@cautious", "generate@rlhf", *START, *SAMPLES]
+    assert shared({"seeds": [4]}, *alphas) == [
+        "generate@cautious",
+        "generate@cvar_rlhf",
+        "generate@rlhf",
+        *START,
+        *SAMPLES,
+    ]
 
 
 def test_the_papers_cells_are_valid_on_tiny() -> None:

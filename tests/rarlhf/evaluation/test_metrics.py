@@ -10,6 +10,7 @@ from rarlhf.evaluation.metrics import (
     cvar_curve,
     distinct_continuations,
     distinct_ngrams,
+    kl_by_decile,
     measure,
     prompt_tail,
     quantile_curve,
@@ -165,3 +166,13 @@ def test_cvar_of_the_mixture_is_the_lowest_of_the_three_outcome_tails(make_table
         assert values["reward_cvar_10"] <= values["reward_prompt_cvar_10"] + 1e-12
         assert values["reward_cvar_10"] <= values["reward_cvar_of_means_10"] + 1e-12
         assert values["reward_cvar_of_means_10"] <= values["reward_prompt_tail"] + 1e-12
+
+
+def test_kl_by_decile_of_the_prompts_own_scores(make_table) -> None:
+    table = make_table([[0.0, 0.0]] * 20, prompt_scores=[-float(p) for p in range(20)])  # prompt 19 is the lowest
+    kl = np.arange(40.0).reshape(20, 2)
+    found = kl_by_decile(replace(table, kl=kl))
+    assert found[0] == 37.5  # prompts 19 and 18: (36 + 37 + 38 + 39) / 4
+    assert len(found) == 10
+    few = make_table([[0.0]] * 3, kl=0.5)
+    assert kl_by_decile(few) == [0.5, 0.5, 0.5]

@@ -26,7 +26,7 @@ TRAINING = {method: {seed: RUN for seed in (1, 2, 3)} for method in PPO}
 
 @pytest.fixture(scope="module")
 def own(params: Params) -> Params:
-    return params.model_copy(update={"methods": params.methods.model_copy(update={"ppo": PPO})})
+    return params.model_copy(update={"methods": params.methods.model_copy(update={"ppo": PPO, "fit": {}})})
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_page_needs_nothing_from_outside(page: str) -> None:
     assert "<link" not in page
     assert "@import" not in page
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(source.startswith("data:image/png;base64,") for source in sources)
 
 
