@@ -64,7 +64,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "ppo": {"rlhf": {"measure": "none"}, "ra_rlhf": {}},
         "fit": {BY_FIT: {"measure": "cvar_ru", "of": "score", "eta": "plan"}},
     },
-    "plan": {"train": SampledParams(prompts=15, samples=4), "kl": [0.3]},
+    "plan": {"train": SampledParams(prompts=15, samples=4), "test": SampledParams(prompts=20, samples=4), "kl": [0.3]},
     "fit": {"rounds": 2, "samples": 2, "batch_size": 16, "micro_batch_size": 8, "lr": 0.01},
     "kl": {"target": 0.3},
     "generate": {"samples": 2, "batch_size": 20},
@@ -146,7 +146,9 @@ def done(
         places = {"base": Path("models/base"), "prompts": Path("data/prompts"), "out": Path("models/sft")}
         run(sft, params, "sft", **places, curve=Path("curves/sft.csv"))
         drawn, plans = Path("data/samples/train"), Path("data/plan")
-        run(samples, params, "samples@train", **shared, split="train", sft=Path("models/sft"), out=drawn)
+        for split in ("train", "test"):
+            out = Path("data/samples", split)
+            run(samples, params, f"samples@{split}", **shared, split=split, sft=Path("models/sft"), out=out)
         run(plan, params, "plan", samples=drawn, out=plans)
         for method in TRAINED:
             for seed in SEEDS:
