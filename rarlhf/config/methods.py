@@ -34,7 +34,7 @@ LOOKS: Mapping[str, Look] = {
     "mean_fit": Look("Mean fit", "#006b6b"),
 }
 # Colours of further methods, in their order.
-FURTHER = ("#8c6d00", "#5c4a3d", "#4d4dff", "#8a8a00", "#b22222", "#2f6f4f")
+FURTHER = ("#8c6d00", "#5c4a3d", "#4d4dff", "#6b6b00", "#a01818", "#2f6f4f")
 
 
 @dataclass(frozen=True)

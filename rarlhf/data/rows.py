@@ -14,6 +14,7 @@ class Row:
     label: int | None = None  # 1 = the wanted class (positive, non-toxic), 0 = the unwanted one; None: not known
     prompt: str | None = None  # the first part of the text, if the source names it
     toxicity: float | None = None  # toxicity of the prompt in [0, 1], if the source has it
+    chance: float | None = None  # probability that the label is 1, if the source knows it
 
     def record(self) -> dict[str, str | int | float]:
         """The row as a JSON object, without fields that are None."""
@@ -22,6 +23,7 @@ class Row:
             "label": self.label,
             "prompt": self.prompt,
             "toxicity": self.toxicity,
+            "chance": self.chance,
         }
         return {name: value for name, value in fields.items() if value is not None}
 

@@ -126,7 +126,7 @@ def _draw_row(rng: random.Random) -> Row:
     prompt = f"we {verb} the {adjectives[0]} {nouns[0]} and {adjectives[1]} {nouns[1]}"
     text = f"{prompt} . {' , '.join(_draw_clause(style, rng) for style in styles)} ."
     chance = 1 / (1 + math.exp(-sequence_sentiment(KINDS[verb], styles)))
-    return Row(text, int(rng.random() < chance))
+    return Row(text, int(rng.random() < chance), chance=chance)
 
 
 def _draw_clause(style: str, rng: random.Random) -> str:

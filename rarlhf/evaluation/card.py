@@ -16,7 +16,7 @@ from rarlhf.config.function_names import PREFIX, is_function
 from rarlhf.config.methods import Method
 from rarlhf.config.params import DataParams, ModelParams, Params, RewardParams, RiskParams, Section
 from rarlhf.messages.markdown import code, escaped
-from rarlhf.risk.measures import deciding_values
+from rarlhf.risk.planned import method_values
 
 LICENCE = "apache-2.0"  # of what is the project's own
 MAIN: Mapping[str, tuple[str, ...]] = {  # what a card shows of a section; all of it where the section is not named
@@ -95,11 +95,13 @@ class Card:
         """Keys of params.yaml that decided the training, with their values."""
         sections: dict[str, Section] = {"model": self.params.model, "sft": self.params.sft}
         if self.method.risk:
-            ppo = {"ppo": self.params.ppo, "kl": self.params.kl, "risk": self.method.risk, "reward": self.params.reward}
-            sections = {"model": self.params.model, **ppo}
+            way = {"fit": self.params.fit} if self.method.made_by == "fit" else {"ppo": self.params.ppo}
+            others = {"kl": self.params.kl, "risk": self.method.risk, "reward": self.params.reward}
+            sections = {"model": self.params.model, **way, **others}
         for name, section in sections.items():
-            whole = deciding_values(section) if isinstance(section, RiskParams) else type(section).model_fields
-            for key in MAIN.get(name, tuple(whole)):
+            whole = method_values(self.method) if isinstance(section, RiskParams) else type(section).model_fields
+            shown = ("target",) if name == "kl" and self.method.made_by == "fit" else MAIN.get(name, tuple(whole))
+            for key in shown:
                 yield f"{name}.{key}", f"{getattr(section, key)}"
         if self._adapter:
             yield "model.lora.r", f"{self.params.model.lora.r}"

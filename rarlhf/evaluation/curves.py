@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.methods import is_trained
 from rarlhf.evaluation.generations import FloatArray, Tables
 from rarlhf.evaluation.metrics import cvar_curve, quantile_curve
 
@@ -42,12 +41,11 @@ def cvar_curves(tables: Tables) -> MethodCurves:
 
 
 def read_training(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> TrainingCurves:
-    """Read curves/METHOD/SEED.csv of the methods that PPO trained.
+    """Read curves/METHOD/SEED.csv of `methods`, those that PPO trained: fits have no iterations.
 
     Raises: UserError if a seed's file is missing, empty, lacks a column, or has other iterations than the others.
     """
-    trained = filter(is_trained, methods)
-    runs = {method: {seed: read_run(folder / method / f"{seed}.csv") for seed in seeds} for method in trained}
+    runs = {method: {seed: read_run(folder / method / f"{seed}.csv") for seed in seeds} for method in methods}
     flat = [(f"{method}/{seed}.csv", run) for method, by_seed in runs.items() for seed, run in by_seed.items()]
     for name, run in flat[1:]:
         if not np.array_equal(run["iteration"], flat[0][1]["iteration"]):

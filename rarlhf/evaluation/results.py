@@ -88,7 +88,7 @@ def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results
     Raises: UserError if a file is missing or broken, files do not fit together, or a metric is not finite.
     """
     tables = read_tables(folders.generations, params.methods.names, params.seeds)
-    training = read_training(folders.curves, params.methods.names, params.seeds)
+    training = read_training(folders.curves, list(params.methods.ppo), params.seeds)
     texts = [row["text"] for row in read_jsonl(folders.prompts / "perplexity.jsonl")]
     perplexities = perplexities_of_methods(folders.models, texts, params, prepare(params.runtime), recorder)
     samples = read_samples(folders.samples)

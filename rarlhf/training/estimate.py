@@ -133,8 +133,10 @@ def estimate(params: Params) -> Needs | None:
     shape = model_shape(params)
     if shape is None:
         return None
-    runs = len(params.seeds) * len(params.methods.ppo)
-    seconds = _training_seconds(params, shape, rate) * runs + _supervised_seconds(params, shape, rate)
+    fits, by_ppo = (len(params.seeds) * len(of) for of in (params.methods.fit, params.methods.ppo))
+    runs = by_ppo + fits
+    seconds = _training_seconds(params, shape, rate) * by_ppo + _supervised_seconds(params, shape, rate)
+    seconds += _planning_seconds(params, shape, rate) + _fit_seconds(params, shape, rate) * fits
     seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods.names))
     training, loading = _training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype]
     if _on_accelerator(params):
@@ -151,7 +153,9 @@ def _training_bytes(params: Params, shape: Shape) -> float:
         of_matrices = 1 if model.quantization == "int8" else BYTES[model.dtype]
         weights = of_matrices * shape.matrices + BYTES[model.dtype] * (shape.parameters - shape.matrices)
     episodes = 1 if ppo.micro_batch_size == "auto" else ppo.micro_batch_size  # `auto` adapts to the memory there is
-    rows = max(episodes * (params.prompts.tokens + ppo.max_new_tokens), sft.micro_batch_size * sft.tokens)
+    if params.methods.fit:
+        episodes = max(episodes, params.fit.micro_batch_size)
+    rows = max(episodes * _episode_tokens(params), sft.micro_batch_size * sft.tokens)
     blocks = 40 + shape.layers if model.gradient_checkpointing else 40 * shape.layers
     return weights + 4.0 * rows * (3 * shape.vocab_size + blocks * shape.width)
 
@@ -168,7 +172,7 @@ def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
 def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
     """Seconds of one PPO run: decoding, two forward passes, and the epochs with forward and backward passes."""
     ppo = params.ppo
-    tokens = ppo.batch_size * (params.prompts.tokens + ppo.max_new_tokens)
+    tokens = ppo.batch_size * _episode_tokens(params)
     passes = 1 + 1 + 1 + 3 * ppo.epochs
     fixed = shape.layers * LAYER_SECONDS * (ppo.max_new_tokens + 10 * ppo.epochs)
     return (ppo.iterations + ppo.warmup_rollouts) * (2.0 * shape.parameters * tokens * passes / rate + fixed)
@@ -196,8 +200,27 @@ def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
     rows = params.prompts.test * params.generate.samples * len(params.seeds) * len(params.methods.names)
-    length = params.prompts.tokens + params.ppo.max_new_tokens
-    return 6.0 * shape.parameters * rows * length / rate
+    return 6.0 * shape.parameters * rows * _episode_tokens(params) / rate
+
+
+def _planning_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds of drawing the SFT model's answers, each with a forward pass."""
+    answers = sum(split.prompts * split.samples for split in (params.plan.train, params.plan.test))
+    return 2.0 * shape.parameters * answers * _episode_tokens(params) / rate
+
+
+def _fit_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds of one fit: each round learns; further ones draw answers, and measure new and old ones by two models."""
+    fit, train = params.fit, params.plan.train
+    old, new, further = train.prompts * train.samples, train.prompts * fit.samples, fit.rounds - 1
+    passes = 3 * fit.epochs * (old + further * (old + new)) + further * (2 * old + 3 * new)
+    steps = fit.epochs * (old + further * (old + new)) / fit.batch_size
+    return 2.0 * shape.parameters * passes * _episode_tokens(params) / rate + 10 * steps * shape.layers * LAYER_SECONDS
+
+
+def _episode_tokens(params: Params) -> int:
+    """Tokens of a query with its longest response."""
+    return params.prompts.tokens + params.ppo.max_new_tokens
 
 
 def matmul_rate(params: Params) -> float:

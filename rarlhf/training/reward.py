@@ -178,14 +178,18 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> 
 
 
 class LabelledTexts(Dataset[dict[str, Any]]):
-    """Tokenised texts with the target of the one output: 1 for the wanted class; with sign -1, for the other."""
+    """Tokenised texts with the target of the one output: 1 for the wanted class; with sign -1, for the other.
+
+    Where the source knows the chance of the label, as raters' shares would give it, that is the target. Single labels
+    say next to nothing about how much better than good a text is, so that a classifier of them saturates there.
+    """
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
         texts = cut_some([row.text for row in rows], params.scratch.cut_share, params.scratch.seed)
         encoded = tokenizer(texts, truncation=True, max_length=params.max_length)
         self.input_ids = encoded["input_ids"]
-        positive = 1 if params.sign == 1 else 0
-        self.targets = [float(row.label == positive) for row in rows]
+        wanted = [float(row.label == 1) if row.chance is None else row.chance for row in rows]
+        self.targets = wanted if params.sign == 1 else [1.0 - target for target in wanted]
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -38,6 +38,7 @@ UNUSED = {
         "ppo",
         "evaluate",
     },  # named by modules that draw answers or report
+    "fit": {"risk"},  # the same
     "download": {"prompts"},  # it refuses rows that are too few for the queries, and writes what it would anyway
 }
 

@@ -159,6 +159,18 @@ def test_every_method_that_is_trained_gets_a_card(params: Params, tmp_path: Path
     assert "`risk.alpha`" not in text  # plain RLHF reads none
 
 
+@pytest.mark.parametrize(("name", "aim"), [("mean_fit", "mean score"), ("cvar_fit", "low scores")])
+def test_the_card_of_a_fit_says_how_it_was_made(name: str, aim: str, params: Params) -> None:
+    text = Card(Method(name, "fit", params.risk_of(name)), params, "").text()
+    assert "by their weighted likelihood" in text
+    assert f"\n{aim} of a reward model" in text
+    assert "| `fit.rounds` |" in text
+    assert "| `kl.target` |" in text
+    assert "`kl.rate`" not in text
+    assert "PPO" not in text
+    assert ("`risk.alpha`" in text) == (name == "cvar_fit")
+
+
 def test_scorers_are_named_by_their_kind(params: Params) -> None:
     other = OtherScorerParams(source="python:mine:short", weight=0.5)
     update = {"source": "python:my.scores:polite", "others": [other]}

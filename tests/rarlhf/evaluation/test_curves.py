@@ -29,7 +29,7 @@ def test_training_is_read_for_the_methods_that_ppo_trained(tmp_path: Path) -> No
     (tmp_path / "sft.csv").write_text("step,loss,lr\n1,2,3\n")
     for seed in (1, 2):
         write_run(tmp_path, "rlhf", seed, ["1,0.1,-1.5,0.2,1.2,128,9", f"2,0.{seed},-1.4,0.3,1.1,128,9"])
-    runs = read_training(tmp_path, ["base", "sft", "rlhf"], [1, 2])
+    runs = read_training(tmp_path, ["rlhf"], [1, 2])
     assert list(runs) == ["rlhf"]
     assert runs["rlhf"][2]["score_mean"].tolist() == [0.1, 0.2]
     assert runs["rlhf"][1]["kept"].tolist() == [128, 128]

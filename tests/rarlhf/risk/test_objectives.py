@@ -81,7 +81,7 @@ def test_ascent_of_the_risk_of_the_score_ends_at_its_optimum(alpha: float) -> No
 
 
 def test_the_policys_own_quantile_leads_to_a_local_optimum() -> None:
-    """CVaR is a maximum of functions linear in the policy, so an eta that follows the policy can stay low; a plan's not."""
+    """CVaR is a maximum of functions linear in the policy: an eta that follows the policy can stay low."""
     own, (planned, _) = ascend(0.3, "score"), optimum(0.3)
     assert objective(own, 0.3) < objective(planned, 0.3) - 0.01
     again, _ = gibbs(tail_utility(VALUES, quantile(VALUES, SHARES * own, 0.3), 0.3, 0.0))

@@ -223,7 +223,8 @@ def test_the_estimate_is_positive_and_grows_with_the_work(params: Params, rate: 
 
     assert needed("ppo", iterations=160).seconds > needs.seconds
     assert needed("generate", samples=80).seconds > needs.seconds
-    assert needed("ppo", micro_batch_size=1).memory < needs.memory
+    small = {name: getattr(params, name).model_copy(update={"micro_batch_size": 1}) for name in ("ppo", "fit")}
+    assert estimate(params.model_copy(update=small)).memory < needs.memory  # type: ignore[union-attr]
     fewer = estimate(params.model_copy(update={"seeds": [1]}))
     assert fewer is not None
     assert (fewer.seconds < needs.seconds, fewer.disk < needs.disk) == (True, True)
@@ -262,3 +263,16 @@ def test_this_machine_has_memory_and_speed(params: Params) -> None:
 def test_a_system_without_proc_tells_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_file", lambda path: False)
     assert available_memory() is None
+
+
+def test_fits_take_time_by_their_answers_and_rounds(params: Params, rate: Callable[[float], None]) -> None:
+    def seconds(methods: dict[str, object], **values: object) -> float:
+        named = params.methods.model_copy(update=methods)
+        needs = estimate(params.model_copy(update={"methods": named, "fit": params.fit.model_copy(update=values)}))
+        assert needs is not None
+        return needs.seconds
+
+    none, one = seconds({"fit": {}}), seconds({"fit": {"mean_fit": {}}}, rounds=1)
+    two = seconds({"fit": {"mean_fit": {}, "cvar_fit": {}}}, rounds=1)
+    assert two - one == pytest.approx(one - none)
+    assert seconds({"fit": {"mean_fit": {}}}, rounds=3) > one
