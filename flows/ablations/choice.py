@@ -67,7 +67,9 @@ def choose(
         return Choice(checked_name(name or "frontier"), _frontier(frontier), common, page="frontier")
     if sum(asked) == 1 and paper == EXPLANATIONS:
         return _explanations(name, common, methods)
-    points, name = cell_values(grid, cells, paper if frontier is None else "", name)
+    if frontier is not None:  # beside one of the others
+        grid = cells = paper = None
+    points, name = cell_values(grid, cells, paper, name)
     return Choice(name, points, common)
 
 

@@ -36,6 +36,7 @@ UNUSED = {
         "data",
         "prompts",
         "ppo",
+        "fit",
         "evaluate",
     },  # named by modules that draw answers or report
     "fit": {"risk"},  # the same

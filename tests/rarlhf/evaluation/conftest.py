@@ -1,10 +1,13 @@
 """Small tables of generations, made from the numbers a test cares about."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rarlhf.config.load import load_params
+from rarlhf.config.params import Params
 from rarlhf.evaluation.generations import Continuation, Generations, Tables, to_generations
 
 MakeTable = Callable[..., Generations]
@@ -76,3 +79,10 @@ def perplexities() -> dict[str, dict[int, float]]:
         "rlhf": {1: 44.1, 2: 44.5, 3: 44.9},
         "ra_rlhf": {1: 47.0, 2: 47.9, 3: 46.8},
     }
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The default preset with the KL target that `SHIFTS` is near."""
+    preset = load_params(Path(__file__).parents[3] / "presets" / "tiny.yaml")
+    return preset.model_copy(update={"kl": preset.kl.model_copy(update={"target": 2.0})})
