@@ -259,11 +259,6 @@ class PPOParams(Section):
         """Queries of a batch, each with `responses` episodes."""
         return self.batch_size // self.responses
 
-    @property
-    def warmup_rollouts(self) -> int:
-        """Rollouts that train only the value head; none where the queries themselves give the baseline."""
-        return self.value_warmup if self.baseline == "critic" else 0
-
 
 class KLParams(Section):
     """The KL penalty and its controller."""

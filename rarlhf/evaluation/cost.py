@@ -1,5 +1,6 @@
 """How many answers each method's training has the scorer score: its cost, whatever the machine."""
 
+from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
 
@@ -14,7 +15,7 @@ def scored_answers(params: Params) -> dict[str, int]:
     Returns: method -> number of answers.
     """
     plan = params.plan.train.prompts * params.plan.train.samples
-    ppo = (params.ppo.iterations + params.ppo.warmup_rollouts) * params.ppo.batch_size
+    ppo = (params.ppo.iterations + warmup_rollouts(params.ppo)) * params.ppo.batch_size
     fit = plan + (params.fit.rounds - 1) * params.plan.train.prompts * params.fit.samples
     scored = {}
     for method in methods_of(params):

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.data.batches import query_batch
 from rarlhf.data.queries import episode_texts
@@ -121,7 +122,7 @@ class PPOTrainer:
             or runs away.
         """
         self.settings["queries"] = described(queries)
-        first, last = 1 - self.ppo.warmup_rollouts, self.ppo.iterations
+        first, last = 1 - warmup_rollouts(self.ppo), self.ppo.iterations
         restored = self.restore(checkpoint)
         done = first - 1 if restored is None else restored
         hard = HardPrompts(queries, self.risk.hard_share, self.seed)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.models.hub import UnreachableError, fetch_config
@@ -175,7 +176,7 @@ def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
     tokens = ppo.batch_size * _episode_tokens(params)
     passes = 1 + 1 + 1 + 3 * ppo.epochs
     fixed = shape.layers * LAYER_SECONDS * (ppo.max_new_tokens + 10 * ppo.epochs)
-    return (ppo.iterations + ppo.warmup_rollouts) * (2.0 * shape.parameters * tokens * passes / rate + fixed)
+    return (ppo.iterations + warmup_rollouts(ppo)) * (2.0 * shape.parameters * tokens * passes / rate + fixed)
 
 
 def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:

@@ -35,6 +35,7 @@ PPO = {
     "ppo.lr": 0.003,
     "ppo.value_warmup": 0,
     "ppo.max_new_tokens": 5,
+    "ppo.averaged": 0.0,
     "ppo.checkpoint_every": 100,
     "kl.coef": 0.2,
     "kl.controller": "paper",

@@ -175,6 +175,7 @@ CLASHES = [
     ),
     ({"sft.tokens": 65}, "sft.tokens = 65, model.scratch.context = 64: SFT texts exceed the context"),
     ({"sft.micro_batch_size": 48}, "sft.batch_size = 64, sft.micro_batch_size = 48: micro_batch_size must divide"),
+    ({"kl.coef": 0.0}, "kl.coef = 0.0, kl.controller = 'pid': pid multiplies the coefficient"),
     ({"ppo.responses": 3}, "ppo.batch_size = 128, ppo.responses = 3: responses must divide batch_size"),
     (
         {"ppo.baseline": "query", "ppo.responses": 1},

@@ -57,6 +57,7 @@ VALUES: Mapping[str, object] = {
     "ppo.max_new_tokens": 5,
     "ppo.gamma": 0.97,
     "ppo.gae_lambda": 0.9,
+    "ppo.averaged": 0.0,
     "ppo.checkpoint_every": 100,
     "kl.coef": 0.3,
     "kl.target": 0.1,
