@@ -219,7 +219,11 @@ def test_the_outputs_are_there(copy: Copy) -> None:
             assert set(rows[0]) >= {
                 "prompt_id", "prompt", "prompt_score", "label", "sample", "continuation", "tokens", "score", "kl_sft",
             }  # fmt: skip
-    for method, kept in (("rlhf", [8, 8, 8]), ("ra_rlhf", [8, 6, 4]), ("cvar_rlhf", [8, 8, 8])):  # ceil(8 x .75) in the middle
+    for method, kept in (
+        ("rlhf", [8, 8, 8]),
+        ("ra_rlhf", [8, 6, 4]),
+        ("cvar_rlhf", [8, 8, 8]),
+    ):  # ceil(8 x .75) in the middle
         curve = list(csv.DictReader(copy.read(f"curves/{method}/7.csv").splitlines()))
         assert [int(row["risk/kept"]) for row in curve] == kept
     for method in TRAINED:

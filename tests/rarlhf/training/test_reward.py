@@ -92,7 +92,12 @@ def test_targets_follow_the_sign(reward: RewardParams, word_pieces: PreTrainedTo
 def test_targets_are_chances_where_the_source_knows_them(
     reward: RewardParams, word_pieces: PreTrainedTokenizerBase
 ) -> None:
-    rows = [Row("good film", 1, chance=0.875), Row("bad film", 1, chance=0.25), Row("good", 0, chance=0.0), Row("bad", 1)]
+    rows = [
+        Row("good film", 1, chance=0.875),
+        Row("bad film", 1, chance=0.25),
+        Row("good", 0, chance=0.0),
+        Row("bad", 1),
+    ]
     for sign, targets in ((1, [0.875, 0.25, 0.0, 1.0]), (-1, [0.125, 0.75, 1.0, 0.0])):
         texts = LabelledTexts(rows, word_pieces, reward.model_copy(update={"sign": sign}))
         assert [texts[i]["labels"] for i in range(4)] == [[target] for target in targets]
