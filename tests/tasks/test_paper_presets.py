@@ -112,7 +112,10 @@ def run_all(params: Params) -> None:
     for stage, entry in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"].items():
         if stage in ("code", "check"):
             continue
-        matrix = {key: list(lookup(values, text[2:-1])) for key, text in entry.get("matrix", {}).items()}
+        matrix = {
+            key: items if isinstance(items, list) else list(lookup(values, items[2:-1]))
+            for key, items in entry.get("matrix", {}).items()
+        }
         for items in product(*matrix.values()):
             command = entry["cmd"]
             for key, item in zip(matrix, items, strict=True):
