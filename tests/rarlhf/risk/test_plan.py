@@ -276,7 +276,7 @@ def test_scores_that_leave_no_plan_are_told_in_one_line() -> None:
 
 
 def test_an_eta_that_does_not_reach_the_kl_is_never_the_best() -> None:
-    """With a tenth of the answers left at the lowest score, CVaR 10 % is that score at every eta that reaches the KL."""
+    """A tenth of the answers stays at the lowest score, so CVaR 10 % is that score at every eta that reaches the KL."""
     answers = Answers(np.array([[0.0] * 6, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]]))
     planned = solve(answers, Aim(1.0, 0.1), 0.4)
     assert planned.cvar == 0
