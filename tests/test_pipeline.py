@@ -19,10 +19,16 @@ from ruamel.yaml import YAML
 pytestmark = pytest.mark.timeout(900)  # the first run is a fixture, and counts for the first test
 REPOSITORY = Path(__file__).parents[1]
 SEEDS = [3, 7]
-METHODS = ["base", "sft", "rlhf", "ra_rlhf"]
+PPO = ["rlhf", "ra_rlhf", "cvar_rlhf"]
+FITS = ["cvar_fit"]
+TRAINED = [*PPO, *FITS]
+METHODS = ["base", "sft", *TRAINED]
+AT_LEVEL = {"measure": "mean_cvar", "of": "score", "eta": "plan", "alpha": 0.5, "mix": 0.5}
 MICRO = {
     "preset": "micro",
     "seeds": SEEDS,
+    "methods.ppo.cvar_rlhf": AT_LEVEL,
+    "methods.fit": dict.fromkeys(FITS, AT_LEVEL),
     "runtime.threads": 1,
     "data.train_rows": 300,
     "data.test_rows": 100,
@@ -52,6 +58,13 @@ MICRO = {
     "risk.alpha": 0.5,
     "risk.warmup": 1,
     "risk.rho": 1.0,
+    "kl.target": 0.5,
+    "plan.train": {"prompts": 12, "samples": 8},
+    "plan.test": {"prompts": 10, "samples": 8},
+    "plan.kl": [0.25, 0.5],
+    "fit.epochs": 1,
+    "fit.batch_size": 16,
+    "fit.micro_batch_size": 16,
     "generate.samples": 2,
 }
 STAGES = [
@@ -64,9 +77,11 @@ STAGES = [
     "sft",
     *(f"samples@{split}" for split in ("train", "test")),
     "plan",
-    *(f"ppo@{method}-{seed}" for method in ("rlhf", "ra_rlhf") for seed in SEEDS),
+    *(f"ppo@{method}-{seed}" for method in PPO for seed in SEEDS),
+    *(f"fit@{method}-{seed}" for method in FITS for seed in SEEDS),
     *(f"generate_start@{method}" for method in ("base", "sft")),
-    *(f"generate@{method}" for method in ("rlhf", "ra_rlhf")),
+    *(f"generate@{method}" for method in PPO),
+    *(f"generate_fit@{method}" for method in FITS),
     "evaluate",
 ]
 KEPT = ("metrics/evaluate.json", "metrics/reward.json", "metrics/summary.json")
@@ -189,11 +204,11 @@ def test_the_first_run_runs_every_stage_once_and_check_first(first: tuple[Copy, 
 
 
 def test_the_outputs_are_there(copy: Copy) -> None:
-    models = ["base", "reward", "sft", *(f"{method}/{seed}" for method in ("rlhf", "ra_rlhf") for seed in SEEDS)]
+    models = ["base", "reward", "sft", *(f"{method}/{seed}" for method in TRAINED for seed in SEEDS)]
     for model in models:
         assert (copy.folder / "models" / model / "model.safetensors").is_file(), model
         assert (copy.folder / "models" / model / "tokenizer.json").is_file(), model
-    for method in ("sft", "rlhf", "ra_rlhf"):
+    for method in ("sft", *TRAINED):
         card = copy.read(f"reports/model_cards/{method}.md")
         assert "trained from nothing on the training rows" in card
         assert "## Results\n\n" in card and "30 test prompts x 2 samples" in card
@@ -204,9 +219,20 @@ def test_the_outputs_are_there(copy: Copy) -> None:
             assert set(rows[0]) >= {
                 "prompt_id", "prompt", "prompt_score", "label", "sample", "continuation", "tokens", "score", "kl_sft",
             }  # fmt: skip
-    for method, kept in (("rlhf", [8, 8, 8]), ("ra_rlhf", [8, 6, 4])):  # ceil(8 x .75) in the middle
+    for method, kept in (
+        ("rlhf", [8, 8, 8]),
+        ("ra_rlhf", [8, 6, 4]),
+        ("cvar_rlhf", [8, 8, 8]),
+    ):  # ceil(8 x .75) in the middle
         curve = list(csv.DictReader(copy.read(f"curves/{method}/7.csv").splitlines()))
         assert [int(row["risk/kept"]) for row in curve] == kept
+    for method in TRAINED:
+        plan = json.loads(copy.read(f"data/plan/methods/{method}.json")).get("plan")
+        assert (plan is not None) == (method in ("cvar_rlhf", "cvar_fit")), method
+        assert plan is None or plan["kl"] == pytest.approx(0.5, abs=1e-3)
+    for seed in SEEDS:
+        losses = [float(row["loss"]) for row in csv.DictReader(copy.read(f"curves/cvar_fit/{seed}.csv").splitlines())]
+        assert len(losses) == 6  # 12 prompts x 8 answers in steps of 16
     assert "</html>" in copy.read("reports/report.html")
     assert list((copy.folder / "plots").glob("*.png"))
     assert not (copy.folder / ".partial").exists() or not list((copy.folder / ".partial").iterdir())
@@ -245,7 +271,7 @@ def test_the_second_run_runs_nothing(copy: Copy) -> None:
     assert sorted(re.findall(r"^Stage '(.+)' didn't change", printed, flags=re.MULTILINE)) == sorted(STAGES)
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo@ra_rlhf-7"])
+@pytest.mark.parametrize("stage", ["sft", "samples@train", "plan", "ppo@ra_rlhf-7", "fit@cvar_fit-7"])
 def test_running_again_gives_equal_bytes(stage: str, copy: Copy) -> None:
     assert ran(copy.dvc("repro", "--force", "--single-item", stage)) == [stage]
     assert copy.read("dvc.lock") == copy.lock

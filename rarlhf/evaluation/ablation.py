@@ -59,9 +59,9 @@ class CellTable:
 
 
 def compare_cells(name: str, cells: Cells, params: EvaluateParams) -> CellTable:
-    """Each method of each cell that PPO trained, less RLHF of the same cell; without RLHF, less the first cell's.
+    """Each trained method of each cell, less RLHF of the same cell; without RLHF, less the first cell's.
 
-    Where PPO trained no method but RLHF, the cells' last method is compared: RLHF, else SFT, else the base model.
+    Where no method but RLHF is trained, the cells' last method is compared: RLHF, else SFT, else the base model.
     The differences to RLHF cover the errors of seeds and of test prompts (docs/evaluation.md). Those to another cell
     cover the error of seeds alone.
 

@@ -1,7 +1,7 @@
 """What the intervals say, in plain sentences.
 
-A difference counts only if its interval leaves out zero. Between two methods trained by PPO it counts only at like KL
-(`statistics.like_kl`), because reward can be bought with KL. A method that training starts from, such as SFT, is never
+A difference counts only if its interval leaves out zero. Between two trained methods, by PPO or by a fit, it counts
+only at like KL (`statistics.like_kl`), because reward can be bought with KL. A method that training starts from, such as SFT, is never
 at like KL with a trained one, so there the difference always counts.
 """
 
@@ -49,7 +49,7 @@ def mark_explained(params: EvaluateParams) -> str:
 
 
 def compared_with_rlhf(evaluation: Evaluation) -> list[str]:
-    """The methods that PPO trains other than RLHF, in their order."""
+    """The trained methods other than RLHF, in their order."""
     return [method for method in in_order(evaluation["methods"]) if is_trained(method) and method != RLHF]
 
 
@@ -86,7 +86,7 @@ def _beats_all(evaluation: Evaluation, method: str, metric: str) -> bool:
 def findings(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
     """Sentences in reading order.
 
-    Each method that PPO trained is compared with RLHF, then each with SFT. The methods whose KL is too high come last.
+    Each trained method is compared with RLHF, then each with SFT. The methods whose KL is too high come last.
 
     Args:
         evaluation: content of metrics/evaluate.json.
@@ -103,7 +103,7 @@ def findings(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
 
 
 def headlines(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
-    """Whether the tail of each method that PPO trained beats RLHF's, as far as this run can tell.
+    """Whether the tail of each trained method beats RLHF's, as far as this run can tell.
 
     Returns: a sentence for each such method, or one sentence where nothing can be said of any.
     """
@@ -122,8 +122,8 @@ def _nothing_compared(evaluation: Evaluation, others: Sequence[str]) -> str:
         names = joined(label_of(method) for method in others)
         return f"{rlhf} was not run, so the tails of {names} have nothing to be compared with."
     if RLHF in evaluation["methods"]:
-        return f"{rlhf} is the only method that was trained by PPO, so its tail is not compared."
-    return "No method was trained by PPO, so no tails are compared."
+        return f"{rlhf} is the only trained method, so its tail is not compared."
+    return "No method was trained, so no tails are compared."
 
 
 def _headline(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
@@ -141,7 +141,7 @@ def _headline(evaluation: Evaluation, comparison: Comparison, params: EvaluatePa
 
 
 def unlike_kl(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
-    """A line for each method that PPO trained and that is not at like KL with RLHF."""
+    """A line for each trained method that is not at like KL with RLHF."""
     pairs = (evaluation["comparisons"].get(f"{method}_minus_{RLHF}") for method in compared_with_rlhf(evaluation))
     return [_unlike(evaluation, pair, params) for pair in pairs if pair is not None and not comparable(pair)]
 

@@ -39,6 +39,7 @@ from tests.hubs import (
 from tests.tasks.silent import Silent
 
 ROOT = Path(__file__).parents[2]
+TRAINED = ["rlhf", "ra_rlhf", "cvar_rlhf", "cvar_fit", "mean_fit"]
 NAMES = ["imdb-gpt2", "imdb-gpt2-as-shipped", "jigsaw-gpt2", "rtp-gpt2", "imdb-gptj", "jigsaw-gptj"]
 TEXTS = [f"{word} saw film {n} and {word} it was long , " + "so they told us all of it again . " * 6
          for n in range(100) for word in ("we", "they")]  # fmt: skip
@@ -59,6 +60,14 @@ SMALL = {
     "ppo.mini_batch_size": 4,
     "ppo.decode_batch_size": 4,
     "risk.warmup": 1,
+    "plan.train.prompts": 6,
+    "plan.train.samples": 4,
+    "plan.test.prompts": 10,
+    "plan.test.samples": 4,
+    "plan.kl": [0.5, 1.0],
+    "fit.epochs": 1,
+    "fit.batch_size": 12,
+    "fit.micro_batch_size": 6,
     "evaluate.tail_threshold": 1.0,  # scores of random classifiers are about 0
 }
 
@@ -103,7 +112,10 @@ def run_all(params: Params) -> None:
     for stage, entry in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"].items():
         if stage in ("code", "check"):
             continue
-        matrix = {key: list(lookup(values, text[2:-1])) for key, text in entry.get("matrix", {}).items()}
+        matrix = {
+            key: items if isinstance(items, list) else list(lookup(values, items[2:-1]))
+            for key, items in entry.get("matrix", {}).items()
+        }
         for items in product(*matrix.values()):
             command = entry["cmd"]
             for key, item in zip(matrix, items, strict=True):
@@ -138,9 +150,9 @@ def rows(path: str) -> list[dict[str, Any]]:
 def test_all_methods_are_measured(done: Done) -> None:
     results = json.loads(Path("metrics/evaluate.json").read_text(encoding="utf-8"))
     assert results["preset"] == done.name
-    assert list(results["methods"]) == ["base", "sft", "rlhf", "ra_rlhf"]
+    assert list(results["methods"]) == ["base", "sft", *TRAINED]
     assert all(spreads["reward_mean"]["n"] == 1 for spreads in results["methods"].values())
-    assert results["methods"]["ra_rlhf"]["kl_sft"]["per_seed"] != [0]
+    assert all(results["methods"][method]["kl_sft"]["per_seed"] != [0] for method in TRAINED)
     assert Path("reports/report.html").stat().st_size > 10_000
 
 
@@ -178,7 +190,9 @@ def test_prompts_and_responses_have_the_papers_lengths(done: Done) -> None:
 
 def test_gptj_trains_adapters_alone(done: Done) -> None:
     adapters = sorted(str(path.parent) for path in Path("models").rglob("adapter_config.json"))
-    expected = ["models/ra_rlhf/1", "models/rlhf/1", "models/sft"] if done.name.endswith("gptj") else []
+    expected = (
+        [*(f"models/{method}/1" for method in sorted(TRAINED)), "models/sft"] if done.name.endswith("gptj") else []
+    )
     assert adapters == expected
     if expected:
         assert json.loads(Path("models/sft/backbone.json").read_text())["quantization"] == "int8"

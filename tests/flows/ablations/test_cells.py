@@ -7,7 +7,7 @@ from rarlhf.config.errors import UserError
 
 REPOSITORY = Path(__file__).parents[3]
 START = ["generate_start@base", "generate_start@sft"]
-SAMPLES = ["samples@test", "samples@train"]
+FITS = ["generate_fit@cvar_fit", "generate_fit@mean_fit"]  # they need samples@train, which is not named beside them
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +78,13 @@ def test_stages_that_no_key_changes_are_shared() -> None:
     assert shared({"seeds": [4]}, {"risk.alpha": 0.2}, {"risk.alpha": 0.3}) == [
         "generate@cvar_rlhf",  # its entry has an alpha of its own
         "generate@rlhf",
+        *FITS,
         *START,
-        *SAMPLES,
+        "samples@test",
     ]
     assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == [
+        "fit@cvar_fit-4",
+        "fit@mean_fit-4",
         "ppo@cvar_rlhf-4",
         "ppo@ra_rlhf-4",
         "ppo@rlhf-4",
@@ -102,9 +105,9 @@ def test_other_answers_change_the_methods_that_they_plan_alone() -> None:
 
 
 def test_neither_test_answers_nor_the_frontiers_kl_change_a_training() -> None:
-    everything = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf", *START]
+    everything = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf", *FITS, *START]
     assert shared({"seeds": [4]}, {"plan.test.samples": 40}, {"plan.test.samples": 50}) == everything
-    assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == [*everything, *SAMPLES]
+    assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == [*everything, "samples@test"]
 
 
 def test_what_a_measure_does_not_read_changes_no_training() -> None:
@@ -112,8 +115,9 @@ def test_what_a_measure_does_not_read_changes_no_training() -> None:
         "generate@cvar_rlhf",
         "generate@ra_rlhf",
         "generate@rlhf",
+        *FITS,
         *START,
-        *SAMPLES,
+        "samples@test",
     ]
 
 
@@ -122,7 +126,7 @@ def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:
     path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
     points = ({"methods.ppo.cautious.alpha": 0.1}, {"methods.ppo.cautious.alpha": 0.3})
     kept = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf"]
-    assert shared({"seeds": [4]}, *points) == [*kept, *START, *SAMPLES]
+    assert shared({"seeds": [4]}, *points) == [*kept, *FITS, *START, "samples@test"]
 
 
 def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
@@ -133,8 +137,9 @@ def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
         "generate@cautious",
         "generate@cvar_rlhf",
         "generate@rlhf",
+        *FITS,
         *START,
-        *SAMPLES,
+        "samples@test",
     ]
 
 

@@ -113,6 +113,11 @@ def test_shares_labels_and_sentiments_are_those_stated():
         assert sum(row.label for row in own) / len(own) == pytest.approx(chance, abs=0.026)  # 4 sd: .5 / sqrt(6000) x 4
 
 
+def test_each_row_has_the_chance_of_its_label():
+    for row in generate_rows(50, 8):
+        assert row.chance == pytest.approx(1 / (1 + math.exp(-(latent_sentiment(row.text) or 0.0))))
+
+
 def test_best_accuracy_by_hand():
     fine, poor = f"{PROMPT} . a fine plot , a fine plot , a fine plot .", f"{PROMPT} . a poor plot ."
     rows = [

@@ -158,8 +158,8 @@ def test_one_seed_concludes_nothing(tables, perplexities, params) -> None:
 @pytest.mark.parametrize(
     ("methods", "expected", "sentences"),
     [
-        (("base", "sft"), "No method was trained by PPO, so no tails are compared.", 0),
-        (("sft", "rlhf"), "RLHF is the only method that was trained by PPO, so its tail is not compared.", 3),
+        (("base", "sft"), "No method was trained, so no tails are compared.", 0),
+        (("sft", "rlhf"), "RLHF is the only trained method, so its tail is not compared.", 3),
         (("sft", "ra_rlhf"), "RLHF was not run, so the tails of RA-RLHF have nothing to be compared with.", 3),
     ],
 )

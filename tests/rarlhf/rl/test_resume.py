@@ -22,7 +22,7 @@ from rarlhf.system.distributed import World
 from rarlhf.system.signals import HeldSignals
 
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
-VALUES = {"ppo.iterations": 6, "ppo.checkpoint_every": 2, "ppo.value_warmup": 3, "kl.rate": 0.1}
+VALUES = {"ppo.iterations": 6, "ppo.checkpoint_every": 2, "ppo.value_warmup": 3, "kl.rate": 0.1, "kl.target": 2.0}
 Make = Callable[..., PPOTrainer]
 
 

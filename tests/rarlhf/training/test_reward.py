@@ -89,6 +89,30 @@ def test_targets_follow_the_sign(reward: RewardParams, word_pieces: PreTrainedTo
     assert [len(short[i]["input_ids"]) for i in range(2)] == [4, 4]
 
 
+def test_targets_are_chances_where_the_source_knows_them(
+    reward: RewardParams, word_pieces: PreTrainedTokenizerBase
+) -> None:
+    rows = [
+        Row("good film", 1, chance=0.875),
+        Row("bad film", 1, chance=0.25),
+        Row("good", 0, chance=0.0),
+        Row("bad", 1),
+    ]
+    for sign, targets in ((1, [0.875, 0.25, 0.0, 1.0]), (-1, [0.125, 0.75, 1.0, 0.0])):
+        texts = LabelledTexts(rows, word_pieces, reward.model_copy(update={"sign": sign}))
+        assert [texts[i]["labels"] for i in range(4)] == [[target] for target in targets]
+
+
+def test_a_classifier_of_chances_scores_their_log_odds(reward: RewardParams, machine: Machine, tmp_path: Path) -> None:
+    """All labels are 1; only the chances tell the texts apart, and beyond which one is wanted, by how much."""
+    rows = [Row("good film", 1, chance=0.9), Row("bad film", 1, chance=0.3)] * 60
+    scratch = reward.scratch.model_copy(update={"cut_share": 0.0, "weight_decay": 0.0})
+    section = reward.model_copy(update={"scratch": scratch})
+    make_reward_model(rows, tmp_path, section, machine, SilentRecorder())
+    scores = load_reward_model(tmp_path, section, machine)([row.text for row in rows[:2]])
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.3]).logit(), atol=0.3, rtol=0)
+
+
 def test_the_share_that_is_asked_for_is_cut(reward: RewardParams, word_pieces: PreTrainedTokenizerBase) -> None:
     lengths = []
     for share in (0.0, 1.0):
