@@ -1,8 +1,8 @@
 """What the intervals say, in plain sentences.
 
 A difference counts only if its interval leaves out zero. Between two trained methods, by PPO or by a fit, it counts
-only at like KL (`statistics.like_kl`), because reward can be bought with KL. A method that training starts from, such as SFT, is never
-at like KL with a trained one, so there the difference always counts.
+only at like KL (`statistics.like_kl`), because reward can be bought with KL. A method that training starts from, such
+as SFT, is never at like KL with a trained one, so there the difference always counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
