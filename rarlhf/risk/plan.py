@@ -281,10 +281,10 @@ class _Search:
         return float(found.x) if -found.fun > values[place] else float(candidates[place])
 
     def value(self, eta: float) -> float:
-        """The aim's value at the KL with this eta; the lowest score where it does not reach it."""
+        """The aim's value at the KL with this eta; where it does not reach it, less than any value that is reached."""
         kl_coef = self.kl_coef(eta)
         if kl_coef is None:
-            return float(self.answers.scores.min())
+            return float(self.answers.scores.min() - np.ptp(self.answers.scores))
         weights = planned_weights(self.answers, eta, kl_coef, self.aim)
         mean = float((weights * self.answers.scores).sum() / len(weights))
         return (1 - self.aim.mix) * mean + self.aim.mix * weighted_cvar(self.answers, weights, self.aim.alpha)

@@ -29,16 +29,20 @@ from rarlhf.system.files import read_jsonl, write_jsonl
 from rarlhf.training.base import train_tokenizer
 from tasks.base import base
 from tasks.evaluate import evaluate
+from tasks.fit import fit
 from tasks.generate import generate
 from tasks.inputs import Inputs
+from tasks.plan import plan
 from tasks.ppo import ppo
 from tasks.prompts import prompts
 from tasks.reward import reward
 from tasks.running.stage import Run
+from tasks.samples import samples
 from tasks.sft import sft
 
 ROOT = Path(__file__).parents[2]
-METHODS = ("base", "sft", "rlhf", "ra_rlhf")
+PPO = ("rlhf", "ra_rlhf", "cvar_rlhf")
+METHODS = ("base", "sft", *PPO, "cvar_fit")
 WORDS = ("film", "music", "plot", "song", "cast", "story", "tone", "end")
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|endoftext|>{% endfor %}"
@@ -52,6 +56,7 @@ def letters(texts):
 """
 VALUES: dict[str, Any] = {
     "seeds": [1],
+    "methods.fit": {"cvar_fit": {"measure": "mean_cvar", "of": "score", "eta": "plan", "alpha": 0.5, "mix": 0.5}},
     "runtime.threads": 1,
     "data.columns.label": None,
     "data.columns.prompt": "prompt",
@@ -79,6 +84,16 @@ VALUES: dict[str, Any] = {
     "risk.warmup": 1,
     "risk.rho": 1.0,
     "risk.alpha": 0.5,
+    "plan.train.prompts": 10,
+    "plan.train.samples": 6,
+    "plan.test.prompts": 10,
+    "plan.test.samples": 6,
+    "plan.kl": [0.5],
+    "fit.rounds": 2,
+    "fit.epochs": 1,
+    "fit.batch_size": 12,
+    "fit.micro_batch_size": 6,
+    "fit.lr": 0.01,
     "generate.samples": 2,
 }
 
@@ -203,21 +218,30 @@ def run_all(params: Params) -> None:
     run(prompts, params, "prompts", raw=raw, base=models / "base", reward=models / "reward", out=Path("data/prompts"))
     places = {"base": models / "base", "prompts": Path("data/prompts"), "out": models / "sft"}
     run(sft, params, "sft", **places, curve=Path("curves/sft.csv"))
-    for method in ("rlhf", "ra_rlhf"):
+    for split in ("train", "test"):
+        places = {"split": split, "sft": models / "sft", "out": Path("data/samples", split)}
+        run(samples, params, f"samples@{split}", **shared, **places)
+    run(plan, params, "plan", samples=Path("data/samples/train"), out=Path("data/plan"))
+    for method in METHODS[2:]:
         places = {
             "method": method,
             "seed": 1,
+            "plan": Path(f"data/plan/methods/{method}.json"),
             "sft": models / "sft",
             "out": models / method / "1",
             "curve": Path("curves", method, "1.csv"),
         }
-        run(ppo, params, f"ppo@{method}-1", **shared, **places)
+        if method in PPO:
+            run(ppo, params, f"ppo@{method}-1", **shared, **places)
+        else:
+            places |= {"reward": models / "reward", "samples": Path("data/samples/train")}
+            run(fit, params, f"fit@{method}-1", **places)
     for method in METHODS:
         places = {"method": method, "model": models / method, "sft": models / "sft"}
         run(generate, params, f"generate@{method}", **shared, **places, out=Path("generations", method))
     results = {"metrics": Path("metrics/evaluate.json"), "summary": Path("metrics/summary.json")}
     results |= {"plots": Path("plots"), "report": Path("reports/report.html"), "curves": Path("curves")}
-    results["cards"] = Path("cards")
+    results |= {"cards": Path("cards"), "samples": Path("data/samples/test")}
     places = {"generations": Path("generations"), "prompts": Path("data/prompts"), "models": models}
     run(evaluate, params, "evaluate", **places, **results)
 
@@ -230,7 +254,7 @@ def test_every_method_is_measured(done: Kind) -> None:
     assert results["sft"]["kl_sft"]["mean"] == pytest.approx(0, abs=1e-6)
     bare = done.values.get("sft.epochs") == 0
     assert (results["base"]["kl_sft"]["mean"] == pytest.approx(0, abs=1e-6)) is bare
-    assert results["ra_rlhf"]["kl_sft"]["mean"] > 1e-3
+    assert all(results[method]["kl_sft"]["mean"] > 1e-3 for method in METHODS[2:])
     assert results["ra_rlhf"]["reward_mean"]["mean"] != results["rlhf"]["reward_mean"]["mean"]
 
 

@@ -273,3 +273,12 @@ def test_scores_that_leave_no_plan_are_told_in_one_line() -> None:
         Answers(SCORES, np.array([[0.0, math.inf], [-math.inf, 2.0]]))
     with pytest.raises(UserError, match=r"risk.eta = -5: .* cannot be 0.20 nats away"):
         solve(Answers(SCORES), Aim(1.0, 0.3), 0.2, eta=-5.0)
+
+
+def test_an_eta_that_does_not_reach_the_kl_is_never_the_best() -> None:
+    """A tenth of the answers stays at the lowest score, so CVaR 10 % is that score at every eta that reaches the KL."""
+    answers = Answers(np.array([[0.0] * 6, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]]))
+    planned = solve(answers, Aim(1.0, 0.1), 0.4)
+    assert planned.cvar == 0
+    assert planned.eta is not None and planned.eta > 0  # a score capped at its lowest value moves nothing
+    assert planned.kl == pytest.approx(min(0.4, largest_kl(answers)))
