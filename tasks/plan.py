@@ -21,9 +21,8 @@ def plan(run: Run, samples: Path, out: Path) -> None:
     trained = [method for method in methods_of(run.params) if method.risk is not None]
     plans = plans_of(trained, answers, target)
     aims = {method.name: aim_of(method.risk) for method in trained if method.risk is not None and method.name in plans}
-    alpha = next(
-        (aim.alpha for aim in aims.values() if aim.mix > 0), run.params.risk.alpha
-    )  # of the first that plans it
+    levels = (aim.alpha for aim in aims.values() if aim.mix > 0)
+    alpha = next(levels, run.params.risk.alpha)  # of the first method that plans a CVaR
     shown = {name: at_level(answers, planned, aims[name], alpha) for name, planned in plans.items()}
     start, rows = reference(answers, alpha), frontier(answers, alpha, run.params.plan.kl)
     picture = png(frontier_figure(start, rows, shown, alpha))

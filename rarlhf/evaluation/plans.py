@@ -6,7 +6,6 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from rarlhf.config.methods import colours_of, label_of
 from rarlhf.evaluation.figures import STYLE, WIDTH
@@ -66,7 +65,7 @@ def frontier_figure(start: PlannedPolicy, rows: Sequence[FrontierRow], plans: Pl
         for axis, (number, title) in zip(axes, panels.items(), strict=True):
             axis.set_title(title)
             _lines(axis, start, rows, number)
-            _marks(axis, plans, number, named=axis is not axes[-1])
+            _marks(axis, plans, number)
         axes[0].legend(loc="lower right", frameon=False, fontsize=9)
         axes[-1].set_ylim(bottom=0)
         axes[-1].set_xlabel("KL to SFT (nats per response)")
@@ -81,18 +80,12 @@ def _lines(axis: Axes, start: PlannedPolicy, rows: Sequence[FrontierRow], number
         axis.plot(*places, color=colour, label=f"policy of {label}", marker="o", markersize=3)
 
 
-def _marks(axis: Axes, plans: Plans, number: str, named: bool) -> None:
-    """A ring for each method's plan; methods of one plan share a label."""
+def _marks(axis: Axes, plans: Plans, number: str) -> None:
+    """A ring for each plan, with the methods that have it in the legend."""
     colours = colours_of(plans)
-    places: dict[tuple[float, float], list[str]] = {}
+    methods: dict[tuple[float, float], list[str]] = {}
     for name, plan in plans.items():
-        places.setdefault((round(plan.kl, 4), round(getattr(plan, number), 4)), []).append(name)
-    for (kl, value), names in places.items():
-        axis.scatter([kl], [value], s=70, facecolors="none", edgecolors=colours[names[0]], linewidths=1.8, zorder=3)
-        if not named:
-            continue
-        axis.annotate(
-            ", ".join(map(label_of, names)), (kl, value), xytext=(7, -8), textcoords="offset points", va="top",
-            color=colours[names[0]], fontsize=9, fontweight="bold",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )  # fmt: skip
+        methods.setdefault((round(plan.kl, 4), round(getattr(plan, number), 4)), []).append(name)
+    for (kl, value), names in methods.items():
+        ring = {"s": 70, "facecolors": "none", "linewidths": 1.8, "zorder": 3}
+        axis.scatter([kl], [value], edgecolors=colours[names[0]], label=", ".join(map(label_of, names)), **ring)
