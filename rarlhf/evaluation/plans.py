@@ -87,5 +87,5 @@ def _marks(axis: Axes, plans: Plans, number: str) -> None:
     for name, plan in plans.items():
         methods.setdefault((round(plan.kl, 4), round(getattr(plan, number), 4)), []).append(name)
     for (kl, value), names in methods.items():
-        ring = {"s": 70, "facecolors": "none", "linewidths": 1.8, "zorder": 3}
+        ring: dict[str, Any] = {"s": 70, "facecolors": "none", "linewidths": 1.8, "zorder": 3}
         axis.scatter([kl], [value], edgecolors=colours[names[0]], label=", ".join(map(label_of, names)), **ring)
