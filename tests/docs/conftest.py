@@ -8,13 +8,17 @@ import pytest
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from tasks.evaluate import evaluate
+from tasks.fit import fit
 from tasks.generate import generate
+from tasks.plan import plan
 from tasks.ppo import ppo
+from tasks.samples import samples
 from tasks.sft import sft
 from tests.tasks.test_lora_stages import SECTIONS, STORED, run, write_inputs
 
 ROOT = Path(__file__).parents[2]
 PROMPTS, REWARD, SFT = Path("data/prompts"), Path("models/reward"), Path("models/sft")
+SAMPLES = Path("data/samples")
 
 
 def small(mode: str) -> Params:
@@ -26,15 +30,23 @@ def small(mode: str) -> Params:
 
 
 def train(params: Params, method: str, seed: int) -> None:
-    """Runs stage ppo in the current folder."""
+    """Runs stage ppo or fit in the current folder."""
     paths = {"out": Path("models", method, str(seed)), "curve": Path("curves", method, f"{seed}.csv")}
-    run(ppo, params, f"ppo@{method}-{seed}", method=method, seed=seed, sft=SFT, reward=REWARD, prompts=PROMPTS, **paths)
+    paths |= {"plan": Path("data/plan/methods", f"{method}.json"), "sft": SFT, "reward": REWARD}
+    if method in params.methods.fit:
+        run(fit, params, f"fit@{method}-{seed}", method=method, seed=seed, samples=SAMPLES / "train", **paths)
+    else:
+        run(ppo, params, f"ppo@{method}-{seed}", method=method, seed=seed, prompts=PROMPTS, **paths)
 
 
 def train_sft(params: Params) -> None:
-    """Runs stage sft in the current folder."""
+    """Runs stages sft, samples and plan in the current folder."""
     places = {"base": Path("models/base"), "prompts": PROMPTS, "out": SFT, "curve": Path("curves/sft.csv")}
     run(sft, params, "sft", **places)
+    for split in ("train", "test"):
+        places = {"sft": SFT, "reward": REWARD, "prompts": PROMPTS, "out": SAMPLES / split}
+        run(samples, params, f"samples@{split}", split=split, **places)
+    run(plan, params, "plan", samples=SAMPLES / "train", out=Path("data/plan"))
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +57,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         write_inputs("gpt2", params)
         train_sft(params)
-        for method in ("rlhf", "ra_rlhf"):
+        for method in (*params.methods.ppo, *params.methods.fit):
             for seed in params.seeds:
                 train(params, method, seed)
         for method in params.methods.names:
@@ -54,7 +66,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         places = {name: Path(name) for name in ("generations", "models", "curves", "plots")}
         files = {"metrics": "evaluate.json", "summary": "summary.json", "report": "report.html", "cards": "model_cards"}
         places |= {name: Path("reports", file) for name, file in files.items()}
-        run(evaluate, params, "evaluate", prompts=PROMPTS, **places)
+        run(evaluate, params, "evaluate", prompts=PROMPTS, samples=SAMPLES / "test", **places)
     return folder
 
 
