@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, Node
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
@@ -106,7 +106,8 @@ def set_value(text: str, key: str, value: object) -> str:
         raise UserError(f"{key} = {shown(value)}: no value for {PARAMS} ({error})") from error
     start, end = node.start_mark.index, node.end_mark.index
     end -= len(text[start:end]) - len(text[start:end].rstrip())  # a block ends only where the next key begins
-    return text[:start] + written + text[end:]
+    indent = "  " if isinstance(node, CollectionNode) and not node.flow_style else ""  # its items may stand right below its key
+    return text[:start] + indent + written + text[end:]
 
 
 def _node(text: str, key: str) -> Node:

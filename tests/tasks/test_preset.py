@@ -3,6 +3,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
@@ -175,6 +176,11 @@ def test_set_value_replaces_the_value_alone() -> None:
     text = "a:\n  b: 1   # one\nc: {b: x, d: 'y'}  # two\n"
     assert set_value(text, "a.b", "z: #") == "a:\n  b: \"z: #\"   # one\nc: {b: x, d: 'y'}  # two\n"
     assert set_value(text, "c.b", 2.5) == "a:\n  b: 1   # one\nc: {b: 2.5, d: 'y'}  # two\n"
+
+
+@pytest.mark.parametrize("items", ["- 1\n- 2\n", "  - 1\n  - 2\n"])
+def test_set_value_replaces_a_block_list_wherever_its_items_stand(items: str) -> None:
+    assert YAML(typ="safe").load(set_value(f"a:\n{items}b: 3\n", "a", [4])) == {"a": [4], "b": 3}
 
 
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
