@@ -106,7 +106,8 @@ def set_value(text: str, key: str, value: object) -> str:
         raise UserError(f"{key} = {shown(value)}: no value for {PARAMS} ({error})") from error
     start, end = node.start_mark.index, node.end_mark.index
     end -= len(text[start:end]) - len(text[start:end].rstrip())  # a block ends only where the next key begins
-    indent = "  " if isinstance(node, CollectionNode) and not node.flow_style else ""  # its items may stand right below its key
+    # The items of a block may stand right below its key, where a value in brackets must not.
+    indent = "  " if isinstance(node, CollectionNode) and not node.flow_style else ""
     return text[:start] + indent + written + text[end:]
 
 
