@@ -31,6 +31,9 @@ SHARES: Mapping[str, str] = {  # metric -> its share of the attainable
 }
 POINTS = 12  # of the curves, evenly spaced in sqrt(KL), in which a rise is nearly linear
 LEAST_KL = 0.05  # nats; below it both rises are smaller than their noise
+LEAST_RISE = (
+    1e-6  # score units; where the answers of a tail score alike, nothing is attainable and no share has a meaning
+)
 
 
 class Attainable(TypedDict):
@@ -144,16 +147,16 @@ def _shares(
     params: EvaluateParams,
 ) -> dict[str, Spread]:
     tail = tail_among(prompts["scores"], params)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float | None]] = {SHARES[metric]: [] for metric in curves["metrics"]}
     for seed, table in by_seed.items():
         own, start = _on(table, prompts), _on(starts[seed], prompts)
         kl, values, before = float(own.kl.mean()), _values(own, tail), _values(start, tail)
-        for metric, share in SHARES.items():
-            best = at_kl(curves, metric, kl) if metric in curves["metrics"] else None
-            if best is not None:
-                rise = best - curves["metrics"][metric][0]
-                found.setdefault(share, []).append((values[metric] - before[metric]) / rise)
-    return {share: over_seeds(numbers) for share, numbers in found.items()}
+        for metric, numbers in curves["metrics"].items():
+            best = at_kl(curves, metric, kl)
+            rise = 0.0 if best is None else best - numbers[0]
+            found[SHARES[metric]].append((values[metric] - before[metric]) / rise if rise > LEAST_RISE else None)
+    whole = {share: [number for number in numbers if number is not None] for share, numbers in found.items()}
+    return {share: over_seeds(numbers) for share, numbers in whole.items() if len(numbers) == len(by_seed)}
 
 
 def _values(table: Generations, tail: BoolArray | None) -> dict[str, float]:

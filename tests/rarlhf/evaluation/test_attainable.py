@@ -107,3 +107,11 @@ def test_without_a_tail_among_the_prompts_there_is_no_share_of_it(tables, params
     found, _ = shares({"sft": {1: start}, "rlhf": {1: at(start, 1.0, start.scores)}}, curves, OF, low)
     assert set(found["rlhf"]) == {"share_mean", "share_cvar_10"}
     assert curves["tail_prompts"] == 0
+
+
+def test_where_nothing_is_attainable_there_is_no_share(tables, curves, params) -> None:
+    flat = Attainable(**{**curves, "metrics": curves["metrics"] | {"reward_cvar_10": [1.0] * len(curves["kl"])}})
+    start = tables["sft"][1]
+    moved = {"sft": {1: start}, "rlhf": {1: at(start, 1.0, start.scores + 0.5)}}
+    found, known = shares(moved, flat, OF, params.evaluate)
+    assert set(found["rlhf"]) == {"share_mean", "share_prompt_tail"} and known["left_out"] == {}
