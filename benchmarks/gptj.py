@@ -160,7 +160,7 @@ def _trainer(
     from rarlhf.models.policy import Policy, sampling_of
     from rarlhf.models.recompute import recompute_blocks
     from rarlhf.rl.memory import with_micro_batch
-    from rarlhf.rl.parts import Models, Plan, Session
+    from rarlhf.rl.parts import Models, Recipe, Session
     from rarlhf.rl.ppo import PPOTrainer
 
     def letters(texts: Sequence[str]) -> torch.Tensor:
@@ -173,7 +173,7 @@ def _trainer(
     session = Session(machine, times)
     ppo = with_micro_batch(params.ppo, policy, query_tokens, session)
     models = Models(policy, ref_policy, trained.tokenizer, letters)
-    return PPOTrainer(models, Plan(ppo, params.kl, params.risk, seed=1), session)
+    return PPOTrainer(models, Recipe(ppo, params.kl, params.risk, seed=1), session)
 
 
 def _iterate(trainer: "PPOTrainer", sizes: Mapping[str, int], iterations: int) -> list[float]:

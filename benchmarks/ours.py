@@ -17,7 +17,7 @@ from rarlhf.models.fused import fuse_activations
 from rarlhf.models.policy import Policy, Sampling
 from rarlhf.models.reference import frozen
 from rarlhf.rewards.scorers import RewardModel
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine, prepare
 
@@ -76,7 +76,7 @@ def trainer(setting: Setting, machine: Machine, reporter: Reporter) -> PPOTraine
     kl = KLParams.model_validate(PRESET.kl.model_dump())
     return PPOTrainer(
         Models(policy, frozen(deepcopy(lm)), tokenizer, score),
-        Plan(ppo_params(setting), kl, risk_params(setting), seed=1),
+        Recipe(ppo_params(setting), kl, risk_params(setting), seed=1),
         Session(machine, Phases(reporter)),
     )
 

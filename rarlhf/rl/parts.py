@@ -26,7 +26,7 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Recipe:
     """How it is trained."""
 
     ppo: PPOParams

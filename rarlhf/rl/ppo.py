@@ -60,7 +60,7 @@ from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensor
 from rarlhf.rl.identity import described, settings_of
 from rarlhf.rl.kl import controlled_kl, next_kl_coef
 from rarlhf.rl.losses import policy_loss, value_loss
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select, with_dropped
 from rarlhf.rl.runaway import iterations_beyond, stop_runaway
 from rarlhf.system.signals import HeldSignals
@@ -76,21 +76,21 @@ class PPOTrainer:
     `rollout` and `step` are the same pieces for your own loop.
     """
 
-    def __init__(self, models: Models, plan: Plan, session: Session) -> None:
+    def __init__(self, models: Models, recipe: Recipe, session: Session) -> None:
         """Raises: UserError if there are more processes than episodes in a batch."""
-        policy, ppo, kl, machine = models.policy.eval(), plan.ppo, plan.kl, session.machine
+        policy, ppo, kl, machine = models.policy.eval(), recipe.ppo, recipe.kl, session.machine
         self.policy = policy  # in eval mode, without dropout: log-probabilities are compared between passes
         self.ref_policy = models.ref_policy
         self.tokenizer, self.plain_prompts, self.score = models.tokenizer, models.plain_prompts, models.score
-        self.ppo, self.kl, self.risk, self.seed = ppo, kl, plan.risk, plan.seed
+        self.ppo, self.kl, self.risk, self.seed = ppo, kl, recipe.risk, recipe.seed
         self.machine, self.recorder, self.world = machine, session.recorder, session.world
-        self.measure = risk_measure(plan.risk)
-        self.schedule = RiskSchedule(plan.risk, ppo.iterations)
+        self.measure = risk_measure(recipe.risk)
+        self.schedule = RiskSchedule(recipe.risk, ppo.iterations)
         self.watch = Watch(ppo, kl)
         if ppo.batch_size < self.world.size:
             raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
         self.settings: dict[str, object] = settings_of(
-            {"ppo": ppo, "kl": kl, "risk": plan.risk}, plan.seed, machine, policy
+            {"ppo": ppo, "kl": kl, "risk": recipe.risk}, recipe.seed, machine, policy
         )
         self.settings["processes"] = self.world.size
         self.average = WeightAverage(policy, ppo.averaged, ppo.iterations)

@@ -16,7 +16,7 @@ from rarlhf.models.policy import Policy, reset_value_head, sampling_of
 from rarlhf.models.recompute import recompute_blocks
 from rarlhf.rewards.scorers import Score
 from rarlhf.rl.memory import with_micro_batch
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.streams import generator
 
@@ -66,7 +66,7 @@ def train_policy(
     reset_value_head(policy.value_head, generator("value_head", seed))
     ppo = with_micro_batch(params.ppo, policy, max(map(len, queries)), session)
     models = Models(policy, ref_policy, start.tokenizer, score, plain_prompts)
-    trainer = PPOTrainer(models, Plan(ppo, params.kl, params.risk, seed), session)
+    trainer = PPOTrainer(models, Recipe(ppo, params.kl, params.risk, seed), session)
     try:
         records = trainer.train(queries, places.checkpoint)
     except torch.OutOfMemoryError as error:

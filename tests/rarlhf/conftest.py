@@ -15,7 +15,7 @@ from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import save_model
 from rarlhf.models.policy import Policy, Sampling, reset_value_head
 from rarlhf.models.reference import frozen
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator
@@ -115,11 +115,11 @@ def changed(params: Params, values: dict[str, object]) -> Params:
     return params
 
 
-def parts(trainer: PPOTrainer) -> tuple[Models, Plan, Session]:
+def parts(trainer: PPOTrainer) -> tuple[Models, Recipe, Session]:
     """What a trainer was given, for another one that differs from it in something."""
     models = Models(trainer.policy, trainer.ref_policy, trainer.tokenizer, trainer.score, trainer.plain_prompts)
-    plan = Plan(trainer.ppo, trainer.kl, trainer.risk, trainer.seed)
-    return models, plan, Session(trainer.machine, trainer.recorder, trainer.world)
+    recipe = Recipe(trainer.ppo, trainer.kl, trainer.risk, trainer.seed)
+    return models, recipe, Session(trainer.machine, trainer.recorder, trainer.world)
 
 
 class Keeping(SilentRecorder):
@@ -143,6 +143,6 @@ def make_trainer(
         policy = Policy(deepcopy(lm), Sampling(0.8, 0, p.ppo.max_new_tokens, tokenizer.eos_token_id))
         reset_value_head(policy.value_head, generator("value_head", seed))
         models = Models(policy, frozen(deepcopy(lm)), tokenizer, score)
-        return PPOTrainer(models, Plan(p.ppo, p.kl, p.risk, seed), Session(machine, Keeping()))
+        return PPOTrainer(models, Recipe(p.ppo, p.kl, p.risk, seed), Session(machine, Keeping()))
 
     return trainer

@@ -59,8 +59,8 @@ def test_the_compiled_pass_draws_what_the_eager_one_draws(lm: GPT2LMHeadModel) -
 @pytest.mark.usefixtures("uncompiled")
 def test_a_trainer_decodes_so_where_it_is_asked_to(make_trainer: Callable[..., PPOTrainer]) -> None:
     eager, other = make_trainer(), make_trainer()
-    models, plan, session = parts(other)
-    compiled = PPOTrainer(models, plan, replace(session, machine=replace(other.machine, compiled=True)))
+    models, recipe, session = parts(other)
+    compiled = PPOTrainer(models, recipe, replace(session, machine=replace(other.machine, compiled=True)))
     rollouts = [trainer.collect_rollout([[5, 6], [7], [8, 9, 10]], 1) for trainer in (eager, compiled)]
     torch.testing.assert_close(rollouts[0].episodes.responses, rollouts[1].episodes.responses, rtol=0, atol=0)
     assert list(compiled.compiled.caches) == [(3, 8)]  # rows, and 3 + 5 tokens

@@ -18,7 +18,7 @@ from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.policy import Policy, Sampling, reset_value_head
 from rarlhf.models.reference import frozen
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator, seed_globals
@@ -93,7 +93,7 @@ def learned(params: Params, machine: Machine, tmp_path: Path) -> Callable[..., f
         risk_params = params.risk.model_copy(update=averse | risk)
         score = payoff({"first": first, "second": second}, seed)
         trained = Models(policy, frozen(lm), tokenizer, score)
-        trainer = PPOTrainer(trained, Plan(ppo_params, kl, risk_params, seed), Session(machine, SilentRecorder()))
+        trainer = PPOTrainer(trained, Recipe(ppo_params, kl, risk_params, seed), Session(machine, SilentRecorder()))
         trainer.train([[END]] * ppo_params.batch_size, tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors")
         return float((trainer.generate([[END]] * 2000, iteration=10_000).responses == 2).float().mean())
 

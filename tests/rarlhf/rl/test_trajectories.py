@@ -32,7 +32,7 @@ from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.adapters import new_adapter
 from rarlhf.models.policy import Policy, Sampling
 from rarlhf.models.reference import RefPolicy, frozen
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator
@@ -155,7 +155,7 @@ class Run:
         words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="end"))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="end", pad_token="end")
         trained = Models(policy, reference, tokenizer, self.score)
-        self.trainer = PPOTrainer(trained, Plan(p.ppo, p.kl, p.risk, 1), Session(machine, SilentRecorder()))
+        self.trainer = PPOTrainer(trained, Recipe(p.ppo, p.kl, p.risk, 1), Session(machine, SilentRecorder()))
         self.trained = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
         self.before = {name: weight.detach().clone() for name, weight in self.trained.items()}
         self.iterations: list[dict[str, Any]] = []

@@ -22,7 +22,7 @@ from rarlhf.risk.measures.cvar import HardSelection
 from rarlhf.risk.schedule import RiskLevel
 from rarlhf.risk.tail import worst_episodes
 from rarlhf.rl.checkpoint import training_tensors
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.distributed import World, world
 from rarlhf.system.machine import prepare
@@ -55,7 +55,7 @@ def make(folder: Path, edits: dict[str, dict[str, object]], world: World, score:
     policy = Policy(start.lm, sampling_of(p, start.tokenizer.eos_token_id))
     reset_value_head(policy.value_head, generator("value_head", 1))
     models = Models(policy, reference, start.tokenizer, score)
-    return PPOTrainer(models, Plan(p.ppo, p.kl, p.risk, 1), Session(machine, SilentRecorder(), world))
+    return PPOTrainer(models, Recipe(p.ppo, p.kl, p.risk, 1), Session(machine, SilentRecorder(), world))
 
 
 def local_treat(self: HardSelection, batch: Batch, level: RiskLevel) -> Treatment:

@@ -142,9 +142,9 @@ def test_more_processes_than_episodes_are_refused(make_trainer: Callable[..., PP
     trainer = make_trainer()
     world = World()
     world.size = 7
-    models, plan, session = parts(trainer)
+    models, recipe, session = parts(trainer)
     with pytest.raises(UserError, match="ppo.batch_size = 6: fewer episodes than the 7 processes"):
-        PPOTrainer(models, plan, replace(session, world=world))
+        PPOTrainer(models, recipe, replace(session, world=world))
 
 
 OURS = torch.device("cuda", 1)

@@ -11,7 +11,7 @@ from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.backbone import AdapterModel, WholeModel
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.policy import Policy, Sampling, reset_value_head, response_logprobs, sampling_of
-from rarlhf.rl.parts import Models, Plan, Session
+from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator
@@ -66,7 +66,7 @@ def make_trainer(start: AdapterModel | WholeModel, params: Params, machine: Mach
     policy = Policy(start.lm, sampling_of(params, start.tokenizer.eos_token_id))
     reset_value_head(policy.value_head, generator("value_head", 1))
     models = Models(policy, start.ref_policy(), start.tokenizer, lengths)
-    return PPOTrainer(models, Plan(params.ppo, params.kl, params.risk, 1), Session(machine, SilentRecorder()))
+    return PPOTrainer(models, Recipe(params.ppo, params.kl, params.risk, 1), Session(machine, SilentRecorder()))
 
 
 @torch.no_grad()
