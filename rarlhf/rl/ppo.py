@@ -11,7 +11,8 @@ One iteration m = 1..M (paper, Algorithm 1; equation numbers are the paper's, ar
 6. Whiten the advantages over the kept tokens and run the PPO epochs on the kept episodes alone (Eqs. 7, 11).
 7. Move the KL coefficient (Eq. 6), record, and save a checkpoint now and then.
 
-`train` is the loop and collects the rollouts; `step` does the rest. The comments in both carry these numbers.
+`train` is the loop and collects the rollouts (rarlhf/rl/collect.py); `step` does the rest. The comments in both carry
+these numbers.
 
 Hard selection with whitening over the kept episodes is a biased gradient of the tail: kept advantages are centred, so
 the better of two bad episodes is reinforced. This is the paper's method; docs/algorithm.md has the counterexample and
@@ -21,10 +22,7 @@ Letters for shapes: B episodes, Q query tokens, T response tokens, V vocabulary.
 """
 
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +32,13 @@ from torch import Tensor
 from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.data.batches import query_batch
-from rarlhf.data.queries import episode_texts
-from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.decoding.sampling import Decoding, left_pad, sample_batches, uniform_numbers
 from rarlhf.messages.diagnostics import Watch
 from rarlhf.messages.progress import Update, progress, short
-from rarlhf.models.episodes import Episodes, Measured, chunks, joined
-from rarlhf.models.policy import response_logprobs, response_states
+from rarlhf.models.episodes import chunks
+from rarlhf.models.policy import response_states
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import risk_measure
 from rarlhf.risk.measures.base import Batch, Treatment
-from rarlhf.risk.schedule import RiskSchedule
 from rarlhf.rl import metrics
 from rarlhf.rl.advantages import (
     gae,
@@ -57,19 +51,18 @@ from rarlhf.rl.advantages import (
 )
 from rarlhf.rl.average import WeightAverage
 from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensors
+from rarlhf.rl.collect import DIVERGED, Collector
 from rarlhf.rl.identity import described, settings_of
 from rarlhf.rl.kl import controlled_kl, next_kl_coef
 from rarlhf.rl.losses import policy_loss, value_loss
 from rarlhf.rl.parts import Models, Recipe, Session
-from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, gathered, select, with_dropped
+from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, select, with_dropped
 from rarlhf.rl.runaway import iterations_beyond, stop_runaway
 from rarlhf.system.signals import HeldSignals
 from rarlhf.system.streams import generator
 
-_DIVERGED = "lower ppo.lr or ppo.value_lr, or raise kl.coef. The last checkpoint is kept"
 
-
-class PPOTrainer:
+class PPOTrainer(Collector):
     """Trains a policy against a score under a KL penalty, on all episodes or on the worst ones.
 
     Everything is an argument; the trainer loads nothing. `train` runs all iterations with checkpoints; `generate`,
@@ -78,27 +71,21 @@ class PPOTrainer:
 
     def __init__(self, models: Models, recipe: Recipe, session: Session) -> None:
         """Raises: UserError if there are more processes than episodes in a batch."""
-        policy, ppo, kl, machine = models.policy.eval(), recipe.ppo, recipe.kl, session.machine
-        self.policy = policy  # in eval mode, without dropout: log-probabilities are compared between passes
-        self.ref_policy = models.ref_policy
-        self.tokenizer, self.plain_prompts, self.score = models.tokenizer, models.plain_prompts, models.score
-        self.ppo, self.kl, self.risk, self.seed = ppo, kl, recipe.risk, recipe.seed
-        self.machine, self.recorder, self.world = machine, session.recorder, session.world
+        super().__init__(models, recipe, session)
+        policy, ppo, kl = self.policy, recipe.ppo, recipe.kl
+        self.kl, self.risk, self.recorder = kl, recipe.risk, session.recorder
         self.measure = risk_measure(recipe.risk)
-        self.schedule = RiskSchedule(recipe.risk, ppo.iterations)
         self.watch = Watch(ppo, kl)
         if ppo.batch_size < self.world.size:
             raise UserError(f"ppo.batch_size = {ppo.batch_size}: fewer episodes than the {self.world.size} processes")
         self.settings: dict[str, object] = settings_of(
-            {"ppo": ppo, "kl": kl, "risk": recipe.risk}, recipe.seed, machine, policy
+            {"ppo": ppo, "kl": kl, "risk": recipe.risk}, recipe.seed, self.machine, policy
         )
         self.settings["processes"] = self.world.size
         self.average = WeightAverage(policy, ppo.averaged, ppo.iterations)
-        self.compiled = CompiledSteps(policy.lm) if machine.compiled else None
         self.kl_coef = kl.coef
         self.records: list[dict[str, float]] = []
         self.saved: tuple[int, Path] | None = None  # iteration and path of the last checkpoint
-        self.seconds: dict[str, float] = {}
         self.optimizer = torch.optim.Adam(
             [
                 {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": ppo.lr},
@@ -158,7 +145,7 @@ class PPOTrainer:
             show(iteration, short(self.step(rollout, iteration)))
         totals = torch.stack([p.detach().sum() for p in self.policy.parameters() if p.requires_grad])
         if not totals.isfinite().all():
-            raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {_DIVERGED}")
+            raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
 
     def step(self, rollout: Rollout, iteration: int) -> dict[str, float]:
         """One iteration's update from a rollout; returns its record.
@@ -257,77 +244,6 @@ class PPOTrainer:
             self.recorder.say(f"iteration {iteration}: {warning}")
         return record
 
-    def collect_rollout(self, queries: Sequence[list[int]], iteration: int) -> Rollout:
-        """Samples, scores and measures `ppo.responses` responses to each query.
-
-        Args:
-            queries: lists of token ids, B / `ppo.responses` of them.
-            iteration: names the random stream, so that a resumed run draws the same tokens.
-        """
-        with self.timed("decode"):
-            episodes, measured = self._decode(queries, iteration)
-        with self.timed("score"):
-            scores = self.score(self.texts(episodes)).to(self.machine.device)
-        return self.rollout(episodes, scores, measured)
-
-    def collect_hard_rollout(self, hard: HardPrompts, batch: list[list[int]], iteration: int) -> Rollout:
-        """A rollout in which hard prompts replace `risk.hard_share` of the batch; a plain one where that is 0."""
-        level = self.schedule.at(iteration).alpha
-        batch, threshold = hard.mix(batch, iteration, level, self.query_values)
-        rollout = self.collect_rollout(batch, iteration)
-        if threshold == -torch.inf:
-            return rollout
-        return replace(rollout, weights=hard.weights(rollout.values[:, 0], threshold, level))
-
-    @torch.no_grad()
-    def query_values(self, queries: Sequence[list[int]]) -> Tensor:
-        """(N,) float32, the critic's value of bare queries: that of the first response token."""
-        prompts = left_pad(queries, self.policy.sampling.end_id, self.machine.device)
-        nothing = torch.full((len(queries), 1), self.policy.sampling.end_id, device=self.machine.device)
-        episodes = Episodes(*prompts, nothing, torch.ones_like(nothing, dtype=torch.bool))
-        with self.timed("candidates"), self.machine.autocast():
-            states = [response_states(self.policy.lm, part) for part in self._micro_batches(episodes)]
-        return self.policy.values_of(torch.cat(states))[:, 0]
-
-    def generate(self, queries: Sequence[list[int]], iteration: int) -> Episodes:
-        """`ppo.responses` responses to each query, one after another; each of several processes gives its share.
-
-        Raises: UserError if logits are not finite.
-        """
-        return self._decode(queries, iteration)[0]
-
-    @torch.no_grad()
-    def _decode(self, queries: Sequence[list[int]], iteration: int) -> tuple[Episodes, Measured | None]:
-        """Episodes, and what was measured as they were drawn if `rollout_logprobs` is `decode`."""
-        queries = [query for query in queries for _ in range(self.ppo.responses)]
-        prompts = left_pad(queries, self.policy.sampling.end_id, self.machine.device)
-        (numbers,) = uniform_numbers(("rollout", self.seed, iteration), (len(queries), self.ppo.max_new_tokens))
-        uniforms, ours = numbers.to(self.machine.device), self.world.share(len(queries))
-        measuring = self.policy if self.ppo.rollout_logprobs == "decode" else None
-        decoding = Decoding(self.policy.lm, self.policy.sampling, compiled=self.compiled)
-        try:
-            with self.machine.autocast():
-                return sample_batches(
-                    decoding, prompts.rows(ours), uniforms[ours], self.ppo.decode_batch_size, measuring
-                )
-        except UserError as error:
-            raise UserError(f"iteration {iteration}: {error}; {_DIVERGED}") from error
-
-    def texts(self, episodes: Episodes) -> list[str]:
-        """Text of each query with its response: what the score sees."""
-        return episode_texts(episodes, self.tokenizer, self.plain_prompts)
-
-    @torch.no_grad()
-    def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
-        """Measures episodes with scores (B,) and joins the processes' shares; `measured` is what decoding has kept."""
-        with self.timed("policy"), self.machine.autocast():
-            if measured is None:
-                measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
-        with self.timed("reference"), self.machine.autocast(), self.ref_policy() as lm:
-            reference = [response_logprobs(lm, part, self.policy.sampling) for part in self._micro_batches(episodes)]
-        ours = Rollout(episodes, measured.logprobs, torch.cat(reference), measured.values, measured.entropy, scores)
-        return gathered(self.world.gather(ours), self.policy.sampling.end_id)
-
     def update(self, targets: Targets, iteration: int) -> UpdateStats:
         """Runs the PPO epochs over the kept episodes.
 
@@ -354,7 +270,7 @@ class PPOTrainer:
         policy, value, clipped, approx_kl, ratio = self.world.sum(sums[:, :-1].sum(dim=0)).tolist()
         if not math.isfinite(policy + value):
             raise UserError(
-                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); {_DIVERGED}"
+                f"iteration {iteration}: the loss is not finite (policy {policy}, value {value}); {DIVERGED}"
             )
         skipped = ratio > self.ppo.max_ratio
         if not skipped:
@@ -440,16 +356,3 @@ class PPOTrainer:
             self.watch.warnings(record)  # they were shown before the interruption
         self.recorder.say(f"going on after iteration {max(state['iteration'], 0)} of {self.ppo.iterations}")
         return int(state["iteration"])
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Adds the seconds spent inside to the record's `time/PHASE`."""
-        start = time.perf_counter()
-        yield
-        if self.machine.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-    def _micro_batches(self, episodes: Episodes) -> Iterator[Episodes]:
-        for rows in chunks(torch.arange(len(episodes.queries)), self.ppo.micro_batch):
-            yield episodes.rows(rows)

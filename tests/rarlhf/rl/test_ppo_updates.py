@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import rarlhf.rl.ppo
+import rarlhf.rl.collect
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.rl.rollout import Rollout, Targets, select
 from tests.rarlhf.conftest import parts
@@ -117,7 +117,7 @@ def test_the_seconds_of_a_phase_are_added_up_and_belong_to_one_iteration(
     trainer = make_trainer()
     record = trainer.step(trainer.collect_rollout(QUERIES, 1), 1)
     clock = chain.from_iterable(((0.0, 1.0), (10.0, 12.0), (20.0, 20.5)))
-    monkeypatch.setattr(rarlhf.rl.ppo.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(rarlhf.rl.collect.time, "perf_counter", lambda: next(clock))
     for _ in range(2):
         with trainer.timed("decode"):
             pass
