@@ -12,9 +12,10 @@ from typing import NamedTuple
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from rarlhf.config.fields import Section
 from rarlhf.config.function_names import PREFIX, is_function
 from rarlhf.config.methods import Method
-from rarlhf.config.params import DataParams, ModelParams, Params, RewardParams, RiskParams, Section
+from rarlhf.config.params import DataParams, ModelParams, Params, RewardParams, RiskParams
 from rarlhf.messages.markdown import code, escaped
 from rarlhf.risk.planned import method_values
 

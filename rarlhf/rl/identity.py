@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from rarlhf.config.params import Section
+from rarlhf.config.fields import Section
 from rarlhf.system.machine import Machine
 
 

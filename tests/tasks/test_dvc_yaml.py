@@ -23,7 +23,10 @@ STAGES: dict[str, dict[str, Any]] = DVC_YAML["stages"]
 CODE = "data/modules"  # where stage `code` puts the code that the others depend on
 # Files whose change leaves every stage's bytes as they are: params are depended on key by key, and messages only speak.
 NO_BYTES = {
-    *(f"rarlhf/config/{name}.py" for name in ("__init__", "errors", "escapes", "load", "params", "refusals", "rules")),
+    *(
+        f"rarlhf/config/{name}.py"
+        for name in ("__init__", "errors", "escapes", "fields", "load", "params", "refusals", "rules")
+    ),
     *(f"rarlhf/messages/{name}.py" for name in ("__init__", "diagnostics", "progress")),
 }
 BY_FILE = ("config", "messages", "training")  # rooms whose files are depended on one by one

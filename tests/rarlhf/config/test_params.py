@@ -10,8 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from rarlhf.config.exact import final_level
+from rarlhf.config.fields import Section
 from rarlhf.config.load import load_params
-from rarlhf.config.params import Params, RiskParams, Section
+from rarlhf.config.params import Params, RiskParams
 from rarlhf.config.rules import cautions
 from tests.rarlhf.config.edits import MISSING, REPOSITORY, TINY, leaves, plain, refusal, write
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from rarlhf.config.fields import Section
 from rarlhf.config.methods import Method, methods_of
-from rarlhf.config.params import OtherScorerParams, Params, Section
+from rarlhf.config.params import OtherScorerParams, Params
 from rarlhf.evaluation.card import Card, base_of_params
 from rarlhf.evaluation.cards import results_text, write_cards
 from rarlhf.evaluation.comparisons import Evaluation
