@@ -1,6 +1,7 @@
 """Stage `ppo`: PPO from the SFT model, one run per method of `methods.ppo` and seed."""
 
 from pathlib import Path
+from typing import cast
 
 from tasks.running.figures import track_training
 from tasks.running.stage import Run, stage
@@ -12,6 +13,7 @@ def ppo(
     run: Run, method: str, seed: int, plan: Path, sft: Path, reward: Path, prompts: Path, out: Path, curve: Path
 ) -> None:
     """Train the SFT model by PPO with one seed, going on from the checkpoint of a killed run if there is one."""
+    from rarlhf.data.prompts import Query, plain_prompts
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.risk.planned import with_planned_eta
     from rarlhf.rl.parts import Session
@@ -24,9 +26,8 @@ def ppo(
     run.tracker.params(all_params(params))  # as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
     session = Session(prepare(params.runtime), run.recorder, processes)
-    rows = read_jsonl(prompts / "train.jsonl")
-    queries = [row["input_ids"] for row in rows]
-    messages = {tuple(row["input_ids"]): row["prompt"] for row in rows} if params.prompts.chat_template else None
+    rows = cast("list[Query]", read_jsonl(prompts / "train.jsonl"))
+    queries, messages = [row["input_ids"] for row in rows], plain_prompts(rows, params.prompts.chat_template)
     score = load_reward_model(reward, params.reward, session.machine)
     with run.output(out) as folder, run.output(curve) as csv:
         places = Places(sft, folder, run.checkpoints / "checkpoint.safetensors")

@@ -1,7 +1,7 @@
 """Rows become queries, SFT texts and perplexity texts (as the paper's code does in `build_dataset`)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import PromptParams, SFTParams
-from rarlhf.data.queries import answer_to, text_query
+from rarlhf.data.queries import PlainPrompts, answer_to, text_query
 from rarlhf.data.rows import Row
 from rarlhf.messages.progress import Recorder
 from rarlhf.rewards.scorers import Score
@@ -27,6 +27,11 @@ class Query(TypedDict):
     prompt_score: float  # score of the bare prompt by the reward model
     label: int | None  # label of its row; None if rows have no labels
     input_ids: list[int]
+
+
+def plain_prompts(queries: Iterable[Query], chat: bool) -> PlainPrompts | None:
+    """The messages of queries in a chat template, which the score sees; None where there is no template."""
+    return {tuple(query["input_ids"]): query["prompt"] for query in queries} if chat else None
 
 
 SHORT_SHARE = 0.1  # share of the SFT texts; if as many are no longer than a query, the model learns to stop at once

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from rarlhf.config.errors import UserError
 from rarlhf.models.policy import positions
+from rarlhf.system.machine import Machine
 
 
 class CompiledSteps:
@@ -34,6 +35,24 @@ class CompiledSteps:
         else:
             self.caches[size] = StaticCache(config=self.lm.config, max_cache_len=size[1])
         return StaticDecoder(self, self.caches[size], query_mask, new_tokens)
+
+
+class LatestCompiled:
+    """The compiled passes of one model at a time: made when it comes first, forgotten with the next."""
+
+    def __init__(self) -> None:
+        self.steps: CompiledSteps | None = None
+
+    def of(self, lm: PreTrainedModel, machine: Machine) -> CompiledSteps | None:
+        """The compiled passes of `lm`; None where the machine decodes eagerly.
+
+        Raises: UserError as `CompiledSteps`.
+        """
+        if not machine.compiled:
+            return None
+        if self.steps is None or self.steps.lm is not lm:
+            self.steps = CompiledSteps(lm)
+        return self.steps
 
 
 class StaticDecoder:

@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params, SampledParams
-from rarlhf.data.prompts import Query
+from rarlhf.data.prompts import Query, plain_prompts
 from rarlhf.data.queries import episode_texts
-from rarlhf.decoding.compiled import CompiledSteps
+from rarlhf.decoding.compiled import LatestCompiled
 from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
 from rarlhf.messages.progress import progress
 from rarlhf.models.episodes import Episodes, chunks, widened
@@ -61,7 +61,7 @@ class Sampler:
         self.score = score
         self.params = params
         self.machine = machine
-        self.compiled: CompiledSteps | None = None
+        self.compiled = LatestCompiled()
 
     def __call__(self, title: str, model: Model, queries: Sequence[Query], samples: int, *names: object) -> Samples:
         """Draws and scores `samples` answers to each query.
@@ -83,7 +83,8 @@ class Sampler:
                 some = [queries[int(i)] for i in jobs[rows]]
                 episodes, log_ratios = self._batch(model, some, uniforms[rows])
                 parts.append((episodes.responses.cpu(), episodes.response_mask.sum(dim=1).cpu(), log_ratios.cpu()))
-                texts += self._texts(model, some, episodes)
+                messages = plain_prompts(some, self.params.prompts.chat_template)
+                texts += episode_texts(episodes, model.tokenizer, messages)
                 show(len(texts), "")
         responses, lengths, ratios = (list(fields) for fields in zip(*parts, strict=True))
         shape = (len(queries), samples)
@@ -103,7 +104,7 @@ class Sampler:
         prompts = left_pad([query["input_ids"] for query in queries], sampling.end_id, device)
         with self.machine.autocast():
             with model.policy() as lm:
-                decoding = Decoding(lm, sampling, compiled=self._compiled(lm))
+                decoding = Decoding(lm, sampling, compiled=self.compiled.of(lm, self.machine))
                 episodes = draw(decoding, prompts, uniforms.unsqueeze(0).to(device)).episodes
                 if model.reference is None:
                     return episodes, torch.zeros(len(queries))
@@ -111,18 +112,6 @@ class Sampler:
             with model.reference() as lm:
                 log_ratio = logprobs - response_logprobs(lm, episodes, sampling)
         return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)
-
-    def _texts(self, model: Model, queries: Sequence[Query], episodes: Episodes) -> list[str]:
-        """What the score sees: the texts that it would see in training."""
-        chat = self.params.prompts.chat_template
-        prompts = {tuple(query["input_ids"]): query["prompt"] for query in queries} if chat else None
-        return episode_texts(episodes, model.tokenizer, prompts)
-
-    def _compiled(self, lm: PreTrainedModel) -> CompiledSteps | None:
-        """The compiled passes of `lm`, kept until another model answers."""
-        if self.machine.compiled and (self.compiled is None or self.compiled.lm is not lm):
-            self.compiled = CompiledSteps(lm)
-        return self.compiled
 
 
 def chosen_prompts(queries: Sequence[Query], wanted: SampledParams, split: str, seed: int) -> list[Query]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rarlhf.config.params import Params
-from rarlhf.data.prompts import Query
+from rarlhf.data.prompts import Query, plain_prompts
 from rarlhf.data.queries import TextQuery, continuation, episode_texts
-from rarlhf.decoding.compiled import CompiledSteps
+from rarlhf.decoding.compiled import LatestCompiled
 from rarlhf.decoding.rules import DecodingRule
 from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
 from rarlhf.messages.progress import progress
@@ -43,7 +43,7 @@ class ScoredContinuations:
         self.machine = machine
         self.rule = rule
         self.sampling = sampling_of(params, self.tokenizer.eos_token_id)
-        self.compiled: CompiledSteps | None = None
+        self.compiled = LatestCompiled()
 
     def __call__(self, name: str, model: Path, queries: Sequence[Query], seed: int) -> list[dict[str, Any]]:
         """Samples `generate.samples` continuations of each query.
@@ -56,7 +56,7 @@ class ScoredContinuations:
         Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum
             over the response of log pi - log pi_sft in nats.
         """
-        policy = self.folders.open(model)
+        policy, chat = self.folders.open(model), self.params.prompts.chat_template
         jobs = [(query, sample) for query in queries for sample in range(self.params.generate.samples)]
         names, shape = ("generate", self.params.generate.seed, seed), (len(jobs), self.sampling.max_new_tokens)
         uniforms = uniform_numbers(names, shape, self.rule.draws if self.rule else 1)
@@ -66,8 +66,9 @@ class ScoredContinuations:
             for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
                 some = [jobs[i] for i in index]
                 episodes, kl = self._batch(policy, some, uniforms[:, index])
-                rows += _rows(some, episodes, kl, self.tokenizer, self.params.prompts.chat_template)
-                texts += self._texts(some, episodes)
+                rows += _rows(some, episodes, kl, self.tokenizer, chat)
+                messages = plain_prompts((query for query, _ in some), chat)
+                texts += episode_texts(episodes, self.tokenizer, messages)
                 show(len(rows), "")
         scores = self.score(texts).tolist()
         return [row | {"score": value} for row, value in zip(rows, scores, strict=True)]
@@ -83,25 +84,13 @@ class ScoredContinuations:
         prompts = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
         with self.machine.autocast():
             with policy() as lm:
-                decoding = Decoding(lm, self.sampling, self.rule, self._compiled(lm))
+                decoding = Decoding(lm, self.sampling, self.rule, self.compiled.of(lm, self.machine))
                 episodes, logprobs, choice_kl = draw(decoding, prompts, uniforms.to(self.machine.device))
                 if logprobs is None:
                     logprobs = response_logprobs(lm, episodes, self.sampling)
             with self.sft() as lm:
                 log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
         return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1) + choice_kl
-
-    def _texts(self, jobs: Sequence[Job], episodes: Episodes) -> list[str]:
-        """What the score sees: the texts that it would see in training."""
-        chat = self.params.prompts.chat_template
-        prompts = {tuple(query["input_ids"]): query["prompt"] for query, _ in jobs} if chat else None
-        return episode_texts(episodes, self.tokenizer, prompts)
-
-    def _compiled(self, lm: PreTrainedModel) -> CompiledSteps | None:
-        """The compiled passes of `lm`, made once for a model and forgotten with the next."""
-        if self.machine.compiled and (self.compiled is None or self.compiled.lm is not lm):
-            self.compiled = CompiledSteps(lm)
-        return self.compiled
 
 
 def _rows(
