@@ -12,18 +12,14 @@ def plan(run: Run, samples: Path, out: Path) -> None:
     from rarlhf.decoding.samples import read_samples
     from rarlhf.evaluation.figures import png
     from rarlhf.evaluation.plans import frontier_figure, frontier_table, plan_table
-    from rarlhf.risk.plan import Answers, aim_of, at_level, caution, frontier, reference
-    from rarlhf.risk.planned import file_of, plans_of
+    from rarlhf.risk.plan import Answers, caution, frontier, reference
+    from rarlhf.risk.planned import at_one_level, file_of, plans_of
     from rarlhf.system.files import write_json
 
-    target = run.params.kl.target
     answers = Answers(read_samples(samples).scores.double().numpy())
     trained = [method for method in methods_of(run.params) if method.risk is not None]
-    plans = plans_of(trained, answers, target)
-    aims = {method.name: aim_of(method.risk) for method in trained if method.risk is not None and method.name in plans}
-    levels = (aim.alpha for aim in aims.values() if aim.mix > 0)
-    alpha = next(levels, run.params.risk.alpha)  # of the first method that plans a CVaR
-    shown = {name: at_level(answers, planned, aims[name], alpha) for name, planned in plans.items()}
+    plans = plans_of(trained, answers, run.params.kl.target)
+    alpha, shown = at_one_level(trained, plans, answers, run.params.risk.alpha)
     start, rows = reference(answers, alpha), frontier(answers, alpha, run.params.plan.kl)
     picture = png(frontier_figure(start, rows, shown, alpha))
     with run.output(out) as folder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import RiskParams
 from rarlhf.risk.measures import MEASURES, deciding_values
-from rarlhf.risk.plan import Aim, Answers, PlannedPolicy, aim_of, solve
+from rarlhf.risk.plan import Aim, Answers, PlannedPolicy, aim_of, at_level, solve
 
 if TYPE_CHECKING:
     from rarlhf.config.methods import Method
@@ -62,6 +62,24 @@ def plans_of(methods: Iterable["Method"], answers: Answers, kl_target: float) ->
             raise UserError(f"{method.name}: {error}") from error
         plans[method.name] = known[aim, eta]
     return plans
+
+
+def at_one_level(
+    methods: Iterable["Method"], plans: Mapping[str, PlannedPolicy], answers: Answers, alpha: float
+) -> tuple[float, dict[str, PlannedPolicy]]:
+    """A level for what is shown of all plans together, and the plans with their CVaR at it.
+
+    The level is that of the first method that plans a CVaR, whose own numbers are so shown as its file has them.
+
+    Args:
+        methods: of the run, in its order.
+        plans: of those that need one.
+        answers: that they were made from.
+        alpha: the level where no method plans a CVaR, `risk.alpha`.
+    """
+    aims = {method.name: aim_of(method.risk) for method in methods if method.risk is not None and method.name in plans}
+    level = next((aim.alpha for aim in aims.values() if aim.mix > 0), alpha)
+    return level, {name: at_level(answers, plan, aims[name], level) for name, plan in plans.items()}
 
 
 def file_of(method: "Method", plan: PlannedPolicy | None) -> dict[str, object]:
