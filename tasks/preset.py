@@ -6,18 +6,20 @@ Values are replaced in the text, so that comments and layout stay.
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params, RiskParams
-from rarlhf.config.refusals import shown
+from rarlhf.config.refusals import shown, unreadable
 from tasks.running.outputs import Outputs
 
 PARAMS = Path("params.yaml")
@@ -97,9 +99,10 @@ def set_values(text: str, values: Mapping[str, object]) -> str:
 def set_value(text: str, key: str, value: object) -> str:
     """The YAML text with the value at a dotted key replaced.
 
-    Raises: UserError if the key is not there, or the file cannot hold the value.
+    Raises: UserError if the key is not there, the file cannot hold the value, or the value cannot be replaced in the
+        text: YAML anchors share it with another key, or nothing is written there.
     """
-    node = _node(text, key)
+    node = _editable(text, key)
     try:
         written = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -111,18 +114,58 @@ def set_value(text: str, key: str, value: object) -> str:
     return text[:start] + indent + written + text[end:]
 
 
-def _node(text: str, key: str) -> Node:
-    node: Node = YAML(pure=True).compose(text)
-    for part in key.split("."):
-        entries = node.value if isinstance(node, MappingNode) else []
-        found = [value for name, value in entries if name.value == part]
-        if not found:
-            raise UserError(_not_there(key))
-        node = found[0]
+def _editable(text: str, key: str) -> Node:
+    """The node of the value at a dotted key, which no other key shares."""
+    root, *path = _path(text, key)
+    name, node = path[-2:]
+    where = f"{key}: in {PARAMS}, line {name.start_mark.line + 1},"
+    if _shared(root) & {id(part) for part in [*path, *_nodes(node)]}:
+        raise UserError(
+            f"{where} the value is shared with another key by YAML anchors (&, *, <<); write it out in each place"
+        )
+    if isinstance(node, ScalarNode) and not node.value and node.style not in ("'", '"'):
+        raise UserError(f"{where} no value is written; write null there")
     return node
 
 
-def _not_there(key: str) -> str:
+def _path(text: str, key: str) -> list[Node]:
+    """The text's root, then for each part of a dotted key the node of its name and the node of its value."""
+    try:
+        path: list[Node] = [YAML(pure=True).compose(text)]
+    except (YAMLError, RecursionError) as error:
+        raise unreadable(PARAMS, error) from error
+    for part in key.split("."):
+        entries = path[-1].value if isinstance(path[-1], MappingNode) else []
+        found = next((entry for entry in entries if entry[0].value == part), None)
+        if found is None:
+            raise UserError(_not_there(key, [name for name, _ in entries]))
+        path += found
+    return path
+
+
+def _nodes(root: Node) -> Iterator[Node]:
+    """A node and all below it; one that anchors share comes once for each use, and what is below it once."""
+    seen: set[int] = set()
+    left = [root]
+    while left:
+        node = left.pop()
+        yield node
+        if isinstance(node, CollectionNode) and id(node) not in seen:
+            left += chain(*node.value) if isinstance(node, MappingNode) else node.value
+        seen.add(id(node))
+
+
+def _shared(root: Node) -> set[int]:
+    """The identities of the nodes that are used more than once, which anchors and aliases allow."""
+    return {node for node, uses in Counter(map(id, _nodes(root))).items() if uses > 1}
+
+
+def _not_there(key: str, names: Sequence[Node]) -> str:
+    """Why a key was not found among the names of its section."""
+    merged = [name for name in names if name.value == "<<"]
+    if merged:
+        where = f"{key}: in {PARAMS}, line {merged[0].start_mark.line + 1},"
+        return f"{where} a merge key (<<) takes the section's values from elsewhere; write the value out there"
     parts = key.split(".")
     if parts[:2] == ["methods", "ppo"] and len(parts) == 4 and parts[3] in RiskParams.model_fields:
         return (
@@ -142,7 +185,7 @@ def _preset_text(name: str, data: str | None) -> str:
         return text
     if not Path(data).exists():
         raise UserError(f"no file or folder {data}; DATA is the folder of the data files")
-    source = _node(text, "data.source").value
+    source = _path(text, "data.source")[-1].value
     if source != "file":
         raise UserError(f"preset {name} reads no files (data.source is {source}): leave DATA out")
     return set_value(text, "data.path", data)

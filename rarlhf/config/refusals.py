@@ -41,10 +41,15 @@ def read_yaml(path: Path) -> Any:
         )
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except RecursionError as error:
-        raise UserError(f"{path} is not readable as YAML: its brackets or sections nest too deep") from error
     except Exception as error:  # odd numbers, dates and tags raise errors of many classes
-        raise UserError(f"{path} is not readable as YAML: {_reason(error)}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """The refusal of a file that the YAML reader does not read: the place and the reader's complaint, in one line."""
+    deep = isinstance(error, RecursionError)
+    reason = "its brackets or sections nest too deep" if deep else _reason(error)
+    return UserError(f"{path} is not readable as YAML: {reason}")
 
 
 def shown(value: object) -> str:

@@ -155,3 +155,34 @@ def test_a_wrong_value_is_said_before_a_server_is_started(
     monkeypatch.setattr(flows.ablation, "local_settings", None)
     assert main() == 1
     assert capsys.readouterr().err.startswith("error: params.yaml with cell alpha-2: 1 problem:\n  risk.alpha = 2")
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value", "shared"),
+    [
+        ("--grid risk.alpha=0.2,0.4 --seeds 1,2", "seeds", "seeds: [1, 2, 3]", "no_label: []"),
+        ("--frontier 0.5,1", "kl.target", "target: 0.75", "proportional: 0.2"),
+        ("--grid kl.target=0.5,1", "kl.target", "target: 0.75", "proportional: 0.2"),
+    ],
+)
+def test_a_key_that_shares_its_value_is_refused_in_one_line(
+    words: str,
+    key: str,
+    value: str,
+    shared: str,
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ablation", *words.split()])
+    monkeypatch.setattr(flows.ablation, "local_settings", None)
+    path = Path("params.yaml")
+    text = path.read_text()
+    text = text.replace(value, value.replace(": ", ": &shared "), 1)
+    path.write_text(text.replace(shared, f"{shared.partition(':')[0]}: *shared ", 1))
+    assert main() == 1
+    line = text[: text.index("&shared")].count("\n") + 1
+    assert capsys.readouterr().err == (
+        f"error: {key}: in params.yaml, line {line}, the value is shared with another key by YAML anchors (&, *, <<); "
+        "write it out in each place\n"
+    )

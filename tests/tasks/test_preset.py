@@ -183,6 +183,48 @@ def test_set_value_replaces_a_block_list_wherever_its_items_stand(items: str) ->
     assert YAML(typ="safe").load(set_value(f"a:\n{items}b: 3\n", "a", [4])) == {"a": [4], "b": 3}
 
 
+SHARED = r"the value is shared with another key by YAML anchors \(&, \*, <<\); write it out in each place"
+MERGED = r"a merge key \(<<\) takes the section's values from elsewhere; write the value out there"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("a: &x 1\nb: *x\n", "a", f"a: in params.yaml, line 1, {SHARED}"),
+        ("a: &x 1\nb: *x\n", "b", f"b: in params.yaml, line 2, {SHARED}"),
+        ("a: &x\n  c: 1\nb: *x\n", "b.c", f"b.c: in params.yaml, line 2, {SHARED}"),  # would change a.c too
+        ("a:\n  c: &x 1\nb: *x\n", "a", f"a: in params.yaml, line 1, {SHARED}"),  # the alias would lose its anchor
+        ("a: &x\n  c: 1\nb:\n  <<: *x\n", "a.c", f"a.c: in params.yaml, line 2, {SHARED}"),
+        ("a: &x\n  c: 1\nb:\n  <<: *x\n", "b.c", f"b.c: in params.yaml, line 4, {MERGED}"),
+        ("a: &x [*x]\n", "a", f"a: in params.yaml, line 1, {SHARED}"),
+        ("a: {b, c: 1}\n", "a.b", r"a\.b: in params.yaml, line 1, no value is written; write null there"),
+        ("b: 1\na:\n", "a", r"a: in params.yaml, line 2, no value is written; write null there"),
+        ("a: *x\n", "a", "params.yaml is not readable as YAML: line 1, column 4: found undefined alias 'x'"),
+        ("a: {b: 1\n", "a.b", "params.yaml is not readable as YAML: line 2, column 1: expected ',' or '}'"),
+        (f"a: {'[' * 9999}\n", "a", "params.yaml is not readable as YAML: its brackets or sections nest too deep"),
+    ],
+)
+def test_set_value_refuses_what_it_cannot_replace_alone(text: str, key: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        set_value(text, key, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_set_value_replaces_beside_anchors_and_in_brackets() -> None:
+    merged = "a: &x\n  c: 1\nb:\n  <<: *x\n  d: 2\n"
+    assert set_value(merged, "b.d", 3) == merged.replace("d: 2", "d: 3")
+    assert set_value("a: &x 1\nb: 2\n", "a", 3) == "a: 3\nb: 2\n"  # an anchor that nothing uses
+    assert set_value("{a: 1, b: {c: 2,\n d: ''}}\n", "b.d", 3) == "{a: 1, b: {c: 2,\n d: 3}}\n"
+
+
+def test_a_key_that_is_there_twice_is_refused_in_one_line() -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text() + "kl: {coef: 1}\n")
+    message = r'params.yaml .*is not readable as YAML: line \d+, column 1: found duplicate key "kl"'
+    with pytest.raises(UserError, match=message):
+        override({"kl.coef": 0.5})
+
+
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["preset", "files", "--data", "data/raw"])
     assert main() == 0
