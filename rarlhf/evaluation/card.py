@@ -26,6 +26,9 @@ MAIN: Mapping[str, tuple[str, ...]] = {  # what a card shows of a section; all o
     "ppo": ("iterations", "batch_size", "epochs", "lr", "max_new_tokens", "min_new_tokens", "temperature"),
     "reward": ("label", "sign", "max_length"),
 }
+PAPER: Mapping[str, Mapping[str, object]] = {  # shown besides, where the value is not the paper's
+    "ppo": {"responses": 1, "baseline": "critic", "averaged": 0.0},
+}
 
 
 class Base(NamedTuple):
@@ -102,7 +105,8 @@ class Card:
         for name, section in sections.items():
             whole = method_values(self.method) if isinstance(section, RiskParams) else type(section).model_fields
             shown = ("target",) if name == "kl" and self.method.made_by == "fit" else MAIN.get(name, tuple(whole))
-            for key in shown:
+            further = [key for key, value in PAPER.get(name, {}).items() if getattr(section, key) != value]
+            for key in [*shown, *further]:
                 yield f"{name}.{key}", f"{getattr(section, key)}"
         if self._adapter:
             yield "model.lora.r", f"{self.params.model.lora.r}"

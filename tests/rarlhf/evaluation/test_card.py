@@ -62,6 +62,15 @@ def test_the_sft_models_card(params: Params) -> None:
     assert "`ppo.lr`" not in text and "reward model" not in text
 
 
+@pytest.mark.parametrize(("key", "other"), [("responses", 4), ("baseline", "query"), ("averaged", 0.25)])
+def test_what_ppo_does_unlike_the_paper_is_shown(key: str, other: object, params: Params) -> None:
+    as_in_paper = with_values(params, ppo={"responses": 1, "baseline": "critic", "averaged": 0.0})
+    for name in ("rlhf", "ra_rlhf"):
+        assert f"`ppo.{key}`" not in card(as_in_paper, name).text()
+        assert f"| `ppo.{key}` | {other} |" in card(with_values(as_in_paper, ppo={key: other}), name).text()
+    assert f"`ppo.{key}`" not in card(with_values(params, ppo={key: other}), "mean_fit").text()
+
+
 def test_names_are_shown_as_they_are(params: Params) -> None:
     nasty = "<img src=x onerror=alert(1)>|`a`\nb"
     data = {"source": "hub", "name": nasty, "config": nasty, "revision": nasty}
