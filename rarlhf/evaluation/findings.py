@@ -1,8 +1,9 @@
 """What the intervals say, in plain sentences.
 
 A difference counts only if its interval leaves out zero. Between two trained methods, by PPO or by a fit, it counts
-only at like KL (`statistics.like_kl`), because reward can be bought with KL. A method that training starts from, such
-as SFT, is never at like KL with a trained one, so there the difference always counts.
+only at like KL (`statistics.like_kl`), because reward can be bought with KL. What a method has at a lower KL was not
+bought with it, so that is told too. A method that training starts from, such as SFT, is never at like KL with a trained
+one, so there the difference always counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,7 @@ def _nothing_compared(evaluation: Evaluation, others: Sequence[str]) -> str:
 
 def _headline(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
     if not comparable(comparison):
-        return f"{_unlike(evaluation, comparison, params)}, so this run does not show which has the better tail."
+        return _headline_at_unlike_kl(evaluation, comparison, params)
     by_verdict: dict[Verdict, list[str]] = {"better": [], "worse": [], "open": []}
     for metric in TAILS:
         by_verdict[verdict(comparison["metrics"][metric], 1)].append(METRIC_LABELS[metric])
@@ -138,6 +139,17 @@ def _headline(evaluation: Evaluation, comparison: Comparison, params: EvaluatePa
     ]
     lead = first if by_verdict["better"] else f"{first} does not win here: it"
     return f"{lead} is {'; '.join(parts)}."
+
+
+def _headline_at_unlike_kl(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
+    unlike = _unlike(evaluation, comparison, params)
+    said = {metric: _at_lower_kl(evaluation, comparison, metric) for metric in TAILS}
+    ahead = [sentence for sentence in said.values() if sentence]
+    if not ahead:
+        return f"{unlike}, so this run does not show which has the better tail."
+    open_ones = [METRIC_LABELS[metric] for metric, sentence in said.items() if not sentence]
+    rest = [f"This run does not show which has the better {label}." for label in open_ones]
+    return " ".join([f"{unlike}.", *ahead, *rest])
 
 
 def unlike_kl(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
@@ -165,7 +177,8 @@ def _sentences(evaluation: Evaluation, comparison: Comparison, params: EvaluateP
         yield _kl_sentence(evaluation, comparison, params)
     for metric in REWARDS:
         say = _sentence if comparable(comparison) else _bare_difference
-        yield say(first, second, METRIC_LABELS[metric], comparison["metrics"][metric])
+        ahead = None if comparable(comparison) else _at_lower_kl(evaluation, comparison, metric)
+        yield ahead or say(first, second, METRIC_LABELS[metric], comparison["metrics"][metric])
 
 
 def _sentence(first: str, second: str, label: str, difference: Difference) -> str:
@@ -184,6 +197,24 @@ def _bare_difference(first: str, second: str, label: str, difference: Difference
     interval = difference["interval"]
     shown = "no interval" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
     return f"{first} less {second}, {label}, not at like KL: {difference['mean']:+.2f}, {shown}."
+
+
+def _at_lower_kl(evaluation: Evaluation, comparison: Comparison, metric: str) -> str | None:
+    """A sentence on the method that has the higher reward at the lower KL of two that are not at like KL.
+
+    Returns: None unless the interval of the difference leaves out zero and that method's KL is lower in every seed.
+    """
+    difference, kl = comparison["metrics"][metric], comparison["metrics"]["kl_sft"]
+    interval = difference["interval"]
+    sign = 1 if difference["mean"] > 0 else -1
+    if interval is None or not distinguishable(interval) or any(value * sign >= 0 for value in kl["per_seed"]):
+        return None
+    pair = (comparison["first"], comparison["second"])[::sign]
+    higher, lower = map(label_of, pair)
+    low, high = sorted(sign * bound for bound in interval)
+    shown = f"{abs(difference['mean']):+.2f} [{low:.2f}, {high:.2f}]"
+    nats = " against ".join(f"{evaluation['methods'][method]['kl_sft']['mean']:.2f}" for method in pair)
+    return f"{higher} has a higher {METRIC_LABELS[metric]} than {lower} ({shown}) though its KL is lower ({nats} nats)."
 
 
 def _kl_sentence(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:

@@ -120,6 +120,57 @@ def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
     assert any(sentence.startswith("RLHF's mean reward is higher than SFT's") for sentence in said)  # SFT is the start
 
 
+@pytest.mark.parametrize("winner", ["ra_rlhf", "rlhf"])
+def test_more_reward_at_a_lower_kl_is_said(evaluation: Evaluation, winner: str) -> None:
+    names = {"ra_rlhf": "RA-RLHF", "rlhf": "RLHF"}
+    (loser,) = names.keys() - {winner}
+    sign = 1 if winner == "ra_rlhf" else -1
+    set_difference(evaluation, "reward_mean", 0.0, [-0.1, 0.1])
+    set_difference(evaluation, "reward_prompt_tail", -sign * 0.35, sorted([-sign * 0.1, -sign * 0.6]))
+    set_difference(evaluation, "reward_cvar_10", sign * 0.38, sorted([sign * 0.18, sign * 0.58]))
+    set_kl(evaluation, **{winner: [1.0, 1.1, 1.2], loser: [1.9, 2.0, 2.4]})
+    sentence = (
+        f"{names[winner]} has a higher outcome CVaR at 10 % than {names[loser]} (+0.38 [0.18, 0.58]) though its KL is "
+        "lower (1.10 against 2.10 nats)."
+    )
+    assert headlines(evaluation, CHOSEN) == [
+        f"RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds). {sentence} This run does not "
+        "show which has the better prompt-tail reward."  # the other one's is higher, at its higher KL
+    ]
+    said = findings(evaluation, CHOSEN)
+    assert said[1] == "RA-RLHF less RLHF, mean reward, not at like KL: +0.00, [-0.10, 0.10]."
+    assert said[2].startswith("RA-RLHF less RLHF, prompt-tail reward, not at like KL: ")
+    assert said[3] == sentence
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "kl"),
+    [
+        (0.38, [-0.1, 0.86], [1.0, 1.1, 1.2]),  # not distinguishable
+        (0.38, None, [1.0, 1.1, 1.2]),
+        (0.38, [0.18, 0.58], [1.0, 1.1, 2.5]),  # a lower KL on average alone
+        (0.38, [0.18, 0.58], [1.0, 1.1, 2.4]),  # equal in one seed
+        (-0.38, [-0.58, -0.18], [1.0, 1.1, 1.2]),  # less reward at the lower KL
+        (0.38, [0.18, 0.58], [2.9, 3.0, 3.4]),  # more at the higher one
+    ],
+)
+def test_of_other_rewards_at_unlike_kl_nothing_is_said(
+    evaluation: Evaluation, mean: float, interval: list[float] | None, kl: list[float]
+) -> None:
+    for metric in ("reward_mean", "reward_prompt_tail", "reward_cvar_10"):
+        set_difference(evaluation, metric, mean, interval)
+    set_kl(evaluation, ra_rlhf=kl, rlhf=[1.9, 2.0, 2.4])
+    assert headlines(evaluation, CHOSEN)[0].endswith(", so this run does not show which has the better tail.")
+    assert not any("though its KL" in sentence for sentence in findings(evaluation, CHOSEN))
+
+
+def test_at_like_kl_a_lower_kl_is_not_said(evaluation: Evaluation) -> None:
+    set_difference(evaluation, "reward_cvar_10", 0.38, [0.18, 0.58])
+    set_kl(evaluation, ra_rlhf=[1.9, 2.0, 2.1], rlhf=[2.0, 2.1, 2.2])
+    said = findings(evaluation, CHOSEN)
+    assert said[3] == "RA-RLHF's outcome CVaR at 10 % is higher than RLHF's by 0.38 [0.18, 0.58]."
+
+
 def test_like_kl_says_by_what(evaluation: Evaluation) -> None:
     assert "KL" not in "".join(headlines(evaluation, CHOSEN))
     set_kl(evaluation, rlhf=[2.0, 2.1, 2.0], ra_rlhf=[1.9, 2.2, 2.2])
