@@ -328,6 +328,7 @@ class FitParams(Section):
 
     rounds: Annotated[int, Field(ge=1, le=1000)]
     samples: Annotated[int, Field(ge=2, le=1_000_000)]
+    calibrated: bool
     epochs: Epochs
     batch_size: Batch
     micro_batch_size: Batch

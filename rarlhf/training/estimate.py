@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LAYER_SECONDS = 0.0002  # fixed cost of one layer's forward pass in eager mode, whatever its size; measured on CPUs
 STAGE_SECONDS = 6.0  # start of a process with its imports
+LENGTHS = 3  # that a calibrated fit tries, about
 EFFICIENCY = 0.3  # share of the bare matrix-product rate that training reaches
 GIB = 1024**3
 PROCESS_BYTES = 1.5 * GIB  # of a stage's process with its libraries
@@ -215,6 +216,7 @@ def _fit_seconds(params: Params, shape: Shape, rate: float) -> float:
     fit, train = params.fit, params.plan.train
     old, new, further = train.prompts * train.samples, train.prompts * fit.samples, fit.rounds - 1
     passes = 3 * fit.epochs * (old + further * (old + new)) + further * (2 * old + 3 * new)
+    passes += 3 * LENGTHS * new if fit.calibrated else 0
     steps = fit.epochs * (old + further * (old + new)) / fit.batch_size
     return 2.0 * shape.parameters * passes * _episode_tokens(params) / rate + 10 * steps * shape.layers * LAYER_SECONDS
 

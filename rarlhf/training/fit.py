@@ -16,6 +16,9 @@ says. So there are rounds (`fit.rounds`):
    these from the policy so far. Beta moves by the factor by which the policy missed the target (`step`). Eta stays: it
    belongs to the policy of the target KL, which the rounds are to reach.
 
+After the last round `fit.calibrated` brings the policy to the target along the line from the SFT model's weights
+(`rarlhf.training.step_length`).
+
 With N answers of the SFT model and M of policy k to each prompt, the answers are those of q = (N pi_ref + M pi_k) /
 (N + M). Their importance weights pi_ref / q are at most (N + M) / N, so that none has to be clipped (Hesterberg 1995,
 "Weighted average importance sampling and defensive mixture distributions").
@@ -54,6 +57,7 @@ from rarlhf.rewards.scorers import Score
 from rarlhf.risk.plan import Answers, Array, aim_of, effective_samples, planned_weights
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import derived_seed
+from rarlhf.training.step_length import Line, find_length
 from rarlhf.training.supervised import LossCurve, run_trainer, steps_in, training_options
 
 NEAR = 0.1  # share of kl.target within which a policy's KL counts as there, as `evaluate.like_kl` of the presets
@@ -204,9 +208,10 @@ class Fit:
         self.sampling = sampling_of(params, start.tokenizer.eos_token_id)
         refuse_foreign(samples, start.lm, self.sampling)
         self.ref_policy = start.ref_policy()
-        self.sampler = Sampler(score, params, self.machine)
+        self.score = score
         self.queries = left_pad([row["input_ids"] for row in samples.prompts], self.sampling.end_id, CPU)
         self.aim = aim_of(params.risk)
+        self.line = Line(start.lm)
         self.curve: LossCurve = []
         self.scored = samples.scores.numel()  # answers that were scored so far, those of stage `samples` included
 
@@ -227,7 +232,24 @@ class Fit:
             )
             pool, answers = self.joined(drawn)
             self.fit(self.weighed(pool, answers, eta, kl_coef), number)
+        if self.params.fit.calibrated:
+            self.calibrate()
         return self.curve
+
+    def calibrate(self) -> None:
+        """Lengthens or shortens the step from the SFT model until the KL is the target."""
+        self.line.through()
+
+        def kl_of(factor: float) -> float:
+            self.line.go(factor)
+            return mean_log_ratio(self.answers(f"KL at {factor:.2f} of the step", ("fit", self.seed, "step"), unscored))
+
+        target = self.params.kl.target
+        length = find_length(kl_of, target)
+        self.line.go(length.factor)
+        self.recorder.say(
+            f"{length.kl:.2f} nats at {length.factor:.2f} times the step from the SFT model, for kl.target = {target:g}"
+        )
 
     def weighed(self, samples: Samples, answers: Answers, eta: float | None, kl_coef: float) -> Pool:
         """Answers with their weights under the planned policy.
@@ -245,13 +267,17 @@ class Fit:
 
     def draw(self, number: int) -> Samples:
         """`fit.samples` answers of the policy so far to each prompt, with their log-ratios."""
-        model = Model(lambda: nullcontext(self.start.lm), self.start.tokenizer, self.ref_policy)
-        names = ("fit", self.seed, number)
-        drawn = self.sampler(f"sampling {number}", model, self.samples.prompts, self.params.fit.samples, *names)
+        drawn = self.answers(f"sampling {number}", ("fit", self.seed, number), self.score)
         self.scored += drawn.scores.numel()
         values = {"kl": mean_log_ratio(drawn), "score_mean": float(drawn.scores.mean()), "scored": float(self.scored)}
         self.recorder.record(number, {f"fit/{name}": value for name, value in values.items()})
         return drawn
+
+    def answers(self, title: str, names: Sequence[object], score: Score) -> Samples:
+        """`fit.samples` answers of the policy so far to each prompt, from the random stream of these names."""
+        model = Model(lambda: nullcontext(self.start.lm), self.start.tokenizer, self.ref_policy)
+        sampler = Sampler(score, self.params, self.machine)
+        return sampler(title, model, self.samples.prompts, self.params.fit.samples, *names)
 
     def joined(self, drawn: Samples) -> tuple[Samples, Answers]:
         """The SFT model's answers with new ones behind, (P, N + M), and their scores with log importance weights."""
@@ -321,6 +347,11 @@ class Later:
     def say(self, text: str) -> None:
         """Hands on a line."""
         self.recorder.say(text)
+
+
+def unscored(texts: Sequence[str]) -> Tensor:
+    """(N,) zeros: answers that are drawn for their KL alone cost no scoring."""
+    return torch.zeros(len(texts))
 
 
 def mean_log_ratio(drawn: Samples) -> float:

@@ -33,12 +33,14 @@ from rarlhf.training.fit import (
     log_importance,
     step,
     summed,
+    unscored,
 )
 from tests.rarlhf.conftest import changed, letters
 
 FIT = {
     "fit.rounds": 1,
     "fit.samples": 8,
+    "fit.calibrated": False,
     "fit.epochs": 2,
     "fit.batch_size": 16,
     "fit.micro_batch_size": 8,
@@ -231,6 +233,20 @@ def test_rounds_end_where_the_policy_is_near_the_target(
     assert {row["round"] for row in fit.rounds(plan(samples, params))} == {1}
 
 
+def test_a_calibrated_fit_is_at_the_target(
+    lm_folder: Path, samples: Samples, small: Params, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = changed(small, {"fit.calibrated": True, "fit.samples": 64})
+    start = load_trainable(lm_folder, params.model, 1, machine.device)
+    fit = Fit(start, samples, letters, params, Seat(machine, SilentRecorder(), 1))
+    scored = fit.scored
+    fit.rounds(plan(samples, params))
+    assert fit.scored == scored
+    again = fit.answers("again", ("other",), unscored).log_ratios
+    assert again is not None
+    assert float(again.mean()) == pytest.approx(small.kl.target, rel=0.15)
+
+
 STORED = {
     "none": {},
     "lora": {"model.adapter": "lora"},
@@ -242,7 +258,7 @@ STORED = {
 def test_equal_seeds_give_equal_bytes_and_other_seeds_another_order(
     mode: str, samples: Samples, small: Params, lm_folder: Path, machine: Machine, tmp_path: Path
 ) -> None:
-    params = changed(small, STORED[mode] | {"fit.rounds": 2})
+    params = changed(small, STORED[mode] | {"fit.rounds": 2, "fit.calibrated": True})
     seeds = {"a": 3, "b": 3, "c": 4}
     curves = {name: fitted(samples, params, lm_folder, tmp_path / name, machine, seed) for name, seed in seeds.items()}
     file = "model.safetensors" if mode == "none" else "adapter_model.safetensors"
