@@ -279,20 +279,24 @@ def _entry_rules(p: Params) -> Iterable[Rule]:
 def _baseline_rules(p: Params) -> Iterable[Rule]:
     """What `ppo.baseline: query` asks of the risk of each method of `methods.ppo`."""
     risks = {name: p.risk_of(name) for name in p.methods.ppo} if p.ppo.baseline == "query" else {}
-    selecting = [name for name, risk in risks.items() if risk.measure == "cvar"]
-    yield (
-        not selecting,
-        ("ppo.baseline", "methods.ppo"),
-        f"{', '.join(selecting)}: measure cvar trains on the worst episodes alone, nearly all of which are below the "
-        "mean of their query's responses, so that mean is no baseline of theirs: set baseline to critic, or take "
-        "measure cvar_ru",
-    )
     with_critic = [name for name, risk in risks.items() if risk.critic == "all"]
     yield (
         not with_critic,
         ("ppo.baseline", "methods.ppo"),
         f"{', '.join(with_critic)}: critic all asks for a critic of all episodes, and there is none: set it to kept",
     )
+    by_value = [name for name, risk in risks.items() if risk.measure == "cvar" and _reads_values(risk)]
+    yield (
+        not by_value,
+        ("ppo.baseline", "methods.ppo"),
+        f"{', '.join(by_value)}: rankings lambda_return and value, and hard_share, need a critic; set "
+        "ranking to episode_return and hard_share to 0, or baseline to critic",
+    )
+
+
+def _reads_values(risk: RiskParams) -> bool:
+    """Whether a critic's values choose episodes or prompts."""
+    return risk.ranking in ("lambda_return", "value") or risk.hard_share > 0
 
 
 def _risk_rules(p: Params, risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:

@@ -90,7 +90,9 @@ def gae(
     return advantages, advantages + values
 
 
-def query_advantages(rewards: Tensor, response_mask: Tensor, gamma: float, responses: int) -> tuple[Tensor, Tensor]:
+def query_advantages(
+    rewards: Tensor, response_mask: Tensor, gamma: float, responses: int, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Advantages whose baseline is what the query's other responses got, and the rewards to go; no critic.
 
     A token's advantage is the discounted sum of the rewards from it on, minus the mean of the same sum of the other
@@ -98,11 +100,16 @@ def query_advantages(rewards: Tensor, response_mask: Tensor, gamma: float, respo
     tokens have paid adds no noise. Without a KL penalty and with gamma 1 it is RLOO: return minus the others' mean, for
     every token. The baseline depends on nothing that its own response did, so it does not bias the gradient.
 
+    Where a measure keeps some episodes alone, the others are those that are kept too, as the critic of the kept is of
+    them: nearly all that are kept are below the mean of all. One that is the only kept response to its query is
+    measured from the other kept episodes of the batch.
+
     Args:
         rewards: (B, T) float, zero on padding; the responses to a query are `responses` rows in a row.
         response_mask: (B, T) bool.
         gamma: discount in (0, 1].
         responses: k, at least 2.
+        kept: (B,) bool, the episodes that are trained on; None: all. The advantages of the rest have no meaning.
     Returns: advantages and rewards to go, both (B, T), zero on padding.
     Raises: ValueError if k is below 2.
     Source: Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740).
@@ -112,9 +119,19 @@ def query_advantages(rewards: Tensor, response_mask: Tensor, gamma: float, respo
     to_go, _ = gae(rewards, torch.zeros_like(rewards), response_mask, gamma, 1.0)
     last = response_mask.sum(dim=1, keepdim=True) - 1
     places = torch.arange(rewards.shape[1], device=rewards.device).expand_as(rewards)
-    held = to_go.gather(1, torch.minimum(places, last)).view(-1, responses, rewards.shape[1])
-    others = (held.sum(dim=1, keepdim=True) - held) / (responses - 1)
-    return torch.where(response_mask, to_go - others.view_as(rewards), torch.zeros_like(to_go)), to_go
+    held = to_go.gather(1, torch.minimum(places, last))
+    weights = torch.ones_like(held[:, :1]) if kept is None else kept.unsqueeze(1).to(held.dtype)
+    others, count = _of_others(held * weights, weights, responses)
+    everywhere, all_count = _of_others(held * weights, weights, len(held))
+    baseline = torch.where(count > 0, others / count.clamp(min=1), everywhere / all_count.clamp(min=1))
+    return torch.where(response_mask, to_go - baseline, torch.zeros_like(to_go)), to_go
+
+
+def _of_others(values: Tensor, weights: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Sums of values (B, T) and weights (B, 1) over the other rows of the same `size` rows in a row."""
+    groups = [part.view(-1, size, part.shape[1]) for part in (values, weights)]
+    sums, counts = ((group.sum(dim=1, keepdim=True) - group).flatten(0, 1) for group in groups)
+    return sums, counts
 
 
 def whiten(advantages: Tensor, mask: Tensor, centred: bool = True) -> Tensor:

@@ -160,7 +160,7 @@ class PPOTrainer(Collector):
         batch = self.risk_batch(rewards, rollout, iteration)
         treated = self.measure.treat(batch, level)  # 4. kept episodes and utilities
         placed = self.treated_rewards(rewards, treated, rollout)
-        advantages, returns = self.advantages(placed, rollout)  # 5. and value targets
+        advantages, returns = self.advantages(placed, rollout, treated.kept)  # 5. and value targets
         targets = self.targets(rollout, advantages, returns, treated.kept)  # 6. whitened, then PPO epochs
         stats = self.update(targets, iteration)
         if self.risk.critic == "all":
@@ -214,11 +214,11 @@ class PPOTrainer(Collector):
             return rollout.values[:, 0]
         return self.gae(rewards, rollout)[1][:, 0]
 
-    def advantages(self, rewards: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def advantages(self, rewards: Tensor, rollout: Rollout, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and what they are measured from, value targets or rewards to go; (B, T) each."""
         if self.ppo.baseline == "critic":
             return self.gae(rewards, rollout)
-        return query_advantages(rewards, rollout.episodes.response_mask, self.ppo.gamma, self.ppo.responses)
+        return query_advantages(rewards, rollout.episodes.response_mask, self.ppo.gamma, self.ppo.responses, kept)
 
     def baseline(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> Tensor:
         """(B, T) what was expected of each token: the critic's value, or what the query's other responses got."""

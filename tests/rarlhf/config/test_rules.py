@@ -182,8 +182,9 @@ CLASHES = [
         "ppo.baseline = 'query', ppo.responses = 1: the baseline is the mean of a query's other responses",
     ),
     (
-        {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"hard": {"measure": "cvar"}}},
-        "ppo.baseline = 'query', methods.ppo = {'hard': {'measure': 'cvar'}}: hard: measure cvar trains on the worst",
+        {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"hard": {"measure": "cvar", "ranking": "value"}}},
+        "ppo.baseline = 'query', methods.ppo = {'hard': {'measure': 'cvar', 'ranking': 'value'}}: hard: rankings "
+        "lambda_return and value, and hard_share, need a critic",
     ),
     (
         {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"e": {"measure": "evar", "critic": "all"}}},

@@ -129,6 +129,22 @@ def test_a_querys_baseline_does_not_depend_on_the_own_response() -> None:
     assert not torch.allclose((one_to_go - one)[0], (other_to_go - other)[0])
 
 
+def test_among_kept_episodes_the_others_are_those_that_are_kept() -> None:
+    """Two queries with three responses each; of the second query one response alone is kept."""
+    scores = torch.tensor([[1.0], [4.0], [9.0], [2.0], [70.0], [80.0]])
+    kept, mask = torch.tensor([True, True, False, True, False, False]), torch.ones(6, 1, dtype=torch.bool)
+    advantages, _ = query_advantages(scores, mask, 1.0, 3, kept)
+    assert advantages[kept, 0].tolist() == [1.0 - 4.0, 4.0 - 1.0, 2.0 - (1.0 + 4.0) / 2]
+    everything, _ = query_advantages(scores, mask, 1.0, 3, torch.ones(6, dtype=torch.bool))
+    assert torch.equal(everything, query_advantages(scores, mask, 1.0, 3)[0])
+
+
+def test_the_only_kept_episode_has_no_baseline() -> None:
+    scores, kept = torch.tensor([[3.0], [1.0]]), torch.tensor([False, True])
+    advantages, _ = query_advantages(scores, torch.ones(2, 1, dtype=torch.bool), 1.0, 2, kept)
+    assert advantages[1].tolist() == [1.0]
+
+
 def test_one_response_is_no_baseline() -> None:
     with pytest.raises(ValueError, match="1 response: a baseline needs others"):
         query_advantages(torch.zeros(2, 3), MASK, 1.0, 1)
