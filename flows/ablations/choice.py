@@ -14,7 +14,7 @@ from tasks.preset import PARAMS
 EXPLANATIONS = "explanations"
 NAMED = (*PAPER, EXPLANATIONS)  # what --paper takes
 AROUND = (0.5, 1.0, 2.0)  # KL targets of a frontier where none is given, as multiples of kl.target
-COEFS = (0.25, 0.5, 1.0, 2.0, 4.0)  # fixed KL coefficients of RLHF's curve, as multiples of kl.coef
+COEFS = (0.125, 0.25, 0.5, 1.0, 2.0)  # fixed coefficients of RLHF's curve, as multiples of kl.coef
 RANKINGS = ("episode_return", "random", "value")
 AVERAGES = ("all", "kept_over_batch")
 DROPPED = ("free", "pay_kl")

@@ -327,7 +327,7 @@ class FitParams(Section):
     """Weighted likelihood of planned answers, for the methods of `methods.fit`."""
 
     rounds: Annotated[int, Field(ge=1, le=1000)]
-    samples: Annotated[int, Field(ge=2, le=1_000_000)]
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
     calibrated: bool
     epochs: Epochs
     batch_size: Batch
