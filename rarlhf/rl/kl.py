@@ -11,9 +11,10 @@ from rarlhf.config.params import KLParams
 
 KLAverage = Literal["all", "kept", "kept_over_batch"]
 # Of the PID controller. Its integral part counts a KL at most as one that is e times too high or too low: a first
-# batch, whose KL is 0 or estimated below it, says no more than that, and a beta that rises fast makes the critic's loss,
-# which grows as beta squared, drive the shared weights. Beta stays within a factor of 100 of its start: where the score
-# cannot buy the target, or a rate too high ignores beta, it would go on for ever and not come back within a training.
+# batch, whose KL is 0 or estimated below it, says no more than that, and a beta that rises fast makes the critic's
+# loss, which grows as beta squared, drive the shared weights. Beta stays within a factor of 100 of its start: where
+# the score cannot buy the target, or a rate too high ignores beta, it would go on for ever and not come back within a
+# training.
 CLIPPED_ERROR = 1.0
 RANGE = 100.0
 
