@@ -253,7 +253,6 @@ class KLParams(Section):
     rate: NonNegative
     proportional: NonNegative
     integral: Positive
-    span: Annotated[Number, Field(ge=1, le=10)]
     window: Steps
     average: Literal["all", "kept", "kept_over_batch"]
     stop_above: Annotated[Number, Field(gt=1)] | None

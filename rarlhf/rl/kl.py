@@ -10,11 +10,10 @@ from torch import Tensor
 from rarlhf.config.params import KLParams
 
 KLAverage = Literal["all", "kept", "kept_over_batch"]
-# Of the PID controller. Its integral part counts a KL at most as one that is e times too high or too low: a first
-# batch, whose KL is 0 or estimated below it, says no more than that, and a beta that rises fast makes the critic's
-# loss, which grows as beta squared, drive the shared weights. Beta stays within a factor of 100 of its start: where
-# the score cannot buy the target, or a rate too high ignores beta, it would go on for ever and not come back within a
-# training.
+# Of the PID controller. Its error counts at most as much as a KL that is e times too high or too low: a first batch,
+# whose KL is 0 or estimated below it, says no more than that, and a beta that rises fast makes the critic's loss, which
+# grows as beta squared, drive the shared weights. Beta stays within a factor of 100 of its start: where the score
+# cannot buy the target, or a rate too high ignores beta, it would go on for ever and not come back within a training.
 CLIPPED_ERROR = 1.0
 RANGE = 100.0
 
@@ -64,9 +63,7 @@ def adapted_kl_coef(kl_coef: float, kl: float, target: float, rate: float) -> fl
 def pid_kl_coef(kl_coef: float, readings: Sequence[float], kl: KLParams) -> float:
     """Beta exp(proportional * (e - e') + integral * e), with e the error of now and e' that of the iteration before.
 
-    The error is log(mean KL of the last `window` iterations / target), for the proportional part within `span` of 0.
-    A wide span lets beta rise again while KL is on its way up, by what the integral takes away in that time. Without it
-    a KL that needs many iterations to its target goes far beyond. In this velocity form log beta itself is the sum
+    The error is log(mean KL of the last `window` iterations / target). In this velocity form log beta itself is the sum
     of the errors: nothing winds up behind its bounds, and a resumed training needs no more than beta and the readings.
 
     Args:
@@ -75,15 +72,14 @@ def pid_kl_coef(kl_coef: float, readings: Sequence[float], kl: KLParams) -> floa
         kl: gains, window, target and the start of beta.
     Source: Stooke et al. 2020 (arXiv 2007.03964), algorithm 2, here on log beta and without the derivative.
     """
-    error = kl_error(readings, kl, CLIPPED_ERROR)
-    now = kl_error(readings, kl, kl.span)
-    before = kl_error(readings[:-1], kl, kl.span) if len(readings) > 1 else now
-    moved = math.log(kl_coef) + kl.proportional * (now - before) + kl.integral * error
+    error = kl_error(readings, kl)
+    before = kl_error(readings[:-1], kl) if len(readings) > 1 else error
+    moved = math.log(kl_coef) + kl.proportional * (error - before) + kl.integral * error
     return math.exp(min(max(moved, math.log(kl.coef / RANGE)), math.log(kl.coef * RANGE)))
 
 
-def kl_error(readings: Sequence[float], kl: KLParams, largest: float) -> float:
-    """log(mean KL of the window / target), within `largest` of 0; the lowest where the mean is not above 0."""
+def kl_error(readings: Sequence[float], kl: KLParams) -> float:
+    """log(mean KL of the window / target), within `CLIPPED_ERROR`; the lowest where the mean is not above 0."""
     last = readings[-kl.window :]
     share = sum(last) / len(last) / kl.target
-    return min(max(math.log(share), -largest), largest) if share > 0 else -largest
+    return min(max(math.log(share), -CLIPPED_ERROR), CLIPPED_ERROR) if share > 0 else -CLIPPED_ERROR

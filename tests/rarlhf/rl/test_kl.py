@@ -41,7 +41,6 @@ PID = KLParams(
     controller="pid",
     rate=0.1,
     proportional=0.1,
-    span=1.0,
     integral=0.02,
     window=2,
     average="all",
@@ -64,13 +63,6 @@ PID = KLParams(
 )
 def test_pid_by_hand(readings: list[float], expected: float) -> None:
     assert math.log(next_kl_coef(0.5, readings, PID) / 0.5) == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_wide_span_raises_beta_while_the_kl_climbs_to_its_target() -> None:
-    """From a twentieth of the target to the target: log 20 of it, where a span of 1 sees 1."""
-    wide = PID.model_copy(update={"span": 5.0})
-    moved = [math.log(next_kl_coef(0.5, [0.1, 0.1, 3.9], kl) / 0.5) for kl in (PID, wide)]
-    assert moved == pytest.approx([0.1, 0.1 * math.log(20)])
 
 
 def test_the_proportional_part_is_given_back() -> None:
