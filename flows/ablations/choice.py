@@ -98,6 +98,7 @@ def _explanations(name: str | None, common: Values, methods: Sequence[str] | Non
     ]
     fixed: list[dict[str, Any]] = [{"kl.rate": 0.0, "kl.coef": float(f"{share * coef:.6g}")} for share in COEFS]
     points = [*grid, *fixed, {"kl.average": "all"}]
-    paper = {"kl.controller": "paper", "kl.stop_above": None, "risk.measure": "cvar", "risk.of": "return"}
+    critic = {"ppo.baseline": "critic", "ppo.responses": 1}  # the ranking by value needs one
+    paper = {**critic, "kl.controller": "paper", "kl.stop_above": None, "risk.measure": "cvar", "risk.of": "return"}
     chosen = [*[("ra_rlhf",)] * len(grid), *[(RLHF,)] * (len(points) - len(grid))]
     return Choice(checked_name(name or EXPLANATIONS), points, {**common, **paper}, chosen, "explanations")

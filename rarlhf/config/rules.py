@@ -218,10 +218,10 @@ def _plan_rules(p: Params) -> Iterable[Rule]:
     plan, fit = p.plan, p.fit
     yield plan.train.prompts <= p.prompts.train, ("plan.train.prompts", "prompts.train"), "more prompts than there are"
     yield plan.test.prompts <= p.prompts.test, ("plan.test.prompts", "prompts.test"), "more prompts than there are"
-    most = log(plan.test.samples)
+    most = log(plan.train.samples)
     yield (
         max(plan.kl) < most,
-        ("plan.kl", "plan.test.samples"),
+        ("plan.kl", "plan.train.samples"),
         f"weights of that many answers reach a KL of log(samples) = {most:.3g} at most: name lower ones",
     )
     yield (

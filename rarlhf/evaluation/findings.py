@@ -227,7 +227,7 @@ def _kl_sentence(evaluation: Evaluation, comparison: Comparison, params: Evaluat
     if not comparison["like_kl"]:
         return (
             f"{_unlike(evaluation, comparison, params)}. {seen} Their rewards may differ because of how far each moved "
-            "from SFT, so they do not show which method is better."
+            "from SFT, so a higher reward at the higher KL does not show which method is better."
         )
     if seeds_at_unlike_kl(comparison["metrics"]["kl_sft"], target, params):
         return f"{pair} are at like KL by the {percent(params.like_kl_confidence)} interval of their difference. {seen}"

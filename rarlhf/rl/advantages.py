@@ -98,7 +98,8 @@ def query_advantages(
     A token's advantage is the discounted sum of the rewards from it on, minus the mean of the same sum of the other
     responses at the same position; a response that has ended stays at its last token's. So the penalty that earlier
     tokens have paid adds no noise. Without a KL penalty and with gamma 1 it is RLOO: return minus the others' mean, for
-    every token. The baseline depends on nothing that its own response did, so it does not bias the gradient.
+    every token. Where all episodes are kept, the baseline depends on nothing that its own response did, so it does not
+    bias the gradient.
 
     Where a measure keeps some episodes alone, the others are those that are kept too, as the critic of the kept is of
     them: nearly all that are kept are below the mean of all. One that is the only kept response to its query is

@@ -150,7 +150,8 @@ def _training_bytes(params: Params, shape: Shape) -> float:
     """Bytes of weights and activations during training, on the device that trains."""
     model, ppo, sft = params.model, params.ppo, params.sft
     weights = 4.0 * 5 * shape.parameters  # policy, reference, gradient, two Adam moments
-    weights += 4.0 * shape.parameters if ppo.averaged else 0.0  # and the mean of the last iterations' weights
+    line = params.methods.fit and params.fit.calibrated
+    weights += 4.0 * shape.parameters if ppo.averaged or line else 0.0  # the mean of the last weights, or a fit's start
     if model.adapter == "lora":
         of_matrices = 1 if model.quantization == "int8" else BYTES[model.dtype]
         weights = of_matrices * shape.matrices + BYTES[model.dtype] * (shape.parameters - shape.matrices)

@@ -57,7 +57,7 @@ from rarlhf.rewards.scorers import Score
 from rarlhf.risk.plan import Answers, Array, aim_of, effective_samples, planned_weights
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import derived_seed
-from rarlhf.training.step_length import Line, find_length
+from rarlhf.training.step_length import LONGEST, SHORTEST, Line, find_length, off
 from rarlhf.training.supervised import LossCurve, run_trainer, steps_in, training_options
 
 NEAR = 0.1  # share of kl.target within which a policy's KL counts as there, as `evaluate.like_kl` of the presets
@@ -208,10 +208,10 @@ class Fit:
         self.sampling = sampling_of(params, start.tokenizer.eos_token_id)
         refuse_foreign(samples, start.lm, self.sampling)
         self.ref_policy = start.ref_policy()
-        self.score = score
+        self.scoring, self.measuring = (Sampler(of, params, self.machine) for of in (score, unscored))
         self.queries = left_pad([row["input_ids"] for row in samples.prompts], self.sampling.end_id, CPU)
         self.aim = aim_of(params.risk)
-        self.line = Line(start.lm)
+        self.line = Line(start.lm) if params.fit.calibrated else None
         self.curve: LossCurve = []
         self.scored = samples.scores.numel()  # answers that were scored so far, those of stage `samples` included
 
@@ -232,24 +232,32 @@ class Fit:
             )
             pool, answers = self.joined(drawn)
             self.fit(self.weighed(pool, answers, eta, kl_coef), number)
-        if self.params.fit.calibrated:
-            self.calibrate()
+        if self.line is not None:
+            self.calibrate(self.line, number=len({row["round"] for row in self.curve}))
         return self.curve
 
-    def calibrate(self) -> None:
-        """Lengthens or shortens the step from the SFT model until the KL is the target."""
-        self.line.through()
+    def calibrate(self, line: Line, number: int) -> None:
+        """Lengthens or shortens the step from the SFT model until the KL is the target, after `number` rounds."""
+        self.start.lm.zero_grad(set_to_none=True)
+        line.through()
 
         def kl_of(factor: float) -> float:
-            self.line.go(factor)
-            return mean_log_ratio(self.answers(f"KL at {factor:.2f} of the step", ("fit", self.seed, "step"), unscored))
+            line.go(factor)
+            title = f"KL at {factor:.2f} of the step"
+            return mean_log_ratio(self.answers(self.measuring, title, ("fit", self.seed, "step")))
 
         target = self.params.kl.target
         length = find_length(kl_of, target)
-        self.line.go(length.factor)
-        self.recorder.say(
-            f"{length.kl:.2f} nats at {length.factor:.2f} times the step from the SFT model, for kl.target = {target:g}"
-        )
+        line.go(length.factor)
+        self.recorder.record(number, {"fit/length": length.factor, "fit/calibrated_kl": length.kl})
+        said = f"{length.kl:.2f} nats at {length.factor:.2f} times the step from the SFT model"
+        if off(length, target) <= NEAR:
+            self.recorder.say(f"{said}, for kl.target = {target:g}")
+        else:
+            self.recorder.say(
+                f"warning: {said} instead of kl.target = {target:g}, and the step stays between {SHORTEST:g} and "
+                f"{LONGEST:g} times what was fitted; change fit.lr or fit.epochs, or plan on more answers to a prompt"
+            )
 
     def weighed(self, samples: Samples, answers: Answers, eta: float | None, kl_coef: float) -> Pool:
         """Answers with their weights under the planned policy.
@@ -267,16 +275,15 @@ class Fit:
 
     def draw(self, number: int) -> Samples:
         """`fit.samples` answers of the policy so far to each prompt, with their log-ratios."""
-        drawn = self.answers(f"sampling {number}", ("fit", self.seed, number), self.score)
+        drawn = self.answers(self.scoring, f"sampling {number}", ("fit", self.seed, number))
         self.scored += drawn.scores.numel()
         values = {"kl": mean_log_ratio(drawn), "score_mean": float(drawn.scores.mean()), "scored": float(self.scored)}
         self.recorder.record(number, {f"fit/{name}": value for name, value in values.items()})
         return drawn
 
-    def answers(self, title: str, names: Sequence[object], score: Score) -> Samples:
+    def answers(self, sampler: Sampler, title: str, names: Sequence[object]) -> Samples:
         """`fit.samples` answers of the policy so far to each prompt, from the random stream of these names."""
         model = Model(lambda: nullcontext(self.start.lm), self.start.tokenizer, self.ref_policy)
-        sampler = Sampler(score, self.params, self.machine)
         return sampler(title, model, self.samples.prompts, self.params.fit.samples, *names)
 
     def joined(self, drawn: Samples) -> tuple[Samples, Answers]:

@@ -1,8 +1,8 @@
 """How long the step of a fit is: as long as brings the policy to the KL that was planned.
 
-A model that saw some answers to some prompts does not move as far as the weights of the answers say, and by how much it
-falls short depends on the model, the passes and the rate. Its direction is good for more. So the weights go along the
-line from the SFT model through the fitted one,
+A model that saw some answers to some prompts does not move as far as the weights of the answers say. By how much it
+falls short depends on the model, the passes and the rate. Its direction can be followed further. So the weights go
+along the line from the SFT model through the fitted one,
 
     theta(c) = theta_sft + c (theta_fit - theta_sft),
 
@@ -17,12 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-NEAR = 0.03  # share of the target within which the search is done; measured KLs are no better
+NEAR = (
+    0.03  # share of the target within which the search is done; a KL measured on some thousand answers is no more exact
+)
 PROBES = 5  # lengths that are tried at most
 SHORTEST, LONGEST = (
     0.25,
     2.0,
-)  # beyond these the line says little of the policy: the fit is then another than was planned
+)  # a fit that needs more than this is not the planned one
 POWERS = 1.0, 4.0  # of the length, as which the KL is taken to grow; 2 before two lengths were tried
 
 

@@ -61,3 +61,13 @@ def test_the_explanations_are_a_grid_and_rlhf_at_fixed_coefficients() -> None:
     assert {c.params.kl.controller for c in cells} == {"paper"}
     with pytest.raises(UserError, match="leave out --methods"):
         choose(paper="explanations", methods=["rlhf"])
+
+
+def test_the_explanations_have_a_critic_whatever_the_preset_has() -> None:
+    """Ranking by value needs one; the presets on real rows have none."""
+    text = (REPOSITORY / "presets" / "imdb-scratch.yaml").read_text(encoding="utf-8")
+    assert "baseline: query" in text
+    Path("params.yaml").write_text(text.replace("  path: null", "  path: rows"), encoding="utf-8")
+    choice = choose(paper="explanations", seeds=[1])
+    cells = make_cells(choice.points, choice.common, choice.methods)
+    assert {(cell.params.ppo.baseline, cell.params.ppo.responses) for cell in cells} == {("critic", 1)}

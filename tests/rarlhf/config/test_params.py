@@ -1,5 +1,6 @@
 """params.yaml: presets, every refusal, and that no key is without use."""
 
+import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,6 +15,7 @@ from rarlhf.config.fields import Section
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params, RiskParams
 from rarlhf.config.rules import cautions
+from rarlhf.risk.plan import TRUSTED
 from tests.rarlhf.config.edits import MISSING, REPOSITORY, TINY, leaves, plain, refusal, write
 
 PRESETS = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
@@ -168,3 +170,10 @@ def test_every_section_is_closed_and_strict() -> None:
         assert section.model_config["extra"] == "forbid"
         assert section.model_config["frozen"]
         assert all(field.is_required() for field in section.model_fields.values()), "no default stands in the code"
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name == "tiny" or name.endswith("-scratch")])
+def test_the_plans_answers_show_the_kl_that_is_wanted(preset: str) -> None:
+    """Otherwise a plan stops below `kl.target`, with a warning, and its eta belongs to another policy."""
+    values = plain((REPOSITORY / "presets" / f"{preset}.yaml").read_text(encoding="utf-8"))
+    assert TRUSTED * math.log(values["plan"]["train"]["samples"]) >= values["kl"]["target"]

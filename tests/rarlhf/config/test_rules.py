@@ -187,6 +187,10 @@ CLASHES = [
         "lambda_return and value, and hard_share, need a critic",
     ),
     (
+        {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"h": {"measure": "cvar", "hard_share": 0.5}}},
+        "ppo.baseline = 'query', methods.ppo = {'h': {'hard_share': 0.5, 'measure': 'cvar'}}: h: rankings",
+    ),
+    (
         {"ppo.baseline": "query", "ppo.responses": 4, "methods.ppo": {"e": {"measure": "evar", "critic": "all"}}},
         "ppo.baseline = 'query', methods.ppo = {'e': {'critic': 'all', 'measure': 'evar'}}: e: critic all asks for a",
     ),
@@ -235,8 +239,8 @@ CLASHES = [
     ),
     ({"plan.test.prompts": 601}, "plan.test.prompts = 601, prompts.test = 600: more prompts than there are"),
     (
-        {"plan.kl": [1.0, 3.0], "plan.test.samples": 20},  # log 20 = 2.996
-        "plan.kl = [1.0, 3.0], plan.test.samples = 20: weights of that many answers reach a KL of log(samples) = 3 at",
+        {"plan.kl": [1.0, 3.0], "plan.train.samples": 20},  # log 20 = 2.996
+        "plan.kl = [1.0, 3.0], plan.train.samples = 20: weights of that many answers reach a KL of log(samples) = 3 at",
     ),
     (
         {"fit.micro_batch_size": 96},

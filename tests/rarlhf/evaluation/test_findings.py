@@ -110,7 +110,7 @@ def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
     assert said[0] == (
         "RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds). By seed, in nats: RA-RLHF "
         "2.90, 2.50, 1.10, RLHF 1.90, 2.20, 2.20; target 2. Their rewards may differ because of how far each moved "
-        "from SFT, so they do not show which method is better."
+        "from SFT, so a higher reward at the higher KL does not show which method is better."
     )
     assert said[1:4] == [
         "RA-RLHF less RLHF, mean reward, not at like KL: -0.35, [-0.60, -0.10].",

@@ -88,6 +88,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "ppo.baseline": "query",
         "ppo.averaged": 0.5,
     },
+    "query_baseline_of_kept": {"risk.measure": "cvar", "ppo.responses": 4, "ppo.baseline": "query"},
 }
 NUMBERS = (
     "objective/kl",

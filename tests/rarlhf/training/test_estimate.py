@@ -276,3 +276,4 @@ def test_fits_take_time_by_their_answers_and_rounds(params: Params, rate: Callab
     two = seconds({"fit": {"mean_fit": {}, "cvar_fit": {}}}, rounds=1)
     assert two - one == pytest.approx(one - none)
     assert seconds({"fit": {"mean_fit": {}}}, rounds=3) > one
+    assert seconds({"fit": {"mean_fit": {}}}, rounds=1, calibrated=False) < one

@@ -33,7 +33,6 @@ from rarlhf.training.fit import (
     log_importance,
     step,
     summed,
-    unscored,
 )
 from tests.rarlhf.conftest import changed, letters
 
@@ -242,7 +241,7 @@ def test_a_calibrated_fit_is_at_the_target(
     scored = fit.scored
     fit.rounds(plan(samples, params))
     assert fit.scored == scored
-    again = fit.answers("again", ("other",), unscored).log_ratios
+    again = fit.answers(fit.measuring, "again", ("other",)).log_ratios
     assert again is not None
     assert float(again.mean()) == pytest.approx(small.kl.target, rel=0.15)
 
