@@ -164,8 +164,8 @@ def _notes(table: ExplainedTable) -> str:
     reach = ", ".join(f"{curve.kl[-1]:.2f}" for curve in table.reference)
     notes = [
         f"mean ± half-width of the {percent(table.params.confidence)} t interval over seeds",
-        f"{label_of(RLHF)}'s curve: its trainings at fixed KL coefficients and SFT at KL 0, linear between them, for "
-        f"each seed; it ends at {reach} nats, and beyond that there is no difference",
+        f"{label_of(RLHF)}'s curve: its trainings at fixed KL coefficients and SFT at KL 0, for each seed, rewards "
+        f"linear in sqrt(KL) between them; it ends at {reach} nats, and beyond that there is no difference",
         "decile 1: the tenth of the test prompts with the lowest scores of their own",
     ]
     return "\n".join([*notes, *([chance_note(compared, table.params.confidence)] if compared else [])])

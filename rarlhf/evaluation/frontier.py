@@ -1,7 +1,9 @@
 """Methods at common KL: what each seed has at a KL, interpolated over the KL targets it was trained to.
 
 A cell of the comparison is the same pipeline with another `kl.target`. A seed of a method has a point (KL, metrics) in
-every cell, and SFT at KL 0. Between two points a metric is linear in KL; beyond the last point there is no value.
+every cell, and SFT at KL 0. Between two points a reward is linear in sqrt(KL) and the perplexity in KL; beyond the last
+point there is no value. Close to SFT the best policies' rewards rise as sqrt(KL). A straight line in KL from SFT on
+would be too low between the points, and most of all for the method whose points are the farthest.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from rarlhf.evaluation.words import counted, listed
 SFT = "sft"
 # In the order of the tables; the first three are rewards.
 METRICS = ("reward_cvar_10", "reward_prompt_tail", "reward_mean", "perplexity_reference")
+LINEAR_IN_KL = ("perplexity_reference",)  # the others are linear in sqrt(KL)
 LOWERED = 0.2  # the highest common KL may be this share below the highest target
 
 
@@ -36,10 +39,11 @@ class SeedCurve:
     metrics: Mapping[str, tuple[float, ...]]
 
     def at(self, metric: str, kl: float) -> float | None:
-        """The metric at a KL, linear between the two points beside it; None outside the points."""
+        """The metric at a KL, between the two points beside it; None outside the points."""
         if not self.kl[0] <= kl <= self.kl[-1]:
             return None
-        return float(np.interp(kl, self.kl, self.metrics[metric]))
+        scale = np.asarray if metric in LINEAR_IN_KL else np.sqrt
+        return float(np.interp(scale(kl), scale(self.kl), self.metrics[metric]))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def attainable_at(table: FrontierTable, metric: str, kl: float) -> float | None:
     if not points or not points[0][0] <= kl <= points[-1][0]:
         return None
     kls, values = zip(*points, strict=True)
-    return float(np.interp(kl, kls, values))
+    return float(np.interp(np.sqrt(kl), np.sqrt(kls), values))
 
 
 def _label(row: FrontierRow) -> str:
@@ -87,7 +87,8 @@ def _notes(table: FrontierTable) -> str:
     level = percent(table.params.confidence)
     notes = [
         f"mean ± half-width of the {level} t interval over seeds; rewards, tails: higher is better; perplexity: lower",
-        "each seed is interpolated to the KL between its own trainings, and SFT at KL 0; nothing is extrapolated",
+        "each seed is interpolated to the KL between its own trainings, and SFT at KL 0: rewards in sqrt(KL), "
+        "perplexity in KL; nothing is extrapolated",
     ]
     compared = sum(difference is not None for row in table.rows for difference in row.differences.values())
     if compared:

@@ -23,9 +23,10 @@ def cell(
 
 
 def test_a_cell_is_held_against_rlhfs_curve_at_its_own_kl() -> None:
+    half = ((1.0 + 3.0**0.5) / 2) ** 2  # in sqrt(KL) half way from 1 to 3 nats, where the curve has 2 and 3
     cells = {
-        "worst": cell("episode_return", [2.0, 2.0], [2.5, 3.5]),
-        "random": cell("random", [2.0, 5.0], [2.0, 9.0], "pay_kl"),
+        "worst": cell("episode_return", [half, half], [2.5, 3.5]),
+        "random": cell("random", [half, 5.0], [2.0, 9.0], "pay_kl"),
         "far": cell("value", [5.0, 5.0], [9.0, 9.0]),
         **FIXED,
     }
@@ -33,9 +34,10 @@ def test_a_cell_is_held_against_rlhfs_curve_at_its_own_kl() -> None:
     assert table is not None
     worst, random, far, *curve = table.rows
     assert [of_seed.kl for of_seed in table.reference] == [(0.0, 1.0, 3.0)] * 2
-    # at 2 nats the curve has 2 and 3
-    assert worst.above["reward_mean"] is not None and worst.above["reward_mean"]["per_seed"] == [0.5, 0.5]
-    assert random.above["reward_mean"] is not None and random.above["reward_mean"]["per_seed"] == [0.0]
+    assert worst.above["reward_mean"] is not None
+    assert worst.above["reward_mean"]["per_seed"] == pytest.approx([0.5, 0.5])
+    assert random.above["reward_mean"] is not None
+    assert random.above["reward_mean"]["per_seed"] == pytest.approx([0.0])
     assert far.above["reward_mean"] is None  # the curve ends at 3 nats
     assert [row.above for row in curve] == [{}, {}]
     assert worst.deciles.tolist() == pytest.approx([0.2] * 10)

@@ -34,14 +34,18 @@ CELLS = {
     "one": ({"kl.target": 1.0}, evaluation(1.0, rlhf=([1.0, 0.8], [1.0, 3.0]), ra_rlhf=([1.0, 1.0], [2.0, 2.0]))),
     "two": ({"kl.target": 2.0}, evaluation(2.0, rlhf=([2.0, 2.8], [3.0, 4.0]), ra_rlhf=([1.9, 2.0], [4.0, 4.0]))),
 }
+# RLHF's second seed at 1 nat: 3 and the share of the way in sqrt(KL) from 0.8 to 2.8
+SECOND = 3.0 + (1.0 - 0.8**0.5) / (2.8**0.5 - 0.8**0.5)
 EVALUATIONS = [evaluation for _, evaluation in CELLS.values()]
 
 
 def test_a_seed_is_interpolated_between_its_own_points_and_never_beyond() -> None:
     first, second = seed_curves(EVALUATIONS, "rlhf")
     assert first.kl == (0.0, 1.0, 2.0) and first.metrics["reward_mean"] == (-1.0, 1.0, 3.0)
-    assert first.at("reward_mean", 0.5) == 0.0  # half way from SFT's -1 to 1
-    assert second.at("reward_mean", 1.8) == pytest.approx(3.5)  # half way from (0.8, 3) to (2.8, 4)
+    assert first.at("reward_mean", 0.25) == 0.0  # half way from SFT's -1 to 1 in sqrt(KL)
+    half = ((0.8**0.5 + 2.8**0.5) / 2) ** 2
+    assert second.at("reward_mean", half) == pytest.approx(3.5)  # from (0.8, 3) to (2.8, 4)
+    assert SeedCurve((0.0, 1.0), {"perplexity_reference": (3.0, 4.0)}).at("perplexity_reference", 0.25) == 3.25
     assert first.at("reward_mean", 2.0) == 3.0
     assert first.at("reward_mean", 2.01) is None
     assert SeedCurve((0.5, 1.0), {"reward_mean": (1.0, 2.0)}).at("reward_mean", 0.4) is None
@@ -64,10 +68,10 @@ def test_methods_are_compared_at_common_kl_by_seed() -> None:
     table = compare_at_kl("frontier", CELLS, CHOSEN)
     assert table.kls == [1.0, 1.9]
     row = next(row for row in table.rows if (row.method, row.kl) == ("ra_rlhf", 1.0))
-    # RLHF at 1 nat: 1.0 of the first seed; 3 + 0.2 / 2.0 x 1 = 3.1 of the second
+    # RLHF's first seed has 1.0 at 1 nat
     difference = row.differences["reward_cvar_10"]
     assert difference is not None
-    assert difference["per_seed"] == pytest.approx([1.0, -1.1])
+    assert difference["per_seed"] == pytest.approx([1.0, 2.0 - SECOND])
     assert difference["prompt_error"] == pytest.approx(0.1)  # of the cell whose target is 1
     between = next(row for row in table.rows if (row.method, row.kl) == ("ra_rlhf", 1.9)).differences["reward_mean"]
     assert between is not None and between["prompt_error"] == pytest.approx(0.2)  # the larger one of the two beside it
@@ -104,7 +108,11 @@ def test_the_page_has_its_table_its_lines_and_its_picture() -> None:
     heading, *lines = page.rows
     assert len(lines) == 2 * 2 * 4 and all(len(line) == len(heading) for line in lines)
     first = dict(zip(heading, lines[4], strict=True))  # RA-RLHF at 1 nat
-    assert (first["method"], first["metric"], first["less RLHF"]) == ("ra_rlhf", "reward_cvar_10", pytest.approx(-0.05))
+    assert (first["method"], first["metric"], first["less RLHF"]) == (
+        "ra_rlhf",
+        "reward_cvar_10",
+        pytest.approx((3.0 - SECOND) / 2),
+    )
     assert first["answers scored"] == 3840
     assert page.png is not None and page.png.startswith(b"\x89PNG")
     assert [label for label, _, _ in page.runs][:2] == ["RLHF at KL 1", "RA-RLHF at KL 1"]
@@ -119,4 +127,5 @@ def test_what_is_attainable_stands_beside_the_methods() -> None:
 
 def test_lines_are_drawn_where_every_seed_has_a_value() -> None:
     line = list(mean_lines(seed_curves(EVALUATIONS, "rlhf"), "reward_mean", points=3))
-    assert line == [(0.0, -1.0), (1.0, pytest.approx(2.05)), (2.0, pytest.approx(3.3))]
+    last = 3.0 + (2.0**0.5 - 0.8**0.5) / (2.8**0.5 - 0.8**0.5)
+    assert line == [(0.0, -1.0), (1.0, pytest.approx((1.0 + SECOND) / 2)), (2.0, pytest.approx((3.0 + last) / 2))]
