@@ -149,11 +149,15 @@ def common_kls(targets: Iterable[float], curves: Iterable[Sequence[SeedCurve]]) 
     """The KLs at which methods are compared: the targets.
 
     The highest target is lowered to the highest KL that every method reaches in every seed, by at most the share
-    `LOWERED`, since a training that ends a little below its target has no value there.
+    `LOWERED`, since a training that ends a little below its target has no value there. It is lowered by more where a
+    method would be left without any seed.
     """
     *lower, highest = sorted(set(targets))
-    reached = min(curve.kl[-1] for of_method in curves for curve in of_method)
-    lowered = max(min(highest, np.floor(reached * 100) / 100), (1 - LOWERED) * highest)
+    ends = [[curve.kl[-1] for curve in of_method] for of_method in curves]
+    reached = min(highest, np.floor(min(map(min, ends)) * 100) / 100)
+    lowered = max(reached, (1 - LOWERED) * highest)
+    if lowered > min(map(max, ends)):
+        lowered = reached
     return [*(kl for kl in lower if kl < lowered), float(lowered)]
 
 
