@@ -10,8 +10,9 @@ from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHea
 
 from benchmarks.setting import Setting
 from benchmarks.worker import Reporter
+from rarlhf.config.judging import RewardParams
 from rarlhf.config.load import load_params
-from rarlhf.config.params import KLParams, PPOParams, RewardParams, RiskParams, RuntimeParams
+from rarlhf.config.params import KLParams, PPOParams, RiskParams, RuntimeParams
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.fused import fuse_activations
 from rarlhf.models.policy import Policy, Sampling

@@ -11,9 +11,9 @@ def check(run: Run, out: Path, code: Path) -> None:
     from rarlhf.config.rules import cautions
     from rarlhf.models.lengths import refuse_too_long
     from rarlhf.training.estimate import accelerator_memory, available_memory, estimate, refuse_if_short
-    from rarlhf.training.preflight import refuse_missing
+    from rarlhf.training.preflight import Made, refuse_missing
 
-    refuse_missing(run.params, Path("data/raw"), Path("models/base"), Path("models/reward"))
+    refuse_missing(run.params, Made())
     refuse_too_long(Path(run.params.model.source), run.params)
     needs = estimate(run.params)
     if needs is None:

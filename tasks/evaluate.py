@@ -15,6 +15,7 @@ def evaluate(
     models: Path,
     curves: Path,
     samples: Path,
+    judgements: Path,
     metrics: Path,
     summary: Path,
     plots: Path,
@@ -28,7 +29,7 @@ def evaluate(
     from rarlhf.evaluation.tables import terminal_table
     from rarlhf.system.files import write_json
 
-    folders = Folders(generations, prompts, models, curves, samples)
+    folders = Folders(generations, prompts, models, curves, samples, judgements)
     results = measure_run(folders, run.params, run.recorder)
     files = run.inputs.files
     data = [path for path in files if path.startswith("data/") and not Path(path).is_relative_to(CODE)]

@@ -15,11 +15,11 @@ def reward(run: Run, raw: Path, code: Path, out: Path, curve: Path, metrics: Pat
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.system.files import write_curve, write_json
     from rarlhf.system.machine import prepare
-    from rarlhf.training.reward import make_reward_model, score_quality, world_quality
+    from rarlhf.training.reward import make_scorer, score_quality, world_quality
 
     machine, params = prepare(run.params.runtime), run.params.reward
     with run.output(out) as folder, run.output(curve) as csv, run.output(metrics) as file:
-        points = make_reward_model(read_rows(raw / "train.jsonl"), folder, params, machine, run.recorder)
+        points = make_scorer(read_rows(raw / "train.jsonl"), folder, params, machine, run.recorder)
         model, test = load_reward_model(folder, params, machine), read_rows(raw / "test.jsonl")
         quality = score_quality(model, test, params)
         if run.params.data.source == "generator" and "accuracy" in quality:

@@ -11,7 +11,7 @@ from tasks.running.stage import Run, stage
 def scorer(run: Run, out: Path) -> None:
     """Write the fingerprints of the functions that score."""
     with run.output(out) as file:
-        write_json(file, [code_fingerprint(source) for source in run.params.reward.functions])
+        write_json(file, [code_fingerprint(source) for source in run.params.functions])
 
 
 if __name__ == "__main__":

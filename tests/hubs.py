@@ -21,7 +21,7 @@ from transformers import (
     GPTJForCausalLM,
 )
 
-from rarlhf.config.params import RewardParams
+from rarlhf.config.judging import RewardParams
 from rarlhf.training.reward import train_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

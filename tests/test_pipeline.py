@@ -66,6 +66,11 @@ MICRO = {
     "fit.batch_size": 16,
     "fit.micro_batch_size": 16,
     "generate.samples": 2,
+    "judge.second_scorer.max_length": 32,
+    "judge.second_scorer.scratch.width": 16,
+    "judge.second_scorer.scratch.epochs": 2,
+    "judge.toxicity.scorer": "reward",
+    "evaluate.clusters": 2,
 }
 STAGES = [
     "code",
@@ -73,6 +78,7 @@ STAGES = [
     "download",
     "base",
     "reward",
+    "second_scorer",
     "prompts",
     "sft",
     *(f"samples@{split}" for split in ("train", "test")),
@@ -82,9 +88,10 @@ STAGES = [
     *(f"generate_start@{method}" for method in ("base", "sft")),
     *(f"generate@{method}" for method in PPO),
     *(f"generate_fit@{method}" for method in FITS),
+    "judge",
     "evaluate",
 ]
-KEPT = ("metrics/evaluate.json", "metrics/reward.json", "metrics/summary.json")
+KEPT = ("metrics/evaluate.json", "metrics/reward.json", "metrics/second_scorer.json", "metrics/summary.json")
 METRICS = [
     "reward_mean",
     "reward_prompt_tail",
@@ -95,6 +102,13 @@ METRICS = [
     "dist_2",
     "dist_3",
     "length_mean",
+    "repetition_4",
+    "second_mean",
+    "second_prompt_tail",
+    "second_cvar_10",
+    "perplexity_continuation",
+    "toxicity_expected_max",
+    "toxicity_probability",
 ]
 
 

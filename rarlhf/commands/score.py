@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
+from rarlhf.config.judging import RewardParams
 from rarlhf.config.load import load_params
-from rarlhf.config.params import RewardParams
 from rarlhf.models.context import positions_of
 from rarlhf.models.files import json_object
 from rarlhf.models.folders import refuse_no_classifier

@@ -24,7 +24,7 @@ from rarlhf.config.fields import (
     Share,
     Steps,
 )
-from rarlhf.config.function_names import is_function
+from rarlhf.config.judging import NO_JUDGE, JudgeParams, RewardParams, ScorerParams
 
 
 class RuntimeParams(Section):
@@ -121,60 +121,6 @@ class ModelParams(Section):
     gradient_checkpointing: bool
     lora: LoRAParams
     scratch: ScratchModelParams
-
-
-class ScratchRewardParams(Section):
-    """Shape and training of a DistilBERT-shaped classifier that is trained from scratch."""
-
-    vocab_size: Annotated[int, Field(ge=40, le=65536)]
-    layers: Annotated[int, Field(ge=1, le=24)]
-    width: Annotated[int, Field(ge=8, le=8192)]
-    heads: Annotated[int, Field(ge=1, le=8192)]
-    init_std: Open01
-    dropout: Annotated[Number, Field(ge=0, lt=1)]
-    cut_share: Annotated[Number, Field(ge=0, lt=1)]
-    epochs: Epochs
-    batch_size: Batch
-    lr: Open01
-    weight_decay: NonNegative
-    seed: Seed
-
-
-class OtherScorerParams(Section):
-    """A further scorer, whose weighted output is added to the score; keys that are left out are null."""
-
-    source: Annotated[str, Field(min_length=1)]
-    weight: Number
-    revision: str | None = None
-    label: str | int | None = None
-    output: Literal["logit", "probability"] | None = None
-    max_length: Annotated[int, Field(ge=8, le=4096)] | None = None
-
-    @property
-    def classifier_keys(self) -> tuple[object, ...]:
-        """Values that a classifier needs and a function does not take."""
-        return self.label, self.output, self.max_length
-
-
-class RewardParams(Section):
-    """The reward model: a sequence classifier over text or a Python function, and others added to it."""
-
-    source: Annotated[str, Field(min_length=1)]
-    revision: str | None
-    label: str | int
-    output: Literal["logit", "probability"]
-    sign: Literal[1, -1]
-    others: list[OtherScorerParams]
-    watch: list[Literal["code"]]
-    max_length: Annotated[int, Field(ge=8, le=4096)]
-    batch_size: Batch
-    scratch: ScratchRewardParams
-
-    @property
-    def functions(self) -> list[str]:
-        """The sources that are Python functions."""
-        sources = (self.source, *(other.source for other in self.others))
-        return [source for source in sources if is_function(source)]
 
 
 class PromptParams(Section):
@@ -355,6 +301,7 @@ class EvaluateParams(Section):
     like_kl_confidence: Open01
     kl_limit: Annotated[Number, Field(ge=1)]
     table_rows: Annotated[int, Field(ge=0, le=10_000)]
+    clusters: Annotated[int, Field(ge=0, le=20)]
     seed: Seed
 
 
@@ -376,7 +323,19 @@ class Params(Section):
     plan: PlanParams
     fit: FitParams
     generate: GenerateParams
+    judge: JudgeParams
     evaluate: EvaluateParams
+
+    @property
+    def scorers(self) -> list[ScorerParams]:
+        """The sections of the scorers that there are: the reward model, and the second one."""
+        second = self.judge.second_scorer
+        return [self.reward] if second.source == NO_JUDGE else [self.reward, second]
+
+    @property
+    def functions(self) -> list[str]:
+        """The scorers' sources that are Python functions."""
+        return [source for scorer in self.scorers for source in scorer.functions]
 
     def risk_of(self, method: str) -> RiskParams:
         """Section `risk` with the changes of a method in `methods.ppo` or `methods.fit`.

@@ -5,11 +5,13 @@ from math import log
 
 from rarlhf.config.exact import schedule_end
 from rarlhf.config.function_names import function_name, is_function
+from rarlhf.config.judging import NO_JUDGE
 from rarlhf.config.params import Params, RiskParams
 
-RESERVED = ("base", "sft", "reward")  # folders of models/ that stages other than `ppo` write
+RESERVED = ("base", "sft", "reward", "second_scorer")  # folders of models/ that stages other than `ppo` write
 PLANNED = ("cvar_ru", "mean_cvar")  # measures for which stage plan finds eta
 FULL_PRODUCTS = 1e-6  # up to this threshold, no rounded activation shows in a log-probability
+OURS = "python:rarlhf."  # functions of the library, whose code the stages depend on as it is
 Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, its keys, its text
 
 
@@ -61,6 +63,7 @@ def rules(p: Params) -> Iterable[Rule]:
     yield from _row_rules(p)
     yield from _column_rules(p)
     yield from _scorer_rules(p)
+    yield from _judge_rules(p)
     yield from _model_rules(p)
     yield from _shape_rules(p)
     yield (
@@ -143,21 +146,24 @@ def _row_rules(p: Params) -> Iterable[Rule]:
 
 
 def _column_rules(p: Params) -> Iterable[Rule]:
-    columns = p.data.columns
+    columns, scorers = p.data.columns, (p.reward, p.judge.second_scorer)
     yield (
         columns.text is not None or columns.prompt is not None,
         ("data.columns.text", "data.columns.prompt"),
         "rows need a text or a prompt: name the column of one of them",
     )
-    yield (
-        columns.label is not None or p.reward.source != "scratch",
-        ("data.columns.label", "reward.source"),
-        "a classifier is trained on labels: name their column, or set reward.source to a scorer of your own",
-    )
+    for scorer in scorers:
+        key = f"{scorer.section}.source"
+        yield (
+            columns.label is not None or scorer.source != "scratch",
+            ("data.columns.label", key),
+            f"a classifier is trained on labels: name their column, or set {key} to a scorer of your own",
+        )
     bare = columns.text is None and p.data.source != "generator"
     rule = "SFT and the classifier need whole texts, and the data has prompts alone"
-    for key, made in (("model.source", p.model.source), ("reward.source", p.reward.source)):
-        yield not bare or made != "scratch", ("data.columns.text", key), f"{rule}: give a folder or a hub name"
+    made = ("model.source", p.model.source), *((f"{s.section}.source", s.source) for s in scorers)
+    for key, source in made:
+        yield not bare or source != "scratch", ("data.columns.text", key), f"{rule}: give a folder or a hub name"
     yield not bare or p.sft.epochs == 0, ("data.columns.text", "sft.epochs"), f"{rule}: set epochs to 0"
     share = p.data.wanted_share
     yield (
@@ -168,13 +174,11 @@ def _column_rules(p: Params) -> Iterable[Rule]:
 
 
 def _scorer_rules(p: Params) -> Iterable[Rule]:
-    others, functions = p.reward.others, p.reward.functions
+    others, second = p.reward.others, p.judge.second_scorer.source
     sources = ("reward.source", "reward.others")
-    yield (
-        all(function_name(source) for source in functions),
-        sources,
-        "a function is written python:package.module:function",
-    )
+    form = "a function is written python:package.module:function"
+    yield all(function_name(source) for source in p.reward.functions), sources, form
+    yield not is_function(second) or bool(function_name(second)), ("judge.second_scorer.source",), form
     yield (
         all(None not in x.classifier_keys for x in others if not is_function(x.source)),
         ("reward.others",),
@@ -186,11 +190,32 @@ def _scorer_rules(p: Params) -> Iterable[Rule]:
         "a function takes only source and weight",
     )
     yield "scratch" not in [x.source for x in others], ("reward.others",), "only reward.source can be scratch"
+    sources += ("judge.second_scorer.source",) if is_function(second) else ()
+    own = [source for source in p.functions if not source.startswith(OURS)]
     watch = "a Python scorer's code is checked in every repro: set reward.watch to [code]"
-    yield not functions or bool(p.reward.watch), (*sources, "reward.watch"), watch
-    nothing = "no scorer is a Python function, so there is no code to watch: set it to []"
-    yield bool(functions) or not p.reward.watch, (*sources, "reward.watch"), nothing
+    yield not own or bool(p.reward.watch), (*sources, "reward.watch"), watch
+    nothing = "no scorer is a Python function of your own, so there is no code to watch: set it to []"
+    yield bool(own) or not p.reward.watch, (*sources, "reward.watch"), nothing
     yield len(p.reward.watch) <= 1, ("reward.watch",), "code is named twice"
+
+
+def _judge_rules(p: Params) -> Iterable[Rule]:
+    second, toxicity = p.judge.second_scorer.source, p.judge.toxicity.scorer
+    yield (
+        second != "scratch" or p.data.second_scorer_rows > 0,
+        ("judge.second_scorer.source", "data.second_scorer_rows"),
+        "the second scorer learns from rows that nothing else uses: set some aside, or its source to none",
+    )
+    yield (
+        toxicity != "second_scorer" or second != NO_JUDGE,
+        ("judge.toxicity.scorer", "judge.second_scorer.source"),
+        "there is no second scorer to measure toxicity by",
+    )
+    yield (
+        toxicity != "reward" or not p.reward.others,
+        ("judge.toxicity.scorer", "reward.others"),
+        "a sum of several scorers is no probability: measure toxicity by the second scorer, or not at all",
+    )
 
 
 def _model_rules(p: Params) -> Iterable[Rule]:
@@ -201,9 +226,11 @@ def _model_rules(p: Params) -> Iterable[Rule]:
 
 
 def _shape_rules(p: Params) -> Iterable[Rule]:
-    model, reward = p.model.scratch, p.reward.scratch
+    model = p.model.scratch
     yield model.width % model.heads == 0, ("model.scratch.width", "model.scratch.heads"), "heads must divide width"
-    yield reward.width % reward.heads == 0, ("reward.scratch.width", "reward.scratch.heads"), "heads must divide width"
+    for scorer in (p.reward, p.judge.second_scorer):
+        keys = f"{scorer.section}.scratch.width", f"{scorer.section}.scratch.heads"
+        yield scorer.scratch.width % scorer.scratch.heads == 0, keys, "heads must divide width"
     if p.model.source == "scratch":
         length = p.prompts.tokens + p.ppo.max_new_tokens
         yield (

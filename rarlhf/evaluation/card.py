@@ -14,8 +14,9 @@ from jinja2 import Environment, StrictUndefined
 
 from rarlhf.config.fields import Section
 from rarlhf.config.function_names import PREFIX, is_function
+from rarlhf.config.judging import RewardParams
 from rarlhf.config.methods import Method
-from rarlhf.config.params import DataParams, ModelParams, Params, RewardParams, RiskParams
+from rarlhf.config.params import DataParams, ModelParams, Params, RiskParams
 from rarlhf.messages.markdown import code, escaped
 from rarlhf.risk.planned import method_values
 

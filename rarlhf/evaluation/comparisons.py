@@ -14,8 +14,11 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.methods import RLHF, in_order
 from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.evaluation.attainable import Attainable
+from rarlhf.evaluation.clusters import CriticalPrompts, critical_prompts
 from rarlhf.evaluation.cost import scored_answers
 from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
+from rarlhf.evaluation.judged import SECOND, measure_judgement
+from rarlhf.evaluation.judgements import NO_JUDGEMENTS, Judgements, second_scores
 from rarlhf.evaluation.metrics import cvar, kl_by_decile, measure, prompt_tail
 from rarlhf.evaluation.oracle import measure_by_oracle
 from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference
@@ -57,10 +60,16 @@ class Evaluation(TypedDict):
     kl_by_decile: dict[str, list[list[float]]]  # method -> S lists of the mean KL by decile of the prompt score, nats
     scored_answers: dict[str, int]  # trained method -> answers that one training of it has scored, the plan's included
     attainable: NotRequired[Attainable]
+    critical_prompts: NotRequired[CriticalPrompts]  # where a language model judges and evaluate.clusters is above 1
     oracle: NotRequired[dict[str, dict[str, Spread]]]  # source generator: method -> metric, as docs/evaluation.md says
 
 
-def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, float]], params: Params) -> Evaluation:
+def compare_methods(
+    tables: Tables,
+    perplexities: Mapping[str, Mapping[int, float]],
+    params: Params,
+    judgements: Judgements = NO_JUDGEMENTS,
+) -> Evaluation:
     """Compute the content of metrics/evaluate.json.
 
     Args:
@@ -68,7 +77,8 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
             model with a set of generations per seed, so that its spread comes from sampling alone.
         perplexities: perplexity of the reference texts of every method and seed.
         params: `data.source`, `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read; for the
-            answers scored also `methods`, `ppo`, `plan` and `fit`.
+            answers scored also `methods`, `ppo`, `plan` and `fit`; `judge.toxicity.threshold` with judgements.
+        judgements: what the judges say of the same generations.
 
     Returns: a JSON-ready dictionary.
 
@@ -78,14 +88,14 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
     check_comparable(tables)
     tail = tail_of(tables, params)
     methods = {
-        method: _spreads(method, by_seed, perplexities[method], tail, params.ppo.max_new_tokens)
+        method: _spreads(method, _measured(method, by_seed, perplexities[method], tail, params, judgements))
         for method, by_seed in tables.items()
     }
     evaluation = Evaluation(
         preset=params.preset,
         seeds=list(params.seeds),
         methods=methods,
-        comparisons=_compare(methods, _prompt_draws(tables, tail, params.evaluate), params),
+        comparisons=_compare(methods, _prompt_draws(tables, judgements, tail, params.evaluate), params),
         test=_test_set(tables, tail, params),
         confidence=params.evaluate.confidence,
         kl_target=params.kl.target,
@@ -93,6 +103,11 @@ def compare_methods(tables: Tables, perplexities: Mapping[str, Mapping[int, floa
         kl_by_decile={method: [kl_by_decile(t) for t in by_seed.values()] for method, by_seed in tables.items()},
         scored_answers=scored_answers(params),
     )
+    if judgements.embeddings is not None:
+        chosen = params.evaluate
+        found = critical_prompts(tables, tail, judgements.embeddings, chosen.clusters, chosen.seed)
+        if found is not None:
+            evaluation["critical_prompts"] = found
     if params.data.source == "generator":
         evaluation["oracle"] = measure_by_oracle(tables, tail)
     return evaluation
@@ -108,22 +123,34 @@ def any_table(tables: Tables) -> Generations:
     return next(iter(next(iter(tables.values())).values()))
 
 
-def _spreads(
+def _measured(
     method: str,
     by_seed: Mapping[int, Generations],
     perplexities: Mapping[int, float],
     tail: BoolArray,
-    max_new_tokens: int,
-) -> dict[str, Spread]:
-    measured = [measure(table, tail, max_new_tokens) for table in by_seed.values()]
-    for values, seed in zip(measured, by_seed, strict=True):
-        values["perplexity_reference"] = perplexities[seed]
+    params: Params,
+    judgements: Judgements,
+) -> dict[int, dict[str, float]]:
+    """Seed -> metric -> value."""
+    measured = {}
+    for seed, table in by_seed.items():
+        values = measure(table, tail, params.ppo.max_new_tokens) | {"perplexity_reference": perplexities[seed]}
+        judged = judgements.methods.get(method)
+        if judged is not None:
+            values |= measure_judgement(judged[seed], tail, params.judge.toxicity.threshold)
+        measured[seed] = values
+    return measured
+
+
+def _spreads(method: str, measured: Mapping[int, Mapping[str, float]]) -> dict[str, Spread]:
+    for seed, values in measured.items():
         for name, value in values.items():
             if not isfinite(value):
                 raise UserError(
                     f"{name} of {method}, seed {seed}, is {value}: the model diverged, or its scores are too large"
                 )
-    return {name: over_seeds([values[name] for values in measured]) for name in measured[0]}
+    names = next(iter(measured.values()))
+    return {name: over_seeds([values[name] for values in measured.values()]) for name in names}
 
 
 def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:
@@ -135,19 +162,22 @@ def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:
     return TestSet(prompts=prompts, samples=samples, tail_prompts=int(tail.sum()), tail_rule=rule)
 
 
-def _prompt_draws(tables: Tables, tail: BoolArray, params: EvaluateParams) -> dict[str, dict[str, FloatArray]]:
+def _prompt_draws(
+    tables: Tables, judgements: Judgements, tail: BoolArray, params: EvaluateParams
+) -> dict[str, dict[str, FloatArray]]:
     """Metric -> method -> the metric on resampled prompts; tail prompts are drawn from the fixed tail."""
-    scores = {method: stacked(by_seed, "scores") for method, by_seed in tables.items()}
     kl = {method: stacked(by_seed, "kl") for method, by_seed in tables.items()}
-    jobs: dict[str, tuple[Mapping[str, FloatArray], Callable[[FloatArray], float]]] = {
-        "reward_mean": (scores, _mean),
-        "reward_prompt_tail": ({method: values[:, tail] for method, values in scores.items()}, _mean),
-        "reward_cvar_10": (scores, _cvar_10),
-        "kl_sft": (kl, _mean),
-    }
+    jobs: dict[str, tuple[Mapping[str, FloatArray], Callable[[FloatArray], float]]] = {"kl_sft": (kl, _mean)}
+    scores = {method: stacked(by_seed, "scores") for method, by_seed in tables.items()}
+    for names, values in ((SECOND.values(), scores), (SECOND, second_scores(judgements))):
+        mean, prompt_tail_, cvar_10 = names
+        jobs[mean] = (values, _mean)
+        jobs[prompt_tail_] = ({method: array[:, tail] for method, array in values.items()}, _mean)
+        jobs[cvar_10] = (values, _cvar_10)
     return {
         metric: bootstrap(values, statistic, params.seed, params.bootstrap_draws)
         for metric, (values, statistic) in jobs.items()
+        if values
     }
 
 
@@ -172,7 +202,8 @@ def _compare(
                 _prompt_error(draws.get(metric), first, second),
                 params.evaluate.confidence,
             )
-            for metric in COMPARED
+            for metric in (*COMPARED, *SECOND)
+            if metric in methods[first]
         }
         alike = like_kl(metrics["kl_sft"], params.kl.target, params.evaluate)
         comparisons[f"{first}_minus_{second}"] = Comparison(first=first, second=second, like_kl=alike, metrics=metrics)

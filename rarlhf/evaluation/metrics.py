@@ -168,6 +168,25 @@ def distinct_continuations(continuations: Sequence[Sequence[str]]) -> float:
     return len(set(texts)) / len(texts)
 
 
+def repetition(continuations: Sequence[Sequence[str]], n: int = 4) -> float:
+    """How much a continuation repeats itself: 1 - different n-grams / n-grams, mean over the continuations.
+
+    Args:
+        continuations: P times k texts, words split at white space.
+        n: length of the n-grams, >= 1.
+
+    Returns: number in [0, 1); a continuation of fewer than n words repeats nothing and counts as 0.
+
+    Source: seq-rep-n of Welleck et al. 2020 (arXiv 1908.04319), there of tokens.
+    """
+    return float(np.mean([_repeated_share(text.split(), n) for group in continuations for text in group]))
+
+
+def _repeated_share(words: Sequence[str], n: int) -> float:
+    ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
 def measure(table: Generations, tail: BoolArray, max_new_tokens: int) -> dict[str, float]:
     """Every measure of one model's generations.
 
@@ -189,6 +208,7 @@ def measure(table: Generations, tail: BoolArray, max_new_tokens: int) -> dict[st
     values["kl_sft"] = float(table.kl.mean())
     for n in (1, 2, 3):
         values[f"dist_{n}"] = distinct_ngrams(table.continuations, n)
+    values["repetition_4"] = repetition(table.continuations, 4)
     values["distinct_continuations"] = distinct_continuations(table.continuations)
     values["length_mean"] = float(table.tokens.mean())
     values["length_limit_share"] = float((table.tokens >= max_new_tokens).mean())

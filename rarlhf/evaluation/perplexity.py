@@ -106,14 +106,27 @@ def _batches(rows: list[list[int]], batch_size: int) -> Iterator[list[list[int]]
         yield by_length[first : first + batch_size]
 
 
-@torch.no_grad()
 def _mean_losses(model: "PreTrainedModel", rows: list[list[int]]) -> Tensor:
     """Mean negative log-likelihood of each row's tokens after the first: (len(rows),) float64 on the CPU."""
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    return (token_losses(model, rows).sum(dim=1) / (lengths - 1)).cpu()
+
+
+@torch.no_grad()
+def token_losses(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> Tensor:
+    """Negative log-likelihood of each token after the first, on the model's device.
+
+    Args:
+        model: causal language model.
+        rows: R rows of token ids, each of at least one.
+
+    Returns: (R, W - 1) float64 in nats, with W the longest row's length; 0 behind the end of a row.
+    """
     width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     mask = torch.arange(width, device=model.device) < lengths[:, None]
     states = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
     logits = logits_of(model, states)[:, :-1]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").double()
-    return ((losses * mask[:, 1:]).sum(dim=1) / (lengths - 1)).cpu()
+    return losses * mask[:, 1:]

@@ -13,6 +13,7 @@ from rarlhf.evaluation.attainable import Prompts, attainable, shares
 from rarlhf.evaluation.comparisons import Evaluation, compare_methods, tail_of
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves, read_training, write_plot_data
 from rarlhf.evaluation.generations import Tables, read_tables
+from rarlhf.evaluation.judgements import read_judgements
 from rarlhf.evaluation.perplexity import perplexities_of_methods
 from rarlhf.evaluation.report import Picture, draw_pictures, render_report, tail_samples
 from rarlhf.messages.progress import Recorder
@@ -68,6 +69,7 @@ class Folders:
         models: of all methods.
         curves: METHOD/SEED.csv of the trained methods.
         samples: of SFT to test prompts.
+        judgements: METHOD/SEED.safetensors, what the judges say of the generations.
     """
 
     generations: Path
@@ -75,6 +77,7 @@ class Folders:
     models: Path
     curves: Path
     samples: Path
+    judgements: Path
 
 
 def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results:
@@ -92,7 +95,8 @@ def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results
     texts = [row["text"] for row in read_jsonl(folders.prompts / "perplexity.jsonl")]
     perplexities = perplexities_of_methods(folders.models, texts, params, prepare(params.runtime), recorder)
     samples = read_samples(folders.samples)
-    evaluation = with_shares(compare_methods(tables, perplexities, params), tables, samples, params.evaluate)
+    compared = compare_methods(tables, perplexities, params, read_judgements(folders.judgements, tables))
+    evaluation = with_shares(compared, tables, samples, params.evaluate)
     return Results(params, tables, training, evaluation, draw_pictures(tables, training, evaluation, params))
 
 

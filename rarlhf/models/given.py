@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
+from rarlhf.config.judging import LanguageJudgeParams, ScorerParams
 from rarlhf.config.params import ModelParams
 from rarlhf.models.files import link_or_copy, plain_files, weight_files
 from rarlhf.models.hub import Snapshot, fetch_model
@@ -47,13 +48,24 @@ def given_causal_lm(params: ModelParams) -> Given:
     return Given(found, *load_causal_lm(str(found.folder), getattr(torch, params.dtype), params.source), params.dtype)
 
 
-def given_classifier(source: str, revision: str | None) -> Given:
-    """A classifier, in float32.
+def given_judge(params: LanguageJudgeParams) -> Given:
+    """The language model of section `judge.language_model`, in float32, if it is not the base model.
+
+    Raises: UserError as `load_causal_lm`, and if the hub does not give it.
+    """
+    key = "judge.language_model.source"
+    found = _located(params.source, params.revision, key)
+    return Given(found, *load_causal_lm(str(found.folder), torch.float32, params.source, key), "float32")
+
+
+def given_classifier(params: ScorerParams) -> Given:
+    """The classifier of a scorer's section, in float32.
 
     Raises: UserError as `load_classifier`, and if the hub does not give it.
     """
-    found = _located(source, revision, "reward.source")
-    return Given(found, *load_classifier(str(found.folder), source), "float32")
+    key = f"{params.section}.source"
+    found = _located(params.source, params.revision, key)
+    return Given(found, *load_classifier(str(found.folder), params.source, key), "float32")
 
 
 def _located(source: str, revision: str | None, key: str) -> Snapshot:

@@ -75,7 +75,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(
-    folder: str, dtype: torch.dtype = torch.float32, name: str | None = None
+    folder: str, dtype: torch.dtype = torch.float32, name: str | None = None, key: str = "model.source"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode with its tokenizer, with the end of text as padding if there is none.
 
@@ -83,10 +83,11 @@ def load_causal_lm(
         folder: local one.
         dtype: of the weights.
         name: what an error calls it; None: its folder.
+        key: of params.yaml, that names it.
     Raises: UserError if it is not there, is an adapter, weights are missing, or its tokenizer has no end of text.
     """
-    tokenizer = _tokenizer(folder, "model.source", name)
-    return _language_model(folder, name, dtype=dtype), _with_padding(tokenizer, name or folder)
+    tokenizer = _tokenizer(folder, key, name)
+    return _language_model(folder, name, key, dtype=dtype), _with_padding(tokenizer, name or folder)
 
 
 def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTrainedModel:
@@ -97,13 +98,15 @@ def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTra
     return _language_model(source, **storage.options(device)).to(device)
 
 
-def _language_model(source: str, name: str | None = None, **options: object) -> PreTrainedModel:
+def _language_model(
+    source: str, name: str | None = None, key: str = "model.source", **options: object
+) -> PreTrainedModel:
     if Path(source, "adapter_config.json").is_file():  # transformers would silently load its base
         raise UserError(
             f"{source} is an adapter, and a whole model is needed: set model.adapter: lora, or make one of it with "
             f"`rarlhf merge {source} FOLDER`"
         )
-    model = _model(AutoModelForCausalLM, source, "model.source", name, **(WEIGHTS | options))
+    model = _model(AutoModelForCausalLM, source, key, name, **(WEIGHTS | options))
     _make_writable(model)
     return model.eval()
 
@@ -119,15 +122,17 @@ def _make_writable(model: PreTrainedModel) -> None:
         model.generation_config.do_sample = True
 
 
-def load_classifier(folder: str, name: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_classifier(
+    folder: str, name: str | None = None, key: str = "reward.source"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier in eval mode with its tokenizer.
 
     Args:
         folder: local one.
         name: what an error calls it; None: its folder.
+        key: of params.yaml, that names it.
     Raises: UserError if it is not there, is an adapter, weights are missing, or its tokenizer cannot pad.
     """
-    key = "reward.source"
     if Path(folder, "adapter_config.json").is_file():  # transformers would add it to a base with a random head
         raise UserError(f"{key} = {name or folder!r} is an adapter, and a whole classifier is needed: merge it first")
     tokenizer = _tokenizer(folder, key, name)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
-from rarlhf.config.params import OtherScorerParams, RewardParams
+from rarlhf.config.judging import OtherScorerParams, RewardParams, ScorerParams
 from rarlhf.models.context import positions_of
 from rarlhf.rewards.functions import PythonScorer
 from rarlhf.system.machine import Machine
@@ -22,15 +22,15 @@ class RewardModel:
     """Scores texts by one output of a classifier, its raw logit or its probability; higher is better."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: RewardParams, machine: Machine
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: ScorerParams, machine: Machine
     ) -> None:
         self.model = model.eval().to(machine.device)
         self.tokenizer = tokenizer
         self.params = params
         self.machine = machine
-        self.output = output_index(model, params.label)
+        self.output = output_index(model, params)
         self.value = output_values(model, params)
-        _refuse_too_long(model, params.max_length)
+        _refuse_too_long(model, params)
         _keep_outputs_exact(model)
 
     @torch.no_grad()
@@ -38,7 +38,7 @@ class RewardModel:
         """Scores texts, batched by length.
 
         Args:
-            texts: B texts, cut after `reward.max_length` tokens.
+            texts: B texts, cut after `max_length` tokens.
         Returns: (B,) float32 on the CPU: sign * logit, or sign * probability.
         Raises: UserError if a score is not finite.
         """
@@ -47,7 +47,7 @@ class RewardModel:
         for start in range(0, len(order), self.params.batch_size):
             rows = order[start : start + self.params.batch_size]
             scores[rows] = self._outputs([texts[i] for i in rows])
-        return self.params.sign * _finite(scores, texts, "the reward model")
+        return self.params.sign * _finite(scores, texts, f"the {self.params.title}", self.params.section)
 
     def _outputs(self, texts: list[str]) -> Tensor:
         encoded = self.tokenizer(
@@ -59,15 +59,16 @@ class RewardModel:
         return torch.where(raw.isfinite(), self.value(logits.float())[:, self.output], raw).cpu()
 
 
-def _refuse_too_long(model: PreTrainedModel, max_length: int) -> None:
+def _refuse_too_long(model: PreTrainedModel, params: ScorerParams) -> None:
     """Refuses a `max_length` above the classifier's positions; some models count them from after the padding index."""
     positions = positions_of(model.config)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             positions = module.num_embeddings - module.padding_idx - 1
-    if positions is not None and max_length > positions:
+    if positions is not None and params.max_length > positions:
         raise UserError(
-            f"reward.max_length = {max_length}: the reward model has {positions} positions; lower it to {positions}"
+            f"{params.section}.max_length = {params.max_length}: the {params.title} has {positions} positions; "
+            f"lower it to {positions}"
         )
 
 
@@ -89,22 +90,23 @@ def _keep_outputs_exact(model: PreTrainedModel) -> None:
     heads[-1].forward = exact  # type: ignore[method-assign]
 
 
-def _finite(scores: Tensor, texts: Sequence[str], scorer: str) -> Tensor:
+def _finite(scores: Tensor, texts: Sequence[str], scorer: str, section: str) -> Tensor:
     """The scores of `texts`.
 
     Raises: UserError naming the first text whose score is infinite or not a number.
     """
     bad = (~scores.isfinite()).nonzero().flatten().tolist()
     if bad:
-        raise UserError(f"{scorer} gave {scores[bad[0]]} for the text {texts[bad[0]][:60]!r}; check reward.source")
+        raise UserError(f"{scorer} gave {scores[bad[0]]} for the text {texts[bad[0]][:60]!r}; check {section}.source")
     return scores
 
 
 class FunctionScore:
     """Scores texts by a Python function."""
 
-    def __init__(self, params: RewardParams) -> None:
+    def __init__(self, params: ScorerParams) -> None:
         self.sign = params.sign
+        self.section = params.section
         self.function = PythonScorer(params.source, params.batch_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -113,7 +115,7 @@ class FunctionScore:
         Raises: UserError as `PythonScorer`, and if a number is beyond float32.
         """
         scores = torch.tensor(self.function(texts), dtype=torch.float32)
-        return self.sign * _finite(scores, texts, self.function.source)
+        return self.sign * _finite(scores, texts, self.function.source, self.section)
 
 
 class WeightedSum:
@@ -131,26 +133,27 @@ class WeightedSum:
         total = self.first(texts)
         for weight, score in self.others:
             total = total + weight * score(texts)
-        return _finite(total, texts, "the sum of reward.source and reward.others")
+        return _finite(total, texts, "the sum of reward.source and reward.others", RewardParams.section)
 
 
-def output_index(model: PreTrainedModel, label: str | int) -> int:
+def output_index(model: PreTrainedModel, params: ScorerParams) -> int:
     """Index of the classifier's output called `label`.
 
     Raises: UserError that lists the labels.
     """
     labels: dict[int, str] = model.config.id2label
+    label = params.label
     if isinstance(label, int) and label in labels:
         return label
     matches = [index for index, name in labels.items() if name == label]
     if len(matches) == 1:
         return matches[0]
     known = ", ".join(f"{index}: {name}" for index, name in labels.items())
-    raise UserError(f"reward.label = {label!r}: the reward model has no such output; it has {known}")
+    raise UserError(f"{params.section}.label = {label!r}: the {params.title} has no such output; it has {known}")
 
 
-def output_values(model: PreTrainedModel, params: RewardParams) -> Callable[[Tensor], Tensor]:
-    """The function that `reward.output` applies to (B, outputs) logits.
+def output_values(model: PreTrainedModel, params: ScorerParams) -> Callable[[Tensor], Tensor]:
+    """The function that `output` applies to (B, outputs) logits.
 
     A probability is the sigmoid of a classifier's one output, and of each output of a multi-label classifier (its
     `problem_type`); otherwise the classes exclude each other, and it is the softmax.
@@ -161,23 +164,25 @@ def output_values(model: PreTrainedModel, params: RewardParams) -> Callable[[Ten
         return torch.Tensor.float
     problem = model.config.problem_type
     if problem == "regression":
-        raise UserError("reward.output = 'probability': the reward model is a regression, which has none; take logit")
+        raise UserError(
+            f"{params.section}.output = 'probability': the {params.title} is a regression, which has none; take logit"
+        )
     if problem == "multi_label_classification" or model.config.num_labels == 1:
         return torch.sigmoid
     return torch.nn.Softmax(dim=-1)
 
 
-def load_reward_model(folder: Path, params: RewardParams, machine: Machine) -> Score:
-    """Loads the output of stage `reward`; training, evaluation and commands all score through it.
+def load_reward_model(folder: Path, params: ScorerParams, machine: Machine) -> Score:
+    """Loads the output of stage `reward` or `second_scorer`; training, evaluation and commands score through it.
 
     Args:
         folder: with the first classifier in it, and the n-th of `reward.others` in others/n, from 1.
-        params: section `reward`.
+        params: section `reward` or `judge.second_scorer`.
         machine: device and precision.
     Raises: UserError if a classifier or a function is not there, or not as the params say.
     """
     first, others = load_scorer(folder, params, machine), []
-    for number, other in enumerate(params.others, start=1):
+    for number, other in enumerate(params.further, start=1):
         with about(other):
             others.append((other.weight, load_scorer(folder_of(folder, number), of_other(params, other), machine)))
     return WeightedSum(first, others) if others else first
@@ -192,13 +197,13 @@ def about(other: OtherScorerParams) -> Iterator[None]:
         raise UserError(f"reward.others, {other.source}: {error}") from error
 
 
-def load_scorer(folder: Path, params: RewardParams, machine: Machine) -> Score:
-    """The scorer that `params` names, without `reward.others`."""
+def load_scorer(folder: Path, params: ScorerParams, machine: Machine) -> Score:
+    """One scorer; for section `reward`, without `reward.others`."""
     from rarlhf.models.loading import load_classifier
 
     if is_function(params.source):
         return FunctionScore(params)
-    model, tokenizer = load_classifier(str(folder))
+    model, tokenizer = load_classifier(str(folder), key=f"{params.section}.source")
     return RewardModel(model, tokenizer, params, machine)
 
 
@@ -207,7 +212,7 @@ def folder_of(folder: Path, number: int) -> Path:
     return folder / "others" / str(number)
 
 
-def of_other(params: RewardParams, other: OtherScorerParams) -> RewardParams:
+def of_other(params: ScorerParams, other: OtherScorerParams) -> ScorerParams:
     """Section `reward` as if a further scorer were the only one."""
     given = other.model_dump(exclude={"weight"})
     if is_function(other.source):

@@ -6,36 +6,53 @@ copy in which DVC runs an experiment, need not have the files behind them.
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
+from rarlhf.config.judging import BASE, NO_JUDGE
 from rarlhf.config.params import Params
 from rarlhf.data.sources import SPLITS, data_file
 from rarlhf.models.hub import fetch_config
 from rarlhf.rewards.functions import load_function
 
+MADE_HERE = ("scratch", BASE, NO_JUDGE)  # sources that are no folder and no name on the hub
 
-def refuse_missing(params: Params, raw: Path, base: Path, reward: Path) -> None:
+
+class Made(NamedTuple):
+    """Folders of what the pipeline fetches or makes; what a folder holds is not looked for again."""
+
+    raw: Path = Path("data/raw")
+    base: Path = Path("models/base")
+    reward: Path = Path("models/reward")
+    second_scorer: Path = Path("models/second_scorer")
+    judgements: Path = Path("judgements")
+
+
+def refuse_missing(params: Params, made: Made) -> None:
     """Refuses data files, models and scorers that are not there.
 
     Args:
         params: all of params.yaml.
-        raw: folder of the rows; if it is not empty, the data files are not checked. The same holds for the others.
-        base: folder of the base model.
-        reward: folder of the reward model.
+        made: what is not looked for if its folder is not empty.
     Raises: UserError naming the key, its value, and what to do.
     """
-    for source in params.reward.functions:
+    for source in params.functions:
         load_function(source)
-    if params.data.source == "file" and not _made(raw):
+    if params.data.source == "file" and not _is_made(made.raw):
         for split in SPLITS if params.data.test_share is None else SPLITS[:1]:
             data_file(params.data, split)
-    if not _made(base):
+    if not _is_made(made.base):
         _require_model(params.model.source, params.model.revision, "model.source")
-    if not _made(reward):
+    if not _is_made(made.reward):
         _require_model(params.reward.source, params.reward.revision, "reward.source")
         for number, other in enumerate(params.reward.others):
             _require_model(other.source, other.revision, f"reward.others.{number}.source")
+    judge = params.judge
+    if not _is_made(made.second_scorer):
+        _require_model(judge.second_scorer.source, judge.second_scorer.revision, "judge.second_scorer.source")
+    if not _is_made(made.judgements):
+        _require_model(judge.language_model.source, judge.language_model.revision, "judge.language_model.source")
 
 
 def _places(path: str | Path) -> tuple[Path, Path]:
@@ -43,13 +60,13 @@ def _places(path: str | Path) -> tuple[Path, Path]:
     return Path(path), Path(os.environ.get("DVC_ROOT", "."), path)
 
 
-def _made(folder: Path) -> bool:
+def _is_made(folder: Path) -> bool:
     return any(place.is_dir() and any(place.iterdir()) for place in _places(folder))
 
 
 def _require_model(source: str, revision: str | None, key: str) -> None:
     """A model's configuration, in its folder or on the hub; its weights are checked when it is loaded."""
-    if source == "scratch" or is_function(source):
+    if source in MADE_HERE or is_function(source):
         return
     folder = next((place for place in _places(source) if place.exists()), None)
     if folder is None:

@@ -1,4 +1,4 @@
-"""The reward model: a given one, or a DistilBERT-shaped classifier that is trained from scratch on the rows."""
+"""Scorers: given ones, or DistilBERT-shaped classifiers that are trained from scratch on the rows."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from rarlhf.config.function_names import is_function
-from rarlhf.config.params import RewardParams
+from rarlhf.config.judging import ScorerParams
 from rarlhf.data.rows import Row
 from rarlhf.data.world import KINDS, best_accuracy, latent_sentiment
 from rarlhf.messages.progress import Recorder
@@ -39,17 +39,17 @@ TOP = 0.3  # share of the texts, those of highest latent sentiment, by which the
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def make_reward_model(
-    rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
+def make_scorer(
+    rows: Sequence[Row], folder: Path, params: ScorerParams, machine: Machine, recorder: Recorder
 ) -> LossCurve:
-    """Writes the reward model to `folder`; returns its training curve, empty for a given model.
+    """Writes a scorer to `folder`; returns its training curve, empty for one that is given.
 
     If it is more than one classifier, scorer.json lists its parts.
 
     Args:
-        rows: training rows, used if `reward.source` is scratch.
+        rows: what it is trained on where its source is scratch.
         folder: where the classifier and its tokenizer are written, and those of `reward.others` below it.
-        params: section `reward`.
+        params: section `reward`, or `judge.second_scorer`.
         machine: device and precision.
         recorder: takes the loss.
     Raises: UserError if a given scorer is not there, or not as the params say.
@@ -58,7 +58,7 @@ def make_reward_model(
         curve = _train_classifier(rows, folder, params, machine, recorder)
     else:
         curve = _take_scorer(folder, params)
-    for number, other in enumerate(params.others, start=1):
+    for number, other in enumerate(params.further, start=1):
         with about(other):
             _take_scorer(folder_of(folder, number), of_other(params, other))
     if not is_one_classifier(params):
@@ -67,20 +67,20 @@ def make_reward_model(
     return curve
 
 
-def _take_scorer(folder: Path, params: RewardParams) -> LossCurve:
+def _take_scorer(folder: Path, params: ScorerParams) -> LossCurve:
     if is_function(params.source):
         load_function(params.source)
         return []
-    given = given_classifier(params.source, params.revision)
-    output_index(given.model, params.label)
+    given = given_classifier(params)
+    output_index(given.model, params)
     output_values(given.model, params)
     given.write(folder)
     return []
 
 
-def described_scorers(params: RewardParams) -> list[dict[str, Any]]:
+def described_scorers(params: ScorerParams) -> list[dict[str, Any]]:
     """The parts of a score: source and weight of each scorer, and a fingerprint of each function's code."""
-    parts = [(params.source, float(params.sign)), *((other.source, other.weight) for other in params.others)]
+    parts = [(params.source, float(params.sign)), *((other.source, other.weight) for other in params.further)]
     return [
         {"source": source, "weight": weight} | (code_fingerprint(source) if is_function(source) else {})
         for source, weight in parts
@@ -88,7 +88,7 @@ def described_scorers(params: RewardParams) -> list[dict[str, Any]]:
 
 
 def _train_classifier(
-    rows: Sequence[Row], folder: Path, params: RewardParams, machine: Machine, recorder: Recorder
+    rows: Sequence[Row], folder: Path, params: ScorerParams, machine: Machine, recorder: Recorder
 ) -> LossCurve:
     tokenizer = train_tokenizer([row.text for row in rows], params)
     model = new_classifier(tokenizer, params).to(machine.device)
@@ -102,12 +102,12 @@ def _train_classifier(
         "weight_decay": p.weight_decay,
     }
     recorder.say(f"{model.num_parameters():,} parameters, {len(examples):,} texts, {steps:,} steps")
-    curve = fit("reward model", model, examples, Padded(tokenizer), options, steps, recorder)
+    curve = fit(params.title, model, examples, Padded(tokenizer), options, steps, recorder)
     save_model(model, tokenizer, folder)
     return curve
 
 
-def train_tokenizer(texts: Sequence[str], params: RewardParams) -> PreTrainedTokenizerBase:
+def train_tokenizer(texts: Sequence[str], params: ScorerParams) -> PreTrainedTokenizerBase:
     """An uncased WordPiece tokenizer of `texts`, of BERT's form; equal texts give equal bytes."""
     vocab = _trained_vocab(texts, params.scratch.vocab_size)
     tokenizer = _bare_tokenizer(vocab)
@@ -154,9 +154,9 @@ def _trained_vocab(texts: Sequence[str], size: int) -> dict[str, int]:
     return tokenizer.get_vocab()
 
 
-def new_classifier(tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> DistilBertForSequenceClassification:
-    """A DistilBERT-shaped classifier with one output, whose raw logit is the log-odds of `reward.label`."""
-    seed_globals("reward", params.scratch.seed)
+def new_classifier(tokenizer: PreTrainedTokenizerBase, params: ScorerParams) -> DistilBertForSequenceClassification:
+    """A DistilBERT-shaped classifier with one output, whose raw logit is the log-odds of its label."""
+    seed_globals(params.section, params.scratch.seed)
     config = DistilBertConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=params.max_length,
@@ -184,7 +184,7 @@ class LabelledTexts(Dataset[dict[str, Any]]):
     say next to nothing about how much better than good a text is, so that a classifier of them saturates there.
     """
 
-    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: RewardParams) -> None:
+    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, params: ScorerParams) -> None:
         texts = cut_some([row.text for row in rows], params.scratch.cut_share, params.scratch.seed)
         encoded = tokenizer(texts, truncation=True, max_length=params.max_length)
         self.input_ids = encoded["input_ids"]
@@ -224,12 +224,12 @@ class Padded:
         return self.pad([{key: x[key] for key in ("input_ids", "labels")} for x in examples])
 
 
-def is_one_classifier(params: RewardParams) -> bool:
+def is_one_classifier(params: ScorerParams) -> bool:
     """Whether the score is the output of a single classifier."""
-    return not (params.functions or params.others)
+    return not (params.functions or params.further)
 
 
-def score_quality(score: Score, rows: Sequence[Row], params: RewardParams) -> dict[str, float]:
+def score_quality(score: Score, rows: Sequence[Row], params: ScorerParams) -> dict[str, float]:
     """How well a score separates the classes of `rows` (label 1 is the wanted one), and how it is spread.
 
     Returns: of one classifier `accuracy` at logit 0 or probability one half, where there are labels; `auc`, the area

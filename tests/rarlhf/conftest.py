@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,10 +110,14 @@ def letters(texts: Sequence[str]) -> Tensor:
 def changed(params: Params, values: dict[str, object]) -> Params:
     """The params with the values at dotted keys replaced."""
     for key, value in values.items():
-        section, name = key.split(".")
-        updated = getattr(params, section).model_copy(update={name: value})
-        params = params.model_copy(update={section: updated})
+        params = _replaced(params, key.split("."), value)
     return params
+
+
+def _replaced(section: Any, keys: Sequence[str], value: object) -> Any:
+    first, *others = keys
+    inner = _replaced(getattr(section, first), others, value) if others else value
+    return section.model_copy(update={first: inner})
 
 
 def parts(trainer: PPOTrainer) -> tuple[Models, Recipe, Session]:

@@ -139,6 +139,35 @@ CLASHES = [
         "data.columns.label = None, data.wanted_share.train = None, data.wanted_share.test = 0.5: a share",
     ),
     (
+        {"judge.second_scorer.source": "python:own"},
+        "judge.second_scorer.source = 'python:own': a function is written python:package.module:function",
+    ),
+    (
+        {"judge.second_scorer.source": "python:own:f"},
+        "reward.source = 'scratch', reward.others = [], judge.second_scorer.source = 'python:own:f', "
+        "reward.watch = []: a Python scorer's code is checked in every repro",
+    ),
+    (
+        {"data.second_scorer_rows": 0},
+        "judge.second_scorer.source = 'scratch', data.second_scorer_rows = 0: the second scorer learns from rows that",
+    ),
+    (
+        {"judge.toxicity.scorer": "second_scorer", "judge.second_scorer.source": "none"},
+        "judge.toxicity.scorer = 'second_scorer', judge.second_scorer.source = 'none': there is no second scorer",
+    ),
+    (
+        {
+            "judge.toxicity.scorer": "reward",
+            "reward.others": [{"source": "a/b", "weight": 1.0, "label": 0, "output": "logit", "max_length": 64}],
+        },
+        "judge.toxicity.scorer = 'reward', reward.others = [{'source': 'a/b', 'weight': 1.0, 'label': 0, "
+        "'output': 'logit', 'max_length': 64}]: a sum of several scorers is no probability",
+    ),
+    (
+        {"judge.second_scorer.scratch.heads": 5},
+        "judge.second_scorer.scratch.width = 96, judge.second_scorer.scratch.heads = 5: heads must divide width",
+    ),
+    (
         {"reward.source": "python:own", "reward.watch": ["code"]},
         "reward.source = 'python:own', reward.others = []: a function is written python:package.module:function",
     ),
@@ -161,7 +190,7 @@ CLASHES = [
     ),
     (
         {"reward.watch": ["code"]},
-        "reward.source = 'scratch', reward.others = [], reward.watch = ['code']: no scorer is a Python function, so",
+        "reward.source = 'scratch', reward.others = [], reward.watch = ['code']: no scorer is a Python function of",
     ),
     (
         {"reward.source": "python:own:f", "reward.watch": ["code", "code"]},

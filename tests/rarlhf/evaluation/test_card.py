@@ -7,8 +7,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from rarlhf.config.fields import Section
+from rarlhf.config.judging import OtherScorerParams
 from rarlhf.config.methods import Method, methods_of
-from rarlhf.config.params import OtherScorerParams, Params
+from rarlhf.config.params import Params
 from rarlhf.evaluation.card import Card, base_of_params
 from rarlhf.evaluation.cards import results_text, write_cards
 from rarlhf.evaluation.comparisons import Evaluation

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from rarlhf.decoding.rules import DecodingRule
+from rarlhf.evaluation.judged import measure_judgement
+from rarlhf.evaluation.judgements import Judgement
 from rarlhf.evaluation.metrics import PROMPT_CVAR_MIN_SAMPLES, measure
 from tests.rarlhf.evaluation.conftest import MakeTable
 
@@ -19,6 +21,14 @@ def test_every_metric_has_a_row_and_every_row_is_a_metric(make_table: MakeTable)
     cells = [row.split("|")[1] for rows in tables for row in rows.splitlines()]
     defined = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(defined) == sorted(measured)
+
+
+def test_every_judged_metric_has_a_row_and_every_row_is_a_metric() -> None:
+    one = np.ones((2, 3))
+    measured = measure_judgement(Judgement(one, one, one.astype(np.int64), one / 2), np.array([True, False]), 0.5)
+    (table,) = re.findall(r"^\| judged \|.*\n\| ---.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    cells = [row.split("|")[1] for row in table.splitlines()]
+    assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(measured)
 
 
 def test_the_bound_in_the_kl_of_a_rule_is_told_by_its_name() -> None:

@@ -14,6 +14,7 @@ from rarlhf.evaluation.metrics import (
     measure,
     prompt_tail,
     quantile_curve,
+    repetition,
     tail_size,
     value_at_risk,
 )
@@ -105,6 +106,13 @@ def test_quantile_curve_is_a_cumulative_mean_by_prompt_score() -> None:
     assert quantile_curve(prompt_scores, scores, [1, 33, 34, 66, 67, 100]).tolist() == pytest.approx(
         [2, 2, 3.5, 3.5, 14 / 3, 14 / 3]
     )
+
+
+def test_repetition_is_within_a_continuation() -> None:
+    twice = "a b c d a b c d"  # 4-grams abcd, bcda, cdab, dabc, abcd
+    assert repetition([[twice, "a b c d e"], ["a b c", ""]]) == pytest.approx(0.2 / 4)
+    assert repetition([["a a a a a"]]) == pytest.approx(0.5)
+    assert repetition([["a b a b"]], n=2) == pytest.approx(1 / 3)
 
 
 def test_distinct_ngrams_by_hand() -> None:

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rarlhf.commands.main import main
 from rarlhf.config.errors import UserError, may_pass
-from rarlhf.config.params import DataParams, ModelParams, Params, RewardParams
+from rarlhf.config.judging import RewardParams
+from rarlhf.config.params import DataParams, ModelParams, Params
 from rarlhf.data.hub import hub_records
 from rarlhf.data.sources import load_raw_rows
 from rarlhf.messages.progress import SilentRecorder
@@ -23,7 +24,7 @@ from rarlhf.models.hub import UnreachableError, fetch_model
 from rarlhf.models.loading import load_causal_lm, load_tokenizer
 from rarlhf.system.machine import Machine
 from rarlhf.training.base import make_base_model
-from rarlhf.training.reward import make_reward_model
+from rarlhf.training.reward import make_scorer
 from tests.hubs import (
     COMMIT,
     END,
@@ -145,7 +146,7 @@ def test_the_papers_classifiers(
         values: dict[str, object] = {"source": "a/classifier", "label": name, "revision": COMMIT}
         section: RewardParams = params.reward.model_copy(update=values)
         (tmp_path / "reward").mkdir(exist_ok=True)
-        make_reward_model([], tmp_path / "reward", section, machine, SilentRecorder())
+        make_scorer([], tmp_path / "reward", section, machine, SilentRecorder())
         return tmp_path / "reward"
 
     known = "0: NEGATIVE, 1: POSITIVE" if kind == "distilbert" else "0: toxic, 1: severe_toxic"
@@ -244,7 +245,7 @@ def test_pickled_weights_are_refused_and_converted_on_demand(
 ) -> None:
     cache.add("lvwerra/distilbert-imdb", pickled)
     section = params.reward.model_copy(update={"source": "lvwerra/distilbert-imdb"})
-    message = refusal(lambda: make_reward_model([], tmp_path / "x", section, machine, SilentRecorder()))
+    message = refusal(lambda: make_scorer([], tmp_path / "x", section, machine, SilentRecorder()))
     assert message.startswith(f"reward.source = 'lvwerra/distilbert-imdb': has no safetensors at {COMMIT[:10]}, and no")
     assert "`rarlhf convert lvwerra/distilbert-imdb FOLDER`" in message
     assert main(["convert", "lvwerra/distilbert-imdb", str(tmp_path / "safe")]) == 0
@@ -252,7 +253,7 @@ def test_pickled_weights_are_refused_and_converted_on_demand(
     first = AutoModelForSequenceClassification.from_pretrained(models / "distilbert").state_dict()
     assert all(torch.equal(value, first[name]) for name, value in converted.state_dict().items())
     given = section.model_copy(update={"source": str(tmp_path / "safe")})
-    make_reward_model([], tmp_path / "reward", given, machine, SilentRecorder())
+    make_scorer([], tmp_path / "reward", given, machine, SilentRecorder())
 
 
 def test_shards_are_converted_with_an_index(pickled: Path, tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from transformers import (
 
 from rarlhf.commands.score import ScoreOptions, chosen_scorer, open_reward_model
 from rarlhf.config.errors import UserError
-from rarlhf.config.params import OtherScorerParams, Params, RewardParams
+from rarlhf.config.judging import OtherScorerParams, RewardParams
+from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_classifier, save_model
 from rarlhf.rewards.scorers import RewardModel, WeightedSum, load_reward_model, load_scorer, output_index
 from rarlhf.system.machine import Machine
-from rarlhf.training.reward import make_reward_model, train_tokenizer
+from rarlhf.training.reward import make_scorer, train_tokenizer
 
 LABELS = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 TEXTS = ["bad", "a good film and a good plot", "good", "very bad film , very weak end of the plot", "a film"]
@@ -56,12 +57,15 @@ def model(word_pieces: PreTrainedTokenizerBase) -> BertForSequenceClassification
     return BertForSequenceClassification(config)
 
 
-def test_an_output_is_named_by_name_or_index(model: BertForSequenceClassification) -> None:
-    assert output_index(model, "threat") == 3
-    assert output_index(model, 5) == 5
+def test_an_output_is_named_by_name_or_index(model: BertForSequenceClassification, reward: RewardParams) -> None:
+    def index_of(label: str | int) -> int:
+        return output_index(model, reward.model_copy(update={"label": label}))
+
+    assert index_of("threat") == 3
+    assert index_of(5) == 5
     for unknown in ("THREAT", 6, -1, "3"):
         with pytest.raises(UserError, match="0: toxic, 1: severe_toxic, .* 5: identity_hate") as caught:
-            output_index(model, unknown)
+            index_of(unknown)
         assert f"reward.label = {unknown!r}" in str(caught.value)
 
 
@@ -177,7 +181,7 @@ def given(
 
 def test_a_function_alone_is_a_reward_model(given: str, reward: RewardParams, machine: Machine) -> None:
     params = reward.model_copy(update={"source": "python:own_length:score", "sign": -1, "watch": ["code"]})
-    assert make_reward_model([], Path("made"), params, machine, SilentRecorder()) == []
+    assert make_scorer([], Path("made"), params, machine, SilentRecorder()) == []
     score = load_reward_model(Path("made"), params, machine)(TEXTS)
     assert score.dtype == torch.float32
     torch.testing.assert_close(score, torch.tensor([-len(text) / 10 for text in TEXTS]))
@@ -192,7 +196,7 @@ def test_several_scorers_are_a_weighted_sum(given: str, reward: RewardParams, ma
     ]
     first = reward.model_copy(update={"source": given, "label": "insult", "sign": -1})
     params = first.model_copy(update={"others": [OtherScorerParams(**other) for other in others]})
-    make_reward_model([], Path("made"), params, machine, SilentRecorder())
+    make_scorer([], Path("made"), params, machine, SilentRecorder())
     total = load_reward_model(Path("made"), params, machine)(TEXTS)
     threat = first.model_copy(update={"label": "threat", "output": "probability", "max_length": 8, "sign": 1})
     alone = [load_reward_model(Path(given), section, machine)(TEXTS) for section in (first, threat)]
@@ -203,7 +207,7 @@ def test_several_scorers_are_a_weighted_sum(given: str, reward: RewardParams, ma
 
 
 def test_one_classifier_alone_leaves_no_note(given: str, reward: RewardParams, machine: Machine) -> None:
-    make_reward_model([], Path("made"), reward.model_copy(update={"source": given}), machine, SilentRecorder())
+    make_scorer([], Path("made"), reward.model_copy(update={"source": given}), machine, SilentRecorder())
     assert {path.name for path in Path("made").iterdir()} == {path.name for path in Path(given).iterdir()}
 
 
@@ -218,7 +222,7 @@ def test_an_error_says_which_of_the_others_it_is_about(given: str, reward: Rewar
         )
         params = reward.model_copy(update={"source": given, "others": [other]})
         with pytest.raises(UserError) as caught:
-            make_reward_model([], Path("made"), params, machine, SilentRecorder())
+            make_scorer([], Path("made"), params, machine, SilentRecorder())
         assert str(caught.value).startswith(f"reward.others, {other.source}: {message}")
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.params import Params, RewardParams
+from rarlhf.config.judging import RewardParams
+from rarlhf.config.params import Params
 from rarlhf.data.rows import Row
 from rarlhf.data.world import best_accuracy, generate_rows, latent_sentiment
 from rarlhf.messages.progress import SilentRecorder
@@ -21,7 +22,7 @@ from rarlhf.training.reward import (
     Padded,
     area_under_curve,
     cut_some,
-    make_reward_model,
+    make_scorer,
     new_classifier,
     score_quality,
     train_tokenizer,
@@ -108,7 +109,7 @@ def test_a_classifier_of_chances_scores_their_log_odds(reward: RewardParams, mac
     rows = [Row("good film", 1, chance=0.9), Row("bad film", 1, chance=0.3)] * 60
     scratch = reward.scratch.model_copy(update={"cut_share": 0.0, "weight_decay": 0.0})
     section = reward.model_copy(update={"scratch": scratch})
-    make_reward_model(rows, tmp_path, section, machine, SilentRecorder())
+    make_scorer(rows, tmp_path, section, machine, SilentRecorder())
     scores = load_reward_model(tmp_path, section, machine)([row.text for row in rows[:2]])
     torch.testing.assert_close(scores, torch.tensor([0.9, 0.3]).logit(), atol=0.3, rtol=0)
 
@@ -170,7 +171,7 @@ def test_a_trained_classifier_scores_the_wanted_class_higher(
     sign: int, reward: RewardParams, machine: Machine, tmp_path: Path
 ) -> None:
     section = reward.model_copy(update={"sign": sign, "label": "toxic" if sign == -1 else "POSITIVE"})
-    curve = make_reward_model(ROWS, tmp_path, section, machine, SilentRecorder())
+    curve = make_scorer(ROWS, tmp_path, section, machine, SilentRecorder())
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
     model = load_reward_model(tmp_path, section, machine)
     assert score_quality(model, ROWS[:2], section) == {"accuracy": 1.0, "auc": 1.0, "rows": 2}
@@ -183,11 +184,11 @@ def test_a_given_classifier_is_taken_as_it_is_if_it_has_the_label(
     model.save_pretrained(tmp_path / "given")
     word_pieces.save_pretrained(tmp_path / "given")
     section = reward.model_copy(update={"source": str(tmp_path / "given")})
-    assert make_reward_model([], tmp_path / "reward", section, machine, SilentRecorder()) == []
+    assert make_scorer([], tmp_path / "reward", section, machine, SilentRecorder()) == []
     taken = load_reward_model(tmp_path / "reward", section, machine)
     assert torch.equal(taken.model.classifier.weight, model.classifier.weight)
     with pytest.raises(UserError, match="it has 0: POSITIVE"):
-        make_reward_model([], tmp_path / "x", section.model_copy(update={"label": "toxic"}), machine, SilentRecorder())
+        make_scorer([], tmp_path / "x", section.model_copy(update={"label": "toxic"}), machine, SilentRecorder())
     assert not (tmp_path / "x").exists()
 
 

@@ -1,0 +1,35 @@
+"""Stage `judge`: the continuations of all methods, as judges see them that no training saw."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from tasks.running.stage import Run, stage
+
+
+@stage
+def judge(run: Run, generations: Path, base: Path, reward: Path, second_scorer: Path, out: Path) -> None:
+    """Score the continuations by the second scorer, measure them under the language model, and find their toxicity."""
+    from rarlhf.config.judging import NO_JUDGE
+    from rarlhf.evaluation.generations import read_tables
+    from rarlhf.evaluation.judge import Judges
+    from rarlhf.evaluation.judgements import EMBEDDINGS, write_embeddings, write_judgement
+    from rarlhf.evaluation.language_judge import open_language_judge
+    from rarlhf.messages.progress import progress
+    from rarlhf.system.machine import prepare
+
+    machine, params = prepare(run.params.runtime), run.params
+    tables = read_tables(generations, params.methods.names, params.seeds)
+    judges = Judges(reward, second_scorer, params, machine)
+    with_language = params.judge.language_model.source != NO_JUDGE
+    opened = open_language_judge(base, params, machine) if with_language else nullcontext()
+    files = [(method, seed, table) for method, by_seed in tables.items() for seed, table in by_seed.items()]
+    with run.output(out) as folder, opened as language, progress("judges", len(files)) as show:
+        for done, (method, seed, table) in enumerate(files, start=1):
+            write_judgement(judges(table, language), folder / method / f"{seed}.safetensors")
+            show(done, f"{method} seed {seed}")
+        if language is not None:
+            write_embeddings(language.embeddings(files[0][2].prompts).double().numpy(), folder / EMBEDDINGS)
+
+
+if __name__ == "__main__":
+    judge()
