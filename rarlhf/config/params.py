@@ -355,6 +355,7 @@ class EvaluateParams(Section):
     like_kl_confidence: Open01
     kl_limit: Annotated[Number, Field(ge=1)]
     table_rows: Annotated[int, Field(ge=0, le=10_000)]
+    browser_prompts: Annotated[int, Field(ge=0, le=10_000)]
     seed: Seed
 
 
