@@ -26,7 +26,7 @@ def test_colours_are_the_registrys_whatever_methods_are_absent(name: str) -> Non
     assert colour["scale"]["range"] == [*(look.colour for look in LOOKS.values()), *FURTHER]
     *others, last = (layer["encoding"] for layer in template["layer"])
     assert others and not any("color" in encoding for encoding in others)
-    assert colour["legend"] == {"values": {"signal": "domain('shape')"}}
+    assert colour["legend"] == {"values": {"signal": "domain('shape')"}, "symbolOpacity": 1}
     assert last["shape"] == {"field": "method", "type": "nominal", "legend": None, "sort": None}
     assert last["color"] == {"field": "method", "scale": {"domain": {"unionWith": list(LOOKS)}}}
     assert colour["sort"] is None  # in the order of the rows, not by the alphabet
@@ -34,7 +34,7 @@ def test_colours_are_the_registrys_whatever_methods_are_absent(name: str) -> Non
 
 def test_bands_reach_from_the_lowest_to_the_highest_seed() -> None:
     bands = {
-        name: json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))["layer"][0]
+        name: json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))["layer"][1]
         for name in ("by_method", "by_seed")
     }
     for band in bands.values():
