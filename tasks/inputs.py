@@ -117,6 +117,11 @@ def digest(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def digest_of_params(params: Params) -> str:
+    """SHA-256 over all parameters, in hexadecimal; it does not depend on their order or on comments in params.yaml."""
+    return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
 def _files(folder: Path) -> list[Path]:
     """All files below a folder in sorted order, links followed, without Python's compiled copies."""
     walk = os.walk(folder, followlinks=True)

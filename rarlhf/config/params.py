@@ -302,6 +302,7 @@ class EvaluateParams(Section):
     kl_limit: Annotated[Number, Field(ge=1)]
     table_rows: Annotated[int, Field(ge=0, le=10_000)]
     clusters: Annotated[int, Field(ge=0, le=20)]
+    browser_prompts: Annotated[int, Field(ge=0, le=10_000)]
     seed: Seed
 
 

@@ -76,8 +76,8 @@ def read_run(path: Path) -> TrainingRun:
 def write_plot_data(folder: Path, quantiles: MethodCurves, tails: MethodCurves, training: TrainingCurves) -> None:
     """Write csv files for `dvc plots`.
 
-    reward_quantile.csv by percent of prompts and cvar_curve.csv by level: a line for each method and point, the mean
-    over seeds.
+    reward_quantile.csv by percent of prompts and cvar_curve.csv by level: a line for each method and point, with the
+    mean over seeds, the lowest and the highest seed.
     training.csv: a line for every iteration of every run; it is not written where PPO trained no method.
     """
     _write_means(folder / "reward_quantile.csv", "quantile", PERCENTS, quantiles)
@@ -95,11 +95,16 @@ def write_plot_data(folder: Path, quantiles: MethodCurves, tails: MethodCurves, 
 
 def _write_means(path: Path, axis: str, points: Sequence[float], curves: MethodCurves) -> None:
     lines = [
-        [method, point, mean]
+        [method, point, *numbers]
         for method, curve in curves.items()
-        for point, mean in zip(points, curve.mean(axis=0).tolist(), strict=True)
+        for point, *numbers in zip(points, *(line.tolist() for line in _band(curve)), strict=True)
     ]
-    _write(path, [["method", axis, "reward"], *lines])
+    _write(path, [["method", axis, "reward", "lowest", "highest"], *lines])
+
+
+def _band(curve: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean over seeds, lowest and highest seed of (S, points) values, (points,) each."""
+    return curve.mean(axis=0), curve.min(axis=0), curve.max(axis=0)
 
 
 def _write(path: Path, lines: Iterable[Iterable[object]]) -> None:

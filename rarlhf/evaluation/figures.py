@@ -1,8 +1,14 @@
-"""The report's figures: each method in its own colour, equal bytes for equal data."""
+"""The report's figures: each method in its own colour, equal bytes for equal data.
 
-from collections.abc import Iterator, Mapping, Sequence
+A figure is a `Drawing` of one or more panels: together they are a picture in plots/, one by one they fit a narrow page.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
+from math import ceil
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +23,10 @@ from rarlhf.evaluation.generations import FloatArray
 from rarlhf.evaluation.metrics import cvar, value_at_risk
 
 Colours = Mapping[str, str]  # method -> colour
+Finish = Callable[[], None]  # what is drawn last, when every panel has its place
+Paint = Callable[[Axes], Finish | None]
 WIDTH = 5.8  # inches; at 640 CSS pixels the 10-point text stays readable, on a phone too
+SMALL = 4.2  # inches, of one of several panels: three beside each other on a page, one on a phone
 STYLE: Mapping[Any, object] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every machine
     "font.size": 10,
@@ -37,6 +46,7 @@ STYLE: Mapping[Any, object] = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
 }
+DASHES = (0, (4, 2))
 BINS = 48
 MARKED_TAIL = 0.10  # level of the VaR and CVaR that histograms mark
 
@@ -49,13 +59,42 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def _panels(rows: int, height: float, share_y: bool = False) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """`rows` panels under each other over a common x axis, in this module's style."""
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of panels, which is drawn as one picture or panel by panel.
+
+    Attributes:
+        panels: what paints each.
+        size: width and height of a panel, inches.
+        text: what it shows, for those who do not see it.
+        columns: panels beside each other in the one picture.
+    """
+
+    panels: Sequence[Paint]
+    size: tuple[float, float]
+    text: str
+    columns: int = 1
+
+    def figure(self) -> Figure:
+        """All panels in one picture."""
+        return _drawn(self.panels, self.size, self.columns)
+
+    def parts(self) -> list[Figure]:
+        """A picture of each panel."""
+        return [_drawn([panel], self.size, 1) for panel in self.panels]
+
+
+def _drawn(panels: Sequence[Paint], size: tuple[float, float], columns: int) -> Figure:
     with mpl.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.subplots(rows, 1, sharex=True, sharey=share_y, squeeze=False)[:, 0]
-        yield figure, list(axes)
+        rows = ceil(len(panels) / columns)
+        figure = Figure(figsize=(columns * size[0], rows * size[1]))
+        axes = list(figure.subplots(rows, columns, squeeze=False).reshape(-1))
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        last = [paint(axis) for paint, axis in zip(panels, axes, strict=False)]
+        for finish in filter(None, last):
+            finish()
+        return figure
 
 
 @contextmanager
@@ -66,33 +105,48 @@ def panel_grid(rows: int, columns: int, height: float) -> Iterator[tuple[Figure,
         yield figure, list(figure.subplots(rows, columns, squeeze=False).reshape(-1))
 
 
-def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours) -> Figure:
-    """Histogram of rewards, one panel per method with the base model behind it; VaR and CVaR of the mixture marked.
+def reward_distribution(scores: Mapping[str, FloatArray], colours: Colours) -> Drawing:
+    """Histogram of rewards, one panel per method with the base model behind it; VaR and CVaR marked.
+
+    Both marks are means over seeds of each seed's own number, as `reward_var_10` and `reward_cvar_10` are.
 
     Args:
-        scores: method -> (N,) rewards of all seeds, prompts and samples; `base` goes to the background.
+        scores: method -> (S, N) rewards of all prompts and samples by seed; `base` goes to the background.
         colours: of every method.
     """
-    background = scores.get("base")
     shown = [method for method in scores if method != "base" or len(scores) == 1]
-    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins=BINS)
-    with _panels(len(shown), 0.6 + 1.5 * len(shown), share_y=True) as (figure, axes):
-        for axis, method in zip(axes, shown, strict=True):
-            if background is not None:
-                axis.hist(background, bins=edges.tolist(), density=True, color="#d2d2d2")
-            _histogram(axis, scores[method], edges, colours[method])
-            axis.set_title(label_of(method), color=colours[method], fontweight="bold")
-            axis.set_xlim(edges[0], edges[-1])
-        axes[-1].set_xlabel("reward of prompt + continuation (score units, higher is better)")
-        figure.supylabel("density", fontsize=10)
-    return figure
+    edges = np.histogram_bin_edges(np.concatenate([values.reshape(-1) for values in scores.values()]), bins=BINS)
+    densities = [np.histogram(values, bins=edges, density=True)[0].max() for values in scores.values()]
+    frame = edges, 1.08 * max(densities)
+    panels = [partial(_distribution, scores, method, frame, colours) for method in shown]
+    tails = {label_of(method): value_of_tail(scores[method], cvar) for method in shown}
+    text = "CVaR 10 %: " + "; ".join(f"{label} {tail:.2f}" for label, tail in tails.items()) + "."
+    return Drawing(panels, (SMALL, 2.5), text, columns=2)
 
 
-def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str) -> None:
-    axis.hist(values, bins=edges.tolist(), density=True, histtype="step", color=colour, linewidth=1.8)
-    quantile, tail_mean = float(value_at_risk(values, MARKED_TAIL)), float(cvar(values, MARKED_TAIL))
+def value_of_tail(by_seed: FloatArray, measure: Callable[[FloatArray, float], FloatArray]) -> float:
+    """`cvar` or `value_at_risk` of (S, N) rewards at the marked level: each seed's, then the mean over seeds."""
+    return float(measure(by_seed, MARKED_TAIL).mean())
+
+
+def _distribution(
+    scores: Mapping[str, FloatArray], method: str, frame: tuple[FloatArray, float], colours: Colours, axis: Axes
+) -> None:
+    """One panel; the frame is the common edges of the bins and the highest density that is shown."""
+    edges, top = frame
+    if "base" in scores:
+        axis.hist(scores["base"].reshape(-1), bins=edges.tolist(), density=True, color="#d2d2d2")
+    _histogram(axis, scores[method], edges, colours[method])
+    axis.set_title(label_of(method), color=colours[method], fontweight="bold")
+    axis.set(xlim=(edges[0], edges[-1]), ylim=(0, top), ylabel="density")
+    axis.set_xlabel("reward (score units, higher is better)")
+
+
+def _histogram(axis: Axes, by_seed: FloatArray, edges: FloatArray, colour: str) -> None:
+    axis.hist(by_seed.reshape(-1), bins=edges.tolist(), density=True, histtype="step", color=colour, linewidth=1.8)
+    quantile, tail_mean = value_of_tail(by_seed, value_at_risk), value_of_tail(by_seed, cvar)
     axis.axvspan(edges[0], quantile, color=colour, alpha=0.12, linewidth=0)
-    axis.axvline(tail_mean, color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
+    axis.axvline(tail_mean, color=colour, linewidth=1.2, linestyle=DASHES)
     left_of_it = tail_mean > edges[0] + 0.3 * (edges[-1] - edges[0])  # else the text would be over the axis
     axis.annotate(
         f"CVaR {MARKED_TAIL:.0%} = {tail_mean:.2f}",
@@ -107,37 +161,55 @@ def _histogram(axis: Axes, values: FloatArray, edges: FloatArray, colour: str) -
     )
 
 
-def reward_quantiles(curves: MethodCurves, colours: Colours) -> Figure:
+def reward_quantiles(curves: MethodCurves, colours: Colours) -> Drawing:
     """The paper's curve: mean reward over the first x % of the test prompts by their own score; band: all seeds.
 
     Args:
         curves: method -> (S, 100) from `quantile_curves`.
         colours: of every method.
     """
-    with _panels(1, 3.6) as (figure, axes):
-        _lines(axes[0], np.array(PERCENTS, dtype=np.float64), curves, colours)
-        _label_ends(axes[0], curves, colours, gap=0.075)
-        axes[0].set_xlabel("first x % of the test prompts, lowest prompt score first")
-        axes[0].set_ylabel("mean reward (score units)")
-    return figure
+    axes = ("first x % of the test prompts, lowest prompt score first", "mean reward (score units)")
+    return _one_panel(np.array(PERCENTS, dtype=np.float64), curves, colours, axes)
 
 
-def outcome_cvar(curves: MethodCurves, colours: Colours) -> Figure:
+def outcome_cvar(curves: MethodCurves, colours: Colours) -> Drawing:
     """CVaR of the rewards of all prompts and samples against its level; band: all seeds.
 
     Args:
         curves: method -> (S, 100) from `cvar_curves`.
         colours: of every method.
     """
-    with _panels(1, 3.6) as (figure, axes):
-        _lines(axes[0], np.array(ALPHAS) * 100, curves, colours)
-        _label_ends(axes[0], curves, colours, gap=0.075)
-        axes[0].set_xlabel("level alpha: worst share of all continuations, %")
-        axes[0].set_ylabel("CVaR of the reward (score units)")
-    return figure
+    axes = ("level alpha: worst share of all continuations, %", "CVaR of the reward (score units)")
+    return _one_panel(np.array(ALPHAS) * 100, curves, colours, axes)
 
 
-def training_curves(runs: TrainingCurves, colours: Colours, kl_target: float) -> Figure | None:
+def kl_by_decile(evaluation: Evaluation, colours: Colours) -> Drawing | None:
+    """Mean KL of trained methods by decile of the prompts' own scores; None without such a method."""
+    found = {m: np.array(by_seed) for m, by_seed in evaluation["kl_by_decile"].items() if is_trained(m)}
+    if not found:
+        return None
+    axes = ("decile of the prompt's own score, lowest first", "KL to SFT (nats per response)")
+    return _one_panel(np.arange(1.0, 1 + next(iter(found.values())).shape[1]), found, colours, axes)
+
+
+def _one_panel(x: FloatArray, curves: MethodCurves, colours: Colours, axes: tuple[str, str]) -> Drawing:
+    """A line for each method over the whole width; `axes` are the labels of x and y."""
+
+    def paint(axis: Axes) -> None:
+        _lines(axis, x, curves, colours)
+        _label_ends(axis, curves, colours, gap=0.06)
+        axis.set(xlabel=axes[0], ylabel=axes[1])
+
+    return Drawing([paint], (5.0, 3.4), f"{axes[1]} from left to right: {_ends(curves)}.")
+
+
+def _ends(curves: MethodCurves) -> str:
+    """The first and the last point of each method's mean line."""
+    means = {label_of(method): lines.mean(axis=0) for method, lines in curves.items()}
+    return "; ".join(f"{label} {line[0]:.2f} to {line[-1]:.2f}" for label, line in means.items())
+
+
+def training_curves(runs: TrainingCurves, colours: Colours, kl_target: float) -> Drawing | None:
     """Reward mean and CVaR, KL with its target, coefficient and kept episodes per iteration; None without a PPO run.
 
     Args:
@@ -154,86 +226,32 @@ def training_curves(runs: TrainingCurves, colours: Colours, kl_target: float) ->
         "kl_coef": "KL coefficient (score units per nat)",
         "kept": "episodes kept",
     }
-    with _panels(len(panels), 8.6) as (figure, axes):
-        for axis, (name, title) in zip(axes, panels.items(), strict=True):
-            curves = {method: np.stack([run[name] for run in by_seed.values()]) for method, by_seed in runs.items()}
-            _lines(axis, next(iter(next(iter(runs.values())).values()))["iteration"], curves, colours)
-            axis.set_title(title)
-            if name == "kept":
-                axis.set_ylim(bottom=0)
-            _label_ends(axis, curves, colours, gap=0.16)
-        axes[2].axhline(kl_target, color="#333333", linewidth=1, linestyle=(0, (4, 2)))
-        axes[2].annotate(
-            f"target {kl_target:g}", (0, kl_target), xycoords=("axes fraction", "data"), xytext=(4, 3),
-            textcoords="offset points", fontsize=9, color="#333333",
-        )  # fmt: skip
-        axes[-1].set_xlabel("iteration")
-    return figure
+    curves = {
+        name: {method: np.stack([run[name] for run in by_seed.values()]) for method, by_seed in runs.items()}
+        for name in panels
+    }
+    iterations = next(iter(next(iter(runs.values())).values()))["iteration"]
+
+    def paint(name: str, axis: Axes) -> None:
+        _lines(axis, iterations, curves[name], colours)
+        axis.set_title(panels[name])
+        if name == "kept":
+            axis.set_ylim(bottom=0)
+        if name == "kl":
+            _target(axis, kl_target)
+        _label_ends(axis, curves[name], colours, gap=0.1)
+        axis.set_xlabel("iteration")
+
+    text = "; ".join(f"{title}: {_ends(curves[name])}" for name, title in panels.items())
+    return Drawing([partial(paint, name) for name in panels], (SMALL, 2.7), f"{text}.", columns=2)
 
 
-def trade_off(evaluation: Evaluation, colours: Colours) -> Figure:
-    """Mean reward and outcome CVaR against KL: dots are seeds, discs their mean, the dashed line the KL target."""
-    panels = {"reward_mean": "mean reward (score units)", "reward_cvar_10": "outcome CVaR 10 % (score units)"}
-    with _panels(2, 5.2) as (figure, axes):
-        for axis, (metric, title) in zip(axes, panels.items(), strict=True):
-            _scatter(axis, evaluation, colours, metric)
-            axis.set_title(title)
-        axes[-1].set_xlabel("KL to SFT (nats per response)")
-    return figure
-
-
-def attainable(evaluation: Evaluation, colours: Colours) -> Figure | None:
-    """The attainable mean and CVaR against KL, and the seeds of trained methods; None where it was not computed."""
-    if "attainable" not in evaluation:
-        return None
-    curves = evaluation["attainable"]
-    panels = {"reward_mean": "mean reward (score units)", "reward_cvar_10": "outcome CVaR 10 % (score units)"}
-    with _panels(2, 5.6) as (figure, axes):
-        for axis, (metric, title) in zip(axes, panels.items(), strict=True):
-            axis.plot(curves["kl"], curves["metrics"][metric], color="#555555", linestyle="--", label="attainable")
-            for method in filter(is_trained, evaluation["methods"]):
-                spreads = evaluation["methods"][method]
-                axis.scatter(
-                    spreads["kl_sft"]["per_seed"], spreads[metric]["per_seed"],
-                    s=22, color=colours[method], linewidths=0, zorder=3, label=label_of(method),
-                )  # fmt: skip
-            axis.set_title(title)
-            axis.set_xlim(left=0)
-        axes[-1].set_xlabel("KL to SFT (nats per response)")
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
-        )
-    return figure
-
-
-def kl_by_decile(evaluation: Evaluation, colours: Colours) -> Figure | None:
-    """Mean KL of trained methods by decile of the prompts' own scores; None without such a method."""
-    found = {m: np.array(by_seed) for m, by_seed in evaluation["kl_by_decile"].items() if is_trained(m)}
-    if not found:
-        return None
-    with _panels(1, 3.2) as (figure, axes):
-        _lines(axes[0], np.arange(1.0, 1 + next(iter(found.values())).shape[1]), found, colours)
-        _label_ends(axes[0], found, colours, gap=0.085)
-        axes[0].set_xlabel("decile of the prompt's own score, lowest first")
-        axes[0].set_ylabel("KL to SFT (nats per response)")
-    return figure
-
-
-def _scatter(axis: Axes, evaluation: Evaluation, colours: Colours, metric: str) -> None:
-    methods, target = evaluation["methods"], evaluation["kl_target"]
-    for method, spreads in methods.items():
-        kl, reward, colour = spreads["kl_sft"], spreads[metric], colours[method]
-        axis.scatter([kl["mean"]], [reward["mean"]], s=150, color=colour, alpha=0.3, linewidths=0)
-        axis.scatter(kl["per_seed"], reward["per_seed"], s=14, color=colour, linewidths=0, zorder=3)
-    axis.axvline(target, color="#333333", linewidth=1, linestyle=(0, (4, 2)))
-    axis.margins(x=0.2, y=0.2)
-    low, high = axis.get_ylim()
-    heights = [(spreads[metric]["mean"] - low) / (high - low) for spreads in methods.values()]
-    for (method, spreads), height in zip(methods.items(), _apart(heights, gap=0.1), strict=True):
-        axis.annotate(
-            label_of(method), (spreads["kl_sft"]["mean"], height), xycoords=("data", "axes fraction"), xytext=(10, 0),
-            textcoords="offset points", va="center", color=colours[method], fontweight="bold", fontsize=9,
-        )  # fmt: skip
+def _target(axis: Axes, kl_target: float) -> None:
+    axis.axhline(kl_target, color="#333333", linewidth=1, linestyle=DASHES)
+    axis.annotate(
+        f"target {kl_target:g}", (0, kl_target), xycoords=("axes fraction", "data"), xytext=(4, 3),
+        textcoords="offset points", fontsize=9, color="#333333",
+    )  # fmt: skip
 
 
 def _lines(axis: Axes, x: FloatArray, curves: MethodCurves, colours: Colours) -> None:

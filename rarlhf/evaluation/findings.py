@@ -13,7 +13,7 @@ from rarlhf.config.methods import RLHF, in_order, is_trained, label_of
 from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.comparisons import Comparison, Evaluation
 from rarlhf.evaluation.statistics import Difference, distinguishable, seeds_at_unlike_kl
-from rarlhf.evaluation.words import counted, joined, percent
+from rarlhf.evaluation.words import counted, percent
 
 METRIC_LABELS: Mapping[str, str] = {
     "reward_mean": "mean reward",
@@ -29,15 +29,9 @@ SIGN: Mapping[str, int] = {  # 1: higher is better; -1: lower is better; KL is a
     "perplexity_reference": -1,
 }
 REWARDS = ("reward_mean", "reward_prompt_tail", "reward_cvar_10")
-TAILS = ("reward_prompt_tail", "reward_cvar_10")
 MARK = "†"  # after the names of two methods that are not at like KL
 
 Verdict = Literal["better", "worse", "open"]
-WORDS: Mapping[Verdict, str] = {
-    "better": "ahead of {other} on",
-    "worse": "behind {other} on",
-    "open": "not distinguishable from {other} on",
-}
 
 
 def mark_explained(params: EvaluateParams) -> str:
@@ -84,72 +78,17 @@ def _beats_all(evaluation: Evaluation, method: str, metric: str) -> bool:
     return True
 
 
-def findings(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
-    """Sentences in reading order.
-
-    Each trained method is compared with RLHF, then each with SFT. The methods whose KL is too high come last.
+def findings(evaluation: Evaluation, params: EvaluateParams, other: str) -> list[str]:
+    """Sentences on each trained method against another one, `rlhf` or `sft`, in their order.
 
     Args:
         evaluation: content of metrics/evaluate.json.
-        params: section `evaluate`, of which `like_kl`, `like_kl_confidence` and `kl_limit` are read.
+        params: section `evaluate`, of which `like_kl` and `like_kl_confidence` are read.
+        other: the method that they are compared with; without it there is nothing to say.
     """
-    others = compared_with_rlhf(evaluation)
-    trained = [RLHF, *others]
-    pairs = [f"{method}_minus_{RLHF}" for method in others] + [f"{method}_minus_sft" for method in trained]
-    sentences: list[str] = []
-    for pair in pairs:
-        if pair in evaluation["comparisons"]:
-            sentences += _sentences(evaluation, evaluation["comparisons"][pair], params)
-    return sentences + list(_kl_warnings(evaluation, params))
-
-
-def headlines(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
-    """Whether the tail of each trained method beats RLHF's, as far as this run can tell.
-
-    Returns: a sentence for each such method, or one sentence where nothing can be said of any.
-    """
-    others = compared_with_rlhf(evaluation)
-    if not others or RLHF not in evaluation["methods"]:
-        return [_nothing_compared(evaluation, others)]
-    if len(evaluation["seeds"]) < 2:
-        names = joined(label_of(method) for method in others)
-        return [f"One seed: no intervals, so nothing is concluded about {names} against {label_of(RLHF)}."]
-    return [_headline(evaluation, evaluation["comparisons"][f"{method}_minus_{RLHF}"], params) for method in others]
-
-
-def _nothing_compared(evaluation: Evaluation, others: Sequence[str]) -> str:
-    rlhf = label_of(RLHF)
-    if others:
-        names = joined(label_of(method) for method in others)
-        return f"{rlhf} was not run, so the tails of {names} have nothing to be compared with."
-    if RLHF in evaluation["methods"]:
-        return f"{rlhf} is the only trained method, so its tail is not compared."
-    return "No method was trained, so no tails are compared."
-
-
-def _headline(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
-    if not comparable(comparison):
-        return _headline_at_unlike_kl(evaluation, comparison, params)
-    by_verdict: dict[Verdict, list[str]] = {"better": [], "worse": [], "open": []}
-    for metric in TAILS:
-        by_verdict[verdict(comparison["metrics"][metric], 1)].append(METRIC_LABELS[metric])
-    first, second = label_of(comparison["first"]), label_of(comparison["second"])
-    parts = [
-        f"{WORDS[value].format(other=second)} {' and '.join(labels)}" for value, labels in by_verdict.items() if labels
-    ]
-    lead = first if by_verdict["better"] else f"{first} does not win here: it"
-    return f"{lead} is {'; '.join(parts)}."
-
-
-def _headline_at_unlike_kl(evaluation: Evaluation, comparison: Comparison, params: EvaluateParams) -> str:
-    unlike = _unlike(evaluation, comparison, params)
-    said = {metric: _at_lower_kl(evaluation, comparison, metric) for metric in TAILS}
-    ahead = [sentence for sentence in said.values() if sentence]
-    if not ahead:
-        return f"{unlike}, so this run does not show which has the better tail."
-    open_ones = [METRIC_LABELS[metric] for metric, sentence in said.items() if not sentence]
-    rest = [f"This run does not show which has the better {label}." for label in open_ones]
-    return " ".join([f"{unlike}.", *ahead, *rest])
+    pairs = (f"{method}_minus_{other}" for method in [RLHF, *compared_with_rlhf(evaluation)])
+    found = (evaluation["comparisons"].get(pair) for pair in pairs)
+    return [sentence for pair in found if pair is not None for sentence in _sentences(evaluation, pair, params)]
 
 
 def unlike_kl(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
@@ -177,7 +116,7 @@ def _sentences(evaluation: Evaluation, comparison: Comparison, params: EvaluateP
         yield _kl_sentence(evaluation, comparison, params)
     for metric in REWARDS:
         say = _sentence if comparable(comparison) else _bare_difference
-        ahead = None if comparable(comparison) else _at_lower_kl(evaluation, comparison, metric)
+        ahead = None if comparable(comparison) else at_lower_kl(evaluation, comparison, metric)
         yield ahead or say(first, second, METRIC_LABELS[metric], comparison["metrics"][metric])
 
 
@@ -199,7 +138,7 @@ def _bare_difference(first: str, second: str, label: str, difference: Difference
     return f"{first} less {second}, {label}, not at like KL: {difference['mean']:+.2f}, {shown}."
 
 
-def _at_lower_kl(evaluation: Evaluation, comparison: Comparison, metric: str) -> str | None:
+def at_lower_kl(evaluation: Evaluation, comparison: Comparison, metric: str) -> str | None:
     """A sentence on the method that has the higher reward at the lower KL of two that are not at like KL.
 
     Returns: None unless the interval of the difference leaves out zero and that method's KL is lower in every seed.
@@ -234,7 +173,8 @@ def _kl_sentence(evaluation: Evaluation, comparison: Comparison, params: Evaluat
     return f"{pair} are at like KL in every seed. {seen}"
 
 
-def _kl_warnings(evaluation: Evaluation, params: EvaluateParams) -> Iterator[str]:
+def kl_warnings(evaluation: Evaluation, params: EvaluateParams) -> Iterator[str]:
+    """A sentence for each method whose KL is above `kl_limit` times its target in a seed."""
     target = evaluation["kl_target"]
     for method in filter(is_trained, in_order(evaluation["methods"])):
         per_seed = evaluation["methods"][method]["kl_sft"]["per_seed"]

@@ -1,22 +1,27 @@
-"""reports/report.html: one file with its style and pictures inside, which opens anywhere without a network."""
+"""reports/report.html: one file with its style, script and figures inside, which opens anywhere without a network.
 
+The page's Content-Security-Policy allows its own style sheet and script, by their hashes, and nothing else: no address,
+no inline `style`, no handler in an attribute.
+"""
+
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import resources
-from unicodedata import category
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from rarlhf.config.methods import colours_of, label_of
+from rarlhf.config.methods import RLHF, colours_of, label_of
 from rarlhf.config.params import Params
-from rarlhf.evaluation import figures
-from rarlhf.evaluation.attainable import SHARES, sentences
-from rarlhf.evaluation.comparisons import COMPARED, Evaluation, any_table
-from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
-from rarlhf.evaluation.findings import SIGN, best_methods, findings, headlines, mark_explained, pair_label
-from rarlhf.evaluation.generations import BoolArray, Tables, stacked
+from rarlhf.evaluation.attainable import SFT, SHARES, sentences
+from rarlhf.evaluation.browser import Browser
+from rarlhf.evaluation.comparisons import COMPARED, Evaluation
+from rarlhf.evaluation.findings import SIGN, best_methods, findings, kl_warnings, mark_explained, pair_label
+from rarlhf.evaluation.headlines import headlines
+from rarlhf.evaluation.pictures import CAPTIONS, Pictures
+from rarlhf.evaluation.samples import TailSample, visible
 from rarlhf.evaluation.statistics import distinguishable
 from rarlhf.evaluation.tables import (
     COLUMNS,
@@ -24,175 +29,131 @@ from rarlhf.evaluation.tables import (
     cell_text,
     columns_of,
     difference_text,
-    number,
     oracle_rows,
     result_rows,
+    seed_rows,
 )
 from rarlhf.evaluation.words import counted, listed, percent
 
-KEPT = "\n\t\u200c\u200d\u200e\u200f"  # line feed, tab, zero-width joiners, direction marks
 LIGHTER = 0.45  # share of white in a colour on a dark page
-CAPTIONS: Mapping[str, tuple[str, str]] = {
-    "reward_quantile": (
-        "Reward by prompt difficulty",
-        "Mean reward over the first x % of the test prompts, those with the lowest score of their own first (the "
-        "paper's curve). The left end is the prompt tail, the right end the mean. Bands: lowest and highest seed.",
-    ),
-    "cvar_curve": (
-        "Outcome CVaR",
-        "Mean of the worst alpha % of all continuations, whatever their prompt. It rises to the mean reward at 100 %. "
-        "A line that is ahead far to the left prevents rare failures. Bands: lowest and highest seed.",
-    ),
-    "reward_distribution": (
-        "Shift of the reward distribution",
-        "Rewards of all continuations of all seeds, the base model in grey. Shaded: below the 10 % quantile (VaR); "
-        "dashed: the mean of that tail (CVaR).",
-    ),
-    "trade_off": (
-        "Reward against KL",
-        "Dots are seeds, discs their mean, the dashed line is the KL target. Further up is better; further right is "
-        "further from the SFT model. The comparison of two methods is fair where their dots are at the same KL.",
-    ),
-    "attainable": (
-        "Share of the attainable",
-        "Dashed: the highest mean and the highest CVaR at 10 % that any policy of that KL could have, from weighted "
-        "samples of the SFT model. Dots are seeds of the trained methods. The height of a dot over SFT, divided by the "
-        "height of the dashed line over SFT at the same KL, is its share.",
-    ),
-    "kl_by_decile": (
-        "Where the KL was spent",
-        "Mean KL of the answers to each tenth of the test prompts, those with the lowest score of their own first. "
-        "Bands: lowest and highest seed.",
-    ),
-    "training": (
-        "Training",
-        "Per iteration, over the training prompts of that batch. KL should stay at its target. The episodes kept "
-        "follow the risk schedule. The CVaR is the mean of the worst 10 % of the whole batch's scores, for every "
-        "method and risk level. Bands: lowest and highest seed.",
-    ),
+TOP = ("trade_off", "differences")  # figures that stand with their numbers, before the section of figures
+TITLES: Mapping[str, str] = {  # id of a heading -> its text
+    "trade-off": CAPTIONS["trade_off"][0],
+    "results": "Results",
+    "findings": "What the intervals say",
+    "differences": "Paired differences",
+    "by-seed": "Seed by seed",
+    "oracle": "By the oracle",
+    "figures": "Figures",
+    "browse": "Browse the samples",
+    "samples": "Samples from the prompt tail",
+    "metrics": "All metrics",
+    "definitions": "Definitions",
+    "data": "Data and parameters",
+    "origin": "Where the numbers come from",
 }
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure of the report."""
+class Texts:
+    """What the report quotes of prompts and continuations.
 
-    name: str  # file name in plots/ without suffix
-    title: str
-    caption: str  # how to read it
-    png: bytes
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one method wrote to a prompt."""
-
-    method: str
-    text: str
-    score: str
-
-
-@dataclass(frozen=True)
-class TailSample:
-    """One tail prompt with every method's answer beside each other."""
-
-    prompt: str
-    prompt_score: str
-    answers: tuple[Answer, ...]
-
-
-def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluation, params: Params) -> list[Picture]:
-    """Every figure of the report, in reading order, without those of which nothing was measured."""
-    colours = colours_of(tables)
-    rewards = {method: stacked(by_seed, "scores").reshape(-1) for method, by_seed in tables.items()}
-    drawn = {
-        "reward_quantile": figures.reward_quantiles(quantile_curves(tables), colours),
-        "cvar_curve": figures.outcome_cvar(cvar_curves(tables), colours),
-        "reward_distribution": figures.reward_distribution(rewards, colours),
-        "trade_off": figures.trade_off(evaluation, colours),
-        "attainable": figures.attainable(evaluation, colours),
-        "kl_by_decile": figures.kl_by_decile(evaluation, colours),
-        "training": figures.training_curves(training, colours, params.kl.target),
-    }
-    return [Picture(name, *CAPTIONS[name], figures.png(figure)) for name, figure in drawn.items() if figure is not None]
-
-
-def tail_samples(tables: Tables, tail: BoolArray, count: int, seed: int) -> list[TailSample]:
-    """Prompts of the tail drawn at random, with the first seed's first continuation of every method.
-
-    Args:
-        tables: generations of every method and seed.
-        tail: (P,) bool, the prompt tail.
-        count: prompts to draw, fewer where the tail is smaller.
-        seed: of the draw, so that nobody picks the samples.
-
-    Returns: prompts by ascending id, methods in the order of `tables`.
+    Attributes:
+        samples: tail samples, shown without scripts too.
+        browser: prompts to browse; None for no browser.
+        offensive: whether the texts may offend: a notice comes first then, they are blurred, and samples are folded.
     """
-    candidates = np.flatnonzero(tail)
-    drawn = np.random.default_rng(seed).choice(candidates, size=min(count, len(candidates)), replace=False)
-    return [_tail_sample(tables, int(index)) for index in np.sort(drawn)]
+
+    samples: Sequence[TailSample]
+    browser: Browser | None
+    offensive: bool
 
 
-def _tail_sample(tables: Tables, index: int) -> TailSample:
-    first = {method: next(iter(by_seed.values())) for method, by_seed in tables.items()}
-    answers = tuple(
-        Answer(method, table.continuations[index][0], number(float(table.scores[index, 0])))
-        for method, table in first.items()
-    )
-    table = any_table(tables)
-    return TailSample(table.prompts[index], number(float(table.prompt_scores[index])), answers)
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers come from.
+
+    Attributes:
+        experiment: name of the experiment in MLflow.
+        inputs_hash: tag of the run in MLflow that made the page.
+        hashes: name -> hash of what the page was made from.
+    """
+
+    experiment: str
+    inputs_hash: str
+    hashes: Mapping[str, str]
 
 
 def render_report(
     evaluation: Evaluation,
-    pictures: Sequence[Picture],
-    samples: Sequence[TailSample],
+    pictures: Pictures,
+    texts: Texts,
     counts: Mapping[str, object],
     params: Params,
-    provenance: Mapping[str, str],
-    offensive: bool,
+    origin: Origin,
 ) -> str:
-    """The report as one HTML page without scripts, outside addresses or times.
+    """The report as one HTML page without outside addresses, times or the commit.
 
     Args:
         evaluation: content of metrics/evaluate.json.
         pictures: figures in reading order.
-        samples: tail samples; their texts are escaped, made `visible`, and kept apart from the page's own.
+        texts: what it quotes; all of it is escaped, made `visible`, and kept apart from the page's own text.
         counts: rows read, used and dropped, nested by name.
         params: all params, shown in full.
-        provenance: name -> hash or version, for the foot.
-        offensive: whether samples quote text that may offend; if so, a notice comes first and the samples are folded.
+        origin: for the foot.
 
     Returns: HTML, equal for equal arguments.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["visible"] = visible
-    source = resources.files("rarlhf.evaluation").joinpath("report.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
+    )
+    environment.filters |= {"visible": visible, "headings": _headings}
+    colours = {method: (colour, _on_dark(colour)) for method, colour in colours_of(evaluation["methods"]).items()}
+    sheet = environment.get_template("report.css.j2").render(colours=colours, figures_sheet=pictures.sheet)
+    script = _source("report.js")
+    return environment.get_template("report.html.j2").render(
         evaluation=evaluation,
+        policy=_policy(sheet, script),
+        sheet=sheet,
+        script=script,
+        titles=TITLES,
         label_of=label_of,
         counted=counted,
-        colours={method: (colour, _on_dark(colour)) for method, colour in colours_of(evaluation["methods"]).items()},
         mark_explained=mark_explained(params.evaluate),
         headlines=headlines(evaluation, params.evaluate),
-        findings=findings(evaluation, params.evaluate),
+        warnings=list(kl_warnings(evaluation, params.evaluate)),
+        findings={label_of(other): findings(evaluation, params.evaluate, other) for other in (RLHF, SFT)},
         seeds=listed(evaluation["seeds"]),
         confidence=percent(evaluation["confidence"]),
-        results=_results(evaluation),
-        result_headings=list(columns_of(evaluation).values()),
-        attainable=_attainable(evaluation),
-        differences=_differences(evaluation),
-        difference_headings=[COLUMNS[metric] for metric in COMPARED],
-        oracle=oracle_rows(evaluation),
-        oracle_headings=list(ORACLE_COLUMNS.values()),
-        all_metrics=_all_metrics(evaluation),
-        pictures=[(p, b64encode(p.png).decode("ascii")) for p in pictures],
-        samples=samples,
+        pictures={name: pictures.shown.get(name) for name in TOP},
+        further=[picture for name, picture in pictures.shown.items() if name not in TOP],
+        **_tables(evaluation),
+        samples=texts.samples,
+        browser=texts.browser,
+        offensive=texts.offensive,
         counts=list(_flat(counts)),
         params=list(_flat(params.model_dump(mode="json"))),
-        provenance=provenance,
-        offensive=offensive,
+        experiment=origin.experiment,
+        inputs_hash=origin.inputs_hash,
+        provenance=origin.hashes,
     )
+
+
+def _source(name: str) -> str:
+    return resources.files("rarlhf.evaluation").joinpath(name).read_text("utf-8")
+
+
+def _headings(body: str) -> list[tuple[str, str]]:
+    """(id, text) of the headings of a page, for its table of contents."""
+    return re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', body)
+
+
+def _policy(sheet: str, script: str) -> str:
+    """The Content-Security-Policy: this style sheet, this script, and nothing else."""
+    of_sheet, of_script = (
+        f"'sha256-{b64encode(sha256(text.encode('utf-8')).digest()).decode('ascii')}'" for text in (sheet, script)
+    )
+    return f"default-src 'none'; style-src {of_sheet}; script-src {of_script}; base-uri 'none'; form-action 'none'"
 
 
 def _on_dark(colour: str) -> str:
@@ -201,18 +162,21 @@ def _on_dark(colour: str) -> str:
     return "#" + "".join(f"{round(part + LIGHTER * (255 - part)):02x}" for part in parts)
 
 
-def visible(text: str) -> str:
-    """The text with every character that would change how it is displayed written as an escape in hexadecimal.
-
-    Those are control characters but for line feed and tab, the invisible format characters of Unicode (overrides of
-    writing direction, zero-width spaces, tags), and halves of surrogate pairs, which cannot be written as UTF-8. The
-    joiners and direction marks that scripts and emoji need stay as they are.
-    """
-    return "".join(c if _is_plain(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _is_plain(character: str) -> bool:
-    return character in KEPT or category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+def _tables(evaluation: Evaluation) -> dict[str, object]:
+    """The tables of the page and their headings."""
+    columns = columns_of(evaluation)
+    return {
+        "results": _results(evaluation),
+        "result_headings": list(columns.values()),
+        "by_seed": seed_rows(evaluation, list(columns)),
+        "attainable": _attainable(evaluation),
+        "differences": _differences(evaluation),
+        "difference_headings": [COLUMNS[metric] for metric in COMPARED],
+        "oracle": oracle_rows(evaluation),
+        "oracle_headings": list(ORACLE_COLUMNS.values()),
+        "all_metrics": _all_metrics(evaluation),
+        "method_labels": [label_of(method) for method in evaluation["methods"]],
+    }
 
 
 def _results(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:

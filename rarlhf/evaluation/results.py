@@ -1,7 +1,6 @@
 """Everything that stage `evaluate` reads and computes, and the folders and the page that it writes."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +9,15 @@ import numpy as np
 from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.decoding.samples import Samples, read_samples
 from rarlhf.evaluation.attainable import Prompts, attainable, shares
+from rarlhf.evaluation.browser import browser
 from rarlhf.evaluation.comparisons import Evaluation, compare_methods, tail_of
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves, read_training, write_plot_data
 from rarlhf.evaluation.generations import Tables, read_tables
 from rarlhf.evaluation.judgements import read_judgements
 from rarlhf.evaluation.perplexity import perplexities_of_methods
-from rarlhf.evaluation.report import Picture, draw_pictures, render_report, tail_samples
+from rarlhf.evaluation.pictures import Pictures, draw_pictures
+from rarlhf.evaluation.report import Origin, Texts, render_report
+from rarlhf.evaluation.samples import tail_samples
 from rarlhf.messages.progress import Recorder
 from rarlhf.system.files import read_jsonl
 from rarlhf.system.machine import prepare
@@ -37,26 +39,29 @@ class Results:
     tables: Tables
     training: TrainingCurves
     evaluation: Evaluation
-    pictures: list[Picture]
+    pictures: Pictures
 
     def write_plots(self, folder: Path) -> None:
         """Writes the figures and the csv files of `dvc plots`."""
         write_plot_data(folder, quantile_curves(self.tables), cvar_curves(self.tables), self.training)
-        for picture in self.pictures:
+        for picture in self.pictures.shown.values():
             (folder / f"{picture.name}.png").write_bytes(picture.png)
 
-    def report(self, prompts: Path, provenance: Mapping[str, str]) -> str:
+    def report(self, prompts: Path, origin: Origin) -> str:
         """The report in HTML.
 
         Args:
             prompts: folder with counts.json, the rows used and dropped.
-            provenance: name -> hash or version, for the foot.
+            origin: where the numbers come from, for the foot.
         """
-        chosen = self.params.evaluate
-        samples = tail_samples(self.tables, tail_of(self.tables, self.params), chosen.table_rows, chosen.seed)
+        chosen, tail = self.params.evaluate, tail_of(self.tables, self.params)
+        texts = Texts(
+            samples=tail_samples(self.tables, tail, chosen.table_rows, chosen.seed),
+            browser=browser(self.tables, tail, chosen),
+            offensive=self.params.data.source != "generator",
+        )
         counts = json.loads((prompts / "counts.json").read_text(encoding="utf-8"))
-        real_text = self.params.data.source != "generator"
-        return render_report(self.evaluation, self.pictures, samples, counts, self.params, provenance, real_text)
+        return render_report(self.evaluation, self.pictures, texts, counts, self.params, origin)
 
 
 @dataclass(frozen=True)

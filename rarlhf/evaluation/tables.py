@@ -67,6 +67,22 @@ def result_rows(evaluation: Evaluation, columns: Sequence[str]) -> list[list[str
     ]
 
 
+def seed_rows(evaluation: Evaluation, columns: Sequence[str]) -> list[list[str]]:
+    """One row per method and seed: the method's name, the seed, then its value of each metric; a dash for none."""
+    return [
+        [label_of(method), str(seed), *(_of_seed(spreads, column, place) for column in columns)]
+        for method, spreads in evaluation["methods"].items()
+        for place, seed in enumerate(evaluation["seeds"])
+    ]
+
+
+def _of_seed(spreads: Mapping[str, Spread], metric: str, place: int) -> str:
+    if metric not in spreads:
+        return NONE
+    value = spreads[metric]["per_seed"][place]
+    return f"{value:.0%}" if metric in SHARES.values() else number(value)
+
+
 def cell_text(spreads: Mapping[str, Spread], metric: str, confidence: float) -> str:
     """One metric of a method: `mean ±half-width`, a share in percent; a dash where the method has none."""
     if metric not in spreads:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rarlhf.config.errors import UserError
 
 FOLDER = Path("data/modules")  # where stage `code` puts it
-KINDS = (".py", ".j2")
+KINDS = (".py", ".j2", ".js")
 SPEAKING = ("say", "log")  # methods that print a line
 
 
@@ -62,7 +62,7 @@ def _is_unread_text(node: ast.stmt, read: Iterable[str]) -> bool:
 
 
 def silent_file(path: Path) -> str:
-    """What stages depend on of a file: a module as `silent` gives it, a template as it is.
+    """What stages depend on of a file: a module as `silent` gives it, a template or a script as it is.
 
     Raises: UserError if it cannot be read as UTF-8, or as Python.
     """
@@ -76,13 +76,13 @@ def silent_file(path: Path) -> str:
 
 
 def code_files(root: Path) -> list[Path]:
-    """Modules and templates at or below `root`, without an editor's hidden files."""
+    """Modules, templates and scripts at or below `root`, without an editor's hidden files."""
     found = [root] if root.is_file() else sorted(root.rglob("*"))
     return [path for path in found if path.suffix in KINDS and not path.name.startswith(".") and path.is_file()]
 
 
 def write_silent(root: Path, folder: Path) -> None:
-    """Writes every module and template below `root` to `folder` as `silent_file` gives it.
+    """Writes every module, template and script below `root` to `folder` as `silent_file` gives it.
 
     Raises: UserError as `silent_file`.
     """

@@ -23,7 +23,8 @@ def track_training(run: Run, method: str, seed: int, curve: Path) -> None:
 
     def draw() -> "Figure | None":
         colours = colours_of(run.params.methods.names)
-        return training_curves({method: {seed: read_run(curve)}}, colours, run.params.kl.target)
+        drawing = training_curves({method: {seed: read_run(curve)}}, colours, run.params.kl.target)
+        return None if drawing is None else drawing.figure()
 
     run.tracker.artifact(curve, "curve")
     run.tracker.figure(draw, "training.png")
@@ -36,8 +37,8 @@ def track_samples(run: Run, seed: int, rows: Sequence[Mapping[str, Any]]) -> Non
     run.tracker.table(table, f"samples_seed_{seed}.json")
 
 
-def track_results(run: Run, evaluation: "Evaluation", page: str) -> None:
-    """The metrics of every method as a table, on the run itself and on a run of each method; the report as a page."""
+def track_results(run: Run, evaluation: "Evaluation", texts: Mapping[str, str]) -> None:
+    """The metrics of every method as a table, on the run itself and on a run of each method; texts by file name."""
     rows = [
         {"method": method, "metric": metric, **{key: spread[key] for key in ("mean", "std", "n")}}
         for method, spreads in evaluation["methods"].items()
@@ -50,6 +51,7 @@ def track_results(run: Run, evaluation: "Evaluation", page: str) -> None:
         spans = {f"std/{metric}": spread["std"] for metric, spread in spreads.items() if spread["std"] is not None}
         run.tracker.child(f"{method} (test results)", {"stage": "results", "method": method}, means | spans)
     with TemporaryDirectory() as folder:
-        path = Path(folder, "report.html")
-        path.write_text(page, encoding="utf-8")
-        run.tracker.artifact(path)
+        for name, text in texts.items():
+            path = Path(folder, name)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            run.tracker.artifact(path)

@@ -65,6 +65,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run(generate, params, f"generate@{method}", **places, prompts=PROMPTS, out=Path("generations", method))
         places = {name: Path(name) for name in ("generations", "models", "curves", "plots")}
         files = {"metrics": "evaluate.json", "summary": "summary.json", "report": "report.html", "cards": "model_cards"}
+        files |= {"table": "table.md", "latex": "table.tex"}
         places |= {name: Path("reports", file) for name, file in files.items()}
         run(evaluate, params, "evaluate", prompts=PROMPTS, samples=SAMPLES / "test", **places)
     return folder

@@ -86,5 +86,7 @@ def evaluate_paths() -> dict[str, Path]:
         "summary": Path("metrics/summary.json"),
         "plots": Path("plots"),
         "report": Path("reports/report.html"),
+        "table": Path("reports/table.md"),
+        "latex": Path("reports/table.tex"),
         "cards": Path("reports/model_cards"),
     }

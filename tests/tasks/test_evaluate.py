@@ -149,16 +149,17 @@ def test_writes_its_outputs_twice_alike(
     tracker = run_stage(two_seeds)
     first = outputs()
     assert set(first) == {
-        "metrics/evaluate.json", "metrics/summary.json", "reports/report.html",
+        "metrics/evaluate.json", "metrics/summary.json", "reports/report.html", "reports/table.md", "reports/table.tex",
         "reports/model_cards/sft.md", "reports/model_cards/rlhf.md", "reports/model_cards/ra_rlhf.md",
         "plots/reward_quantile.csv", "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png",
         "plots/training.csv", "plots/training.png",
-        "plots/reward_distribution.png", "plots/trade_off.png", "plots/attainable.png", "plots/kl_by_decile.png",
+        "plots/reward_distribution.png", "plots/trade_off.png", "plots/differences.png", "plots/share.png",
+        "plots/kl_by_decile.png",
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert "RA-RLHF" in printed
     assert printed.count("perplexity of 2 reference texts under models/") == len(MODELS)
-    assert set(tracker.artifacts) == {"plots", "report.html"}
+    assert set(tracker.artifacts) == {"plots", "report.html", "table.md", "table.tex"}
     assert list(tracker.children) == ["base", "sft", "rlhf", "ra_rlhf"]
     assert tracker.children["rlhf"]["reward_mean"] == tracker.values["rlhf/reward_mean"]
     assert tracker.children["rlhf"]["std/reward_mean"] > 0
@@ -184,7 +185,7 @@ def test_report_says_where_it_comes_from_and_warns_of_real_text(run_stage: Stage
     run_stage(two_seeds)
     page = Path("reports/report.html").read_text(encoding="utf-8")
     assert "data/prompts (SHA-256): feed" in page
-    assert re.findall(r"[\w/]+ \(SHA-256\)", page) == ["inputs (SHA-256)", "data/prompts (SHA-256)"]
+    assert re.findall(r"[\w/]+ \(SHA-256\)", page) == ["inputs (SHA-256)", "params (SHA-256)", "data/prompts (SHA-256)"]
     assert "may be offensive" not in page
     run_stage(two_seeds.model_copy(update={"data": two_seeds.data.model_copy(update={"source": "file"})}))
     assert "may be offensive" in Path("reports/report.html").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from tasks.inputs import digest, label, read_inputs
+from tasks.inputs import digest, digest_of_params, label, read_inputs
 
 
 def test_a_stage_has_its_own_params_and_files_and_no_others(params: Params) -> None:
@@ -80,3 +80,11 @@ def test_a_missing_dvc_yaml_is_said(params: Params) -> None:
     Path("dvc.yaml").unlink()
     with pytest.raises(UserError, match="run from the repository's root"):
         read_inputs("toy", {}, params)
+
+
+def test_the_digest_of_params_depends_on_values_alone(params: Params) -> None:
+    reversed_order = Params(**dict(reversed(list(params.model_dump(mode="json").items()))))
+    other = params.model_copy(update={"seeds": [7]})
+    assert digest_of_params(params) == digest_of_params(reversed_order)
+    assert digest_of_params(params) != digest_of_params(other)
+    assert len(digest_of_params(params)) == 64

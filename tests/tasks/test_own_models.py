@@ -241,6 +241,7 @@ def run_all(params: Params) -> None:
         run(generate, params, f"generate@{method}", **shared, **places, out=Path("generations", method))
     results = {"metrics": Path("metrics/evaluate.json"), "summary": Path("metrics/summary.json")}
     results |= {"plots": Path("plots"), "report": Path("reports/report.html"), "curves": Path("curves")}
+    results |= {"table": Path("reports/table.md"), "latex": Path("reports/table.tex")}
     results |= {"cards": Path("cards"), "samples": Path("data/samples/test")}
     places = {"generations": Path("generations"), "prompts": Path("data/prompts"), "models": models}
     run(evaluate, params, "evaluate", **places, **results)

@@ -65,11 +65,13 @@ def test_plot_data_are_flat_files(tmp_path: Path, tables) -> None:
     write_plot_data(tmp_path, quantiles, cvar_curves(tables), runs)
 
     rows = list(csv.DictReader((tmp_path / "reward_quantile.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["method", "quantile", "reward"]
+    assert list(rows[0]) == ["method", "quantile", "reward", "lowest", "highest"]
     assert [row["method"] for row in rows] == [method for method in tables for _ in range(100)]
     assert (rows[99]["method"], rows[99]["quantile"]) == ("base", "100")
     assert float(rows[99]["reward"]) == quantiles["base"][:, -1].mean()
-    assert (tmp_path / "cvar_curve.csv").read_text().startswith("method,alpha,reward\nbase,0.01,")
+    assert float(rows[99]["lowest"]) == min(quantiles["base"][:, -1])
+    assert float(rows[99]["highest"]) == max(quantiles["base"][:, -1])
+    assert (tmp_path / "cvar_curve.csv").read_text().startswith("method,alpha,reward,lowest,highest\nbase,0.01,")
     assert (tmp_path / "training.csv").read_text().splitlines() == [
         "method,seed,iteration,score_mean,score_cvar,kl,kl_coef,kept",
         "rlhf,1,1,0.1,-1.5,0.2,1.2,128.0",

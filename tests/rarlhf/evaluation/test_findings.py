@@ -6,7 +6,7 @@ import pytest
 
 from rarlhf.config.load import load_params
 from rarlhf.evaluation.comparisons import Evaluation, compare_methods
-from rarlhf.evaluation.findings import best_methods, findings, headlines, mark_explained, verdict
+from rarlhf.evaluation.findings import best_methods, findings, kl_warnings, mark_explained, verdict
 from rarlhf.evaluation.statistics import like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.tables import terminal_table
 
@@ -47,43 +47,10 @@ def test_a_difference_beyond_its_interval_is_told_with_direction(evaluation: Eva
     set_difference(evaluation, "reward_prompt_tail", 0.35, [0.1, 0.6])
     set_difference(evaluation, "reward_cvar_10", -0.35, [-0.6, -0.1])
     set_difference(evaluation, "reward_mean", 0.05, [-0.1, 0.2])
-    said = findings(evaluation, CHOSEN)
+    said = findings(evaluation, CHOSEN, "rlhf")
     assert "RA-RLHF's prompt-tail reward is higher than RLHF's by 0.35 [0.10, 0.60]." in said
     assert "RA-RLHF's outcome CVaR at 10 % is lower than RLHF's by 0.35 [0.10, 0.60]." in said
     assert "RA-RLHF and RLHF, mean reward: not distinguishable (difference +0.05 [-0.10, 0.20])." in said
-
-
-@pytest.mark.parametrize(
-    ("tail", "cvar", "expected"),
-    [
-        (
-            (0.3, [0.1, 0.5]),
-            (0.3, [0.1, 0.5]),
-            "RA-RLHF is ahead of RLHF on prompt-tail reward and outcome CVaR at 10 %.",
-        ),
-        (
-            (0.3, [0.1, 0.5]),
-            (0.0, [-0.1, 0.1]),
-            "RA-RLHF is ahead of RLHF on prompt-tail reward; not distinguishable from RLHF on outcome CVaR at 10 %.",
-        ),
-        (
-            (-0.3, [-0.5, -0.1]),
-            (0.0, [-0.1, 0.1]),
-            "RA-RLHF does not win here: it is behind RLHF on prompt-tail reward; not distinguishable from RLHF on "
-            "outcome CVaR at 10 %.",
-        ),
-        (
-            (0.0, [-0.5, 0.5]),
-            (0.0, [-0.1, 0.1]),
-            "RA-RLHF does not win here: it is not distinguishable from RLHF on prompt-tail reward and outcome CVaR at "
-            "10 %.",
-        ),
-    ],
-)
-def test_headline(evaluation: Evaluation, tail: Any, cvar: Any, expected: str) -> None:
-    set_difference(evaluation, "reward_prompt_tail", *tail)
-    set_difference(evaluation, "reward_cvar_10", *cvar)
-    assert headlines(evaluation, CHOSEN) == [expected]
 
 
 def set_kl(evaluation: Evaluation, **by_seed: list[float]) -> None:
@@ -101,12 +68,8 @@ def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
     set_difference(evaluation, "reward_mean", -0.35, [-0.6, -0.1])
     set_difference(evaluation, "reward_cvar_10", 0.2, None)
     set_kl(evaluation, rlhf=[1.9, 2.2, 2.2], ra_rlhf=[2.9, 2.5, 1.1])
-    assert headlines(evaluation, CHOSEN) == [
-        "RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds), so this run does not show "
-        "which has the better tail."
-    ]
     assert "RA-RLHF and RLHF are not at like KL" in terminal_table(evaluation, CHOSEN).splitlines()[-1]
-    said = findings(evaluation, CHOSEN)
+    said = findings(evaluation, CHOSEN, "rlhf")
     assert said[0] == (
         "RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds). By seed, in nats: RA-RLHF "
         "2.90, 2.50, 1.10, RLHF 1.90, 2.20, 2.20; target 2. Their rewards may differ because of how far each moved "
@@ -117,7 +80,8 @@ def test_at_unlike_kl_nobody_is_said_to_win(evaluation: Evaluation) -> None:
         "RA-RLHF less RLHF, prompt-tail reward, not at like KL: +0.35, [0.10, 0.60].",
         "RA-RLHF less RLHF, outcome CVaR at 10 %, not at like KL: +0.20, no interval.",
     ]
-    assert any(sentence.startswith("RLHF's mean reward is higher than SFT's") for sentence in said)  # SFT is the start
+    against_sft = findings(evaluation, CHOSEN, "sft")  # the start
+    assert any(sentence.startswith("RLHF's mean reward is higher than SFT's") for sentence in against_sft)
 
 
 @pytest.mark.parametrize("winner", ["ra_rlhf", "rlhf"])
@@ -133,11 +97,7 @@ def test_more_reward_at_a_lower_kl_is_said(evaluation: Evaluation, winner: str) 
         f"{names[winner]} has a higher outcome CVaR at 10 % than {names[loser]} (+0.38 [0.18, 0.58]) though its KL is "
         "lower (1.10 against 2.10 nats)."
     )
-    assert headlines(evaluation, CHOSEN) == [
-        f"RA-RLHF and RLHF are not at like KL (more than 0.2 nats apart in 3 of 3 seeds). {sentence} This run does not "
-        "show which has the better prompt-tail reward."  # the other one's is higher, at its higher KL
-    ]
-    said = findings(evaluation, CHOSEN)
+    said = findings(evaluation, CHOSEN, "rlhf")
     assert said[1] == "RA-RLHF less RLHF, mean reward, not at like KL: +0.00, [-0.10, 0.10]."
     assert said[2].startswith("RA-RLHF less RLHF, prompt-tail reward, not at like KL: ")
     assert said[3] == sentence
@@ -160,24 +120,22 @@ def test_of_other_rewards_at_unlike_kl_nothing_is_said(
     for metric in ("reward_mean", "reward_prompt_tail", "reward_cvar_10"):
         set_difference(evaluation, metric, mean, interval)
     set_kl(evaluation, ra_rlhf=kl, rlhf=[1.9, 2.0, 2.4])
-    assert headlines(evaluation, CHOSEN)[0].endswith(", so this run does not show which has the better tail.")
-    assert not any("though its KL" in sentence for sentence in findings(evaluation, CHOSEN))
+    assert not any("though its KL" in sentence for sentence in findings(evaluation, CHOSEN, "rlhf"))
 
 
 def test_at_like_kl_a_lower_kl_is_not_said(evaluation: Evaluation) -> None:
     set_difference(evaluation, "reward_cvar_10", 0.38, [0.18, 0.58])
     set_kl(evaluation, ra_rlhf=[1.9, 2.0, 2.1], rlhf=[2.0, 2.1, 2.2])
-    said = findings(evaluation, CHOSEN)
+    said = findings(evaluation, CHOSEN, "rlhf")
     assert said[3] == "RA-RLHF's outcome CVaR at 10 % is higher than RLHF's by 0.38 [0.18, 0.58]."
 
 
 def test_like_kl_says_by_what(evaluation: Evaluation) -> None:
-    assert "KL" not in "".join(headlines(evaluation, CHOSEN))
     set_kl(evaluation, rlhf=[2.0, 2.1, 2.0], ra_rlhf=[1.9, 2.2, 2.2])
     seen = "By seed, in nats: RA-RLHF 1.90, 2.20, 2.20, RLHF 2.00, 2.10, 2.00; target 2."
-    assert findings(evaluation, CHOSEN)[0] == f"RA-RLHF and RLHF are at like KL in every seed. {seen}"
+    assert findings(evaluation, CHOSEN, "rlhf")[0] == f"RA-RLHF and RLHF are at like KL in every seed. {seen}"
     set_kl(evaluation, rlhf=[2.0] * 8, ra_rlhf=[2.02] * 7 + [2.25])  # one seed apart, and an interval of [-0.02, 0.12]
-    first = findings(evaluation, CHOSEN)[0]
+    first = findings(evaluation, CHOSEN, "rlhf")[0]
     assert first.startswith("RA-RLHF and RLHF are at like KL by the 95% interval of their difference. By seed")
 
 
@@ -191,9 +149,10 @@ def test_best_needs_like_kl_between_trained_methods(evaluation: Evaluation, alik
 
 
 def test_kl_far_above_its_target_is_said_by_seed(evaluation: Evaluation) -> None:
-    assert not any("times its target" in sentence for sentence in findings(evaluation, CHOSEN))
+    assert list(kl_warnings(evaluation, CHOSEN)) == []
     set_kl(evaluation, rlhf=[3.2, 1.0, 1.0])  # target 2, limit 3; the mean is below it
-    assert findings(evaluation, CHOSEN)[-1] == (
+    (warning,) = kl_warnings(evaluation, CHOSEN)
+    assert warning == (
         "RLHF's KL is more than 1.5 times its target of 2 nats in 1 of 3 seeds (by seed: 3.20, 1.00, 1.00)."
     )
 
@@ -201,34 +160,29 @@ def test_kl_far_above_its_target_is_said_by_seed(evaluation: Evaluation) -> None
 def test_one_seed_concludes_nothing(tables, perplexities, params) -> None:
     single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
     result = compare_methods(single, perplexities, params.model_copy(update={"seeds": [1]}))
-    assert headlines(result, CHOSEN)[0].startswith("One seed")
-    assert all("higher" not in sentence and "lower" not in sentence for sentence in findings(result, CHOSEN))
+    said = findings(result, CHOSEN, "rlhf") + findings(result, CHOSEN, "sft")
+    assert said and all("higher" not in sentence and "lower" not in sentence for sentence in said)
     assert best_methods(result, "reward_mean") == []
 
 
 @pytest.mark.parametrize(
-    ("methods", "expected", "sentences"),
-    [
-        (("base", "sft"), "No method was trained, so no tails are compared.", 0),
-        (("sft", "rlhf"), "RLHF is the only trained method, so its tail is not compared.", 3),
-        (("sft", "ra_rlhf"), "RLHF was not run, so the tails of RA-RLHF have nothing to be compared with.", 3),
-    ],
+    ("methods", "sentences"), [(("base", "sft"), 0), (("sft", "rlhf"), 3), (("sft", "ra_rlhf"), 3)]
 )
 def test_without_a_pair_there_is_no_verdict(
-    methods: tuple[str, ...], expected: str, sentences: int, tables, perplexities, params
+    methods: tuple[str, ...], sentences: int, tables, perplexities, params
 ) -> None:
     result = compare_methods({method: tables[method] for method in methods}, perplexities, params)
-    assert headlines(result, CHOSEN) == [expected]
-    assert len(findings(result, CHOSEN)) == sentences  # one for each reward, against SFT
+    assert findings(result, CHOSEN, "rlhf") == []
+    assert len(findings(result, CHOSEN, "sft")) == sentences  # one for each reward
 
 
 def test_limits_are_those_of_the_params(evaluation: Evaluation) -> None:
     set_kl(evaluation, rlhf=[3.2, 1.0, 1.0], ra_rlhf=[3.3, 1.1, 1.0])  # target 2; at most 0.1 apart, 0.05 of the target
     strict = CHOSEN.model_copy(update={"like_kl": 0.04, "like_kl_confidence": 0.9, "kl_limit": 1.7})
     evaluation["comparisons"][PAIR]["like_kl"] = False  # as an evaluation with these params has it
-    said = findings(evaluation, strict)
+    said = findings(evaluation, strict, "rlhf")
     assert "(more than 0.08 nats apart in 2 of 3 seeds)" in said[0]
-    assert not any("times its target" in sentence for sentence in said)  # 3.3 is below 1.7 x 2
+    assert list(kl_warnings(evaluation, strict)) == []  # 3.3 is below 1.7 x 2
     assert mark_explained(strict).startswith(
         "† not at like KL: the KL of the two differs by more than 4% of the target"
     )

@@ -12,11 +12,16 @@ from rarlhf.evaluation import figures
 from rarlhf.evaluation.cards import write_cards
 from rarlhf.evaluation.comparisons import Evaluation, compare_methods, summary_of
 from rarlhf.evaluation.curves import cvar_curves, quantile_curves
-from rarlhf.evaluation.findings import findings, headlines
-from rarlhf.evaluation.generations import Tables, stacked
-from rarlhf.evaluation.report import draw_pictures, render_report, tail_samples
+from rarlhf.evaluation.findings import findings, kl_warnings
+from rarlhf.evaluation.forest import differences
+from rarlhf.evaluation.generations import Tables
+from rarlhf.evaluation.headlines import headlines
+from rarlhf.evaluation.pictures import draw_pictures, rewards_by_seed
+from rarlhf.evaluation.report import Origin, Texts, render_report
+from rarlhf.evaluation.samples import tail_samples
 from rarlhf.evaluation.statistics import over_seeds
 from rarlhf.evaluation.tables import terminal_table
+from rarlhf.evaluation.trade_off import trade_off
 
 NAMES = ["Base", "SFT", "RLHF", "RA-RLHF", "cautious"]
 PPO = {"rlhf": {"measure": "none"}, "ra_rlhf": {}, "cautious": {"alpha": 0.2}}
@@ -53,9 +58,9 @@ def test_it_is_compared_with_every_other_method_and_changes_none_of_their_number
 
 def test_each_method_is_compared_with_rlhf_in_a_sentence_of_its_own(evaluation: Evaluation, own: Params) -> None:
     first, second = headlines(evaluation, own.evaluate)
-    assert first.startswith("RA-RLHF ")
+    assert first.startswith("RA-RLHF's ")
     assert second == first.replace("RA-RLHF", "cautious")  # their tables are the same
-    said = findings(evaluation, own.evaluate)
+    said = [sentence for other in ("rlhf", "sft") for sentence in findings(evaluation, own.evaluate, other)]
     ours = [sentence for sentence in said if "cautious" in sentence]
     assert ours == [sentence.replace("RA-RLHF", "cautious") for sentence in said if "RA-RLHF" in sentence]
     assert len(ours) == 7  # on the KL, and on three rewards against RLHF and against SFT
@@ -65,7 +70,7 @@ def test_each_method_is_compared_with_rlhf_in_a_sentence_of_its_own(evaluation: 
 def test_its_kl_is_watched(evaluation: Evaluation, own: Params) -> None:
     spreads = {**evaluation["methods"]["cautious"], "kl_sft": over_seeds([1.0, 2.0, 3.5])}  # target 2, limit 3
     methods = {**evaluation["methods"], "cautious": spreads}
-    last = findings({**evaluation, "methods": methods}, own.evaluate)[-1]
+    (last,) = kl_warnings({**evaluation, "methods": methods}, own.evaluate)
     assert (
         last == "cautious's KL is more than 1.5 times its target of 2 nats in 1 of 3 seeds (by seed: 1.00, 2.00, 3.50)."
     )
@@ -80,18 +85,19 @@ def test_without_rlhf_its_tail_is_compared_with_nothing(evaluation: Evaluation, 
 def test_it_has_its_own_label_and_colour_in_every_figure(five: Tables, evaluation: Evaluation) -> None:
     colours = colours_of(five)
     assert colours["cautious"] == FURTHER[0]
-    rewards = {method: stacked(by_seed, "scores").reshape(-1) for method, by_seed in five.items()}
     drawn = [
         figures.reward_quantiles(quantile_curves(five), colours),
         figures.outcome_cvar(cvar_curves(five), colours),
-        figures.reward_distribution(rewards, colours),
-        figures.trade_off(evaluation, colours),
+        figures.reward_distribution(rewards_by_seed(five), colours),
+        trade_off(evaluation, colours),
+        differences(evaluation, colours),
         figures.training_curves(TRAINING, colours, 2.0),
     ]
-    for figure in drawn:
-        assert figure is not None
-        labels = [text for axis in figure.axes for text in [*axis.texts, axis._left_title]]
-        named = [text for text in labels if text.get_text() == "cautious"]
+    for drawing in drawn:
+        assert drawing is not None
+        axes = drawing.figure().axes
+        labels = [text for axis in axes for text in [*axis.texts, axis._left_title, *axis.get_yticklabels()]]
+        named = [text for text in labels if text.get_text() in ("cautious", "cautious †")]
         assert named and {text.get_color() for text in named} == {FURTHER[0]}
 
 
@@ -99,10 +105,11 @@ def test_it_is_in_tables_report_and_cards(five: Tables, evaluation: Evaluation, 
     rows = terminal_table(evaluation, own.evaluate).split("\n\n")[1].splitlines()[2:]
     assert [row.split()[0] for row in rows] == NAMES
     samples = tail_samples(five, np.arange(40) < 4, 2, 1)
-    page = render_report(evaluation, draw_pictures(five, TRAINING, evaluation, own), samples, {}, own, {}, False)
+    pictures, texts = draw_pictures(five, TRAINING, evaluation, own), Texts(samples, None, offensive=False)
+    page = render_report(evaluation, pictures, texts, {}, own, Origin("rarlhf", "", {}))
     assert f"<h1>{', '.join(NAMES)} compared</h1>" in page
-    assert page.count('<p class="headline">') == 2
-    assert f".method-cautious {{ color: {FURTHER[0]}; }}" in page
+    assert page.count("&#39;s worst answers are ") == 2
+    assert f"--method-cautious: {FURTHER[0]};" in page
     assert page.count('<p class="who method-cautious">cautious ') == 2
     assert "<td>cautious - RLHF</td>" in page
     assert "<td>methods.ppo.cautious.alpha</td><td><bdi>0.2</bdi></td>" in page

@@ -1,19 +1,25 @@
+import json
 import re
 import unicodedata
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rarlhf.config.methods import FURTHER
-from rarlhf.evaluation.comparisons import compare_methods, tail_of
-from rarlhf.evaluation.report import CAPTIONS, Answer, TailSample, draw_pictures, render_report, tail_samples, visible
-from rarlhf.rl.metrics import RECORDED_TAIL
+from rarlhf.evaluation.browser import browser
+from rarlhf.evaluation.comparisons import Evaluation, compare_methods, tail_of
+from rarlhf.evaluation.pictures import Pictures, draw_pictures
+from rarlhf.evaluation.report import Origin, Texts, render_report
+from rarlhf.evaluation.samples import Answer, TailSample, tail_samples
+from tests.rarlhf.evaluation.texts import HOSTILE
 
 RUN = {name: np.arange(1.0, 6.0) for name in ("iteration", "score_mean", "score_cvar", "kl", "kl_coef", "kept")}
 TRAINING = {method: {seed: RUN for seed in (1, 2, 3)} for method in ("rlhf", "ra_rlhf")}
 VOID = {"meta", "img", "br", "link", "input"}
+NO_PICTURES, NO_ORIGIN = Pictures({}, ""), Origin("rarlhf", "", {})
 
 
 class Nesting(HTMLParser):
@@ -33,32 +39,68 @@ class Nesting(HTMLParser):
         assert self.open.pop() == tag
 
 
-def build(tables, perplexities, params, offensive: bool = False) -> str:
+@pytest.fixture(scope="module")
+def measured(tables, perplexities, params) -> tuple[Evaluation, Pictures]:
     evaluation = compare_methods(tables, perplexities, params)
+    return evaluation, draw_pictures(tables, TRAINING, evaluation, params)
+
+
+def build(measured, tables, params, offensive: bool = False) -> str:
+    (evaluation, pictures), tail = measured, tail_of(tables, params)
+    samples = tail_samples(tables, tail, params.evaluate.table_rows, params.evaluate.seed)
     return render_report(
         evaluation,
-        draw_pictures(tables, TRAINING, evaluation, params),
-        tail_samples(tables, tail_of(tables, params), params.evaluate.table_rows, params.evaluate.seed),
+        pictures,
+        Texts(samples, browser(tables, tail, params.evaluate), offensive),
         {"train": {"used": 3200, "too short": 12}, "sft": 3000},
         params,
-        {"inputs (SHA-256)": "0123abcd"},
-        offensive,
+        Origin("rarlhf", "0123abcd", {"inputs (SHA-256)": "0123abcd"}),
     )
 
 
 @pytest.fixture(scope="module")
-def page(tables, perplexities, params) -> str:
-    return build(tables, perplexities, params)
+def page(measured, tables, params) -> str:
+    return build(measured, tables, params)
 
 
 def test_page_needs_nothing_from_outside(page: str) -> None:
-    assert "http" not in page
-    assert "<script" not in page
-    assert "<link" not in page
-    assert "@import" not in page
-    sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert len(sources) == 6
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http:" not in page and "https:" not in page
+    assert not re.findall(r"<(?:link|img|iframe|base|form)\b|@import|url\((?!#)", page)
+    assert all(link.startswith("#") for link in re.findall(r"""(?:src|href)=["']?([^"'> ]+)""", page))
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_alone(page: str) -> None:
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', page)
+    sheet, script = (re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("style", "script"))
+    hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in sheet + script]
+    style, code = (f"'sha256-{digest}'" for digest in hashes)
+    assert policy.replace("&#39;", "'") == (
+        f"default-src 'none'; style-src {style}; script-src {code}; base-uri 'none'; form-action 'none'"
+    )
+    assert not re.findall(r"<[^>]*\s(?:style|on\w+)=", page)  # what the policy would block
+    assert not re.findall(r"innerHTML|insertAdjacent|document\.write|eval|fetch|XMLHttp|import\(", script[0])
+
+
+def test_contents_lead_to_the_headings(page: str) -> None:
+    linked = re.findall(r'<li(?: hidden)?><a href="#([\w-]+)">(.*?)</a>', page)
+    assert linked == re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', page)
+    assert len(linked) > 10
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_without_scripts_the_browser_is_hidden_and_the_samples_are_there(page: str) -> None:
+    assert '<li hidden><a href="#browse">' in page
+    assert re.search(r'<section id="browser"[^>]* hidden>', page)
+    assert "<details open>\n<summary>4 prompts drawn at random" in page
+
+
+def test_the_browsers_data_can_be_read_and_end_no_element(page: str) -> None:
+    (data,) = re.findall(r'<script type="application/json" id="browser-data">(.*?)</script>', page)
+    assert "<" not in data and "&" not in data
+    content = json.loads(data)
+    assert len(content["prompts"]) == 40
+    assert content["prompts"][0]["answers"][0][0][2].endswith(" <b>&")
 
 
 def test_page_is_well_formed(page: str) -> None:
@@ -68,12 +110,12 @@ def test_page_is_well_formed(page: str) -> None:
     assert {"table", "figure", "details", "footer"} <= parser.seen
 
 
-def test_equal_input_gives_equal_bytes(page: str, tables, perplexities, params) -> None:
-    assert build(tables, perplexities, params) == page
+def test_equal_input_gives_equal_bytes(page: str, measured, tables, params) -> None:
+    assert build(measured, tables, params) == page
 
 
 def test_page_says_what_was_compared_and_found(page: str) -> None:
-    results = page.split("<h2>Results</h2>")[1].split("</table>", maxsplit=1)[0]
+    results = page.split(">Results</h2>")[1].split("</table>", maxsplit=1)[0]
     assert re.findall(r"<tr><td[^>]*>([^<]*?)(?: ▲)?</td>", results) == ["Base", "SFT", "RLHF", "RA-RLHF"]
     for text in ("tiny", "1, 2, 3", "4 prompts: lowest 10% by prompt score", "like KL", "0123abcd"):
         assert text in page
@@ -85,22 +127,6 @@ def test_page_says_what_was_compared_and_found(page: str) -> None:
 def test_texts_of_models_are_escaped(page: str) -> None:
     assert "&lt;b&gt;&amp;" in page
     assert "<b>" not in page
-
-
-HOSTILE = {
-    "\u202eoverride": "\\u202eoverride",  # right-to-left override, never closed
-    "\u2067isolate\u200b": "\\u2067isolate\\u200b",  # a zero-width space behind it
-    "\x1b[31mred\x07\x9b2J": "\\x1b[31mred\\x07\\x9b2J",
-    "null\x00\ud800": "null\\x00\\ud800",
-    "one\r\ntwo\u2028three": "one\\r\ntwo\\u2028three",
-    "tag\U000e0041": "tag\\U000e0041",
-    "می\u200cخواهم 👩\u200d👧\u00a0é": "می\u200cخواهم 👩\u200d👧\u00a0é",  # joiners that scripts and signs need
-}
-
-
-@pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
-def test_steering_characters_are_shown_as_escapes(text: str, shown: str) -> None:
-    assert visible(text) == shown
 
 
 class Isolated(HTMLParser):
@@ -123,11 +149,12 @@ class Isolated(HTMLParser):
             self.texts.append(data)
 
 
-def test_texts_of_others_cannot_reorder_the_page(tables, perplexities, params) -> None:
+def test_texts_of_others_cannot_reorder_the_page(measured, params) -> None:
     samples = [TailSample(text, "-1.2", (Answer("rlhf", text, "0.3"),)) for text in HOSTILE]
     named = params.model_copy(update={"data": params.data.model_copy(update={"path": "rows/\u202ename"})})
-    evaluation = compare_methods(tables, perplexities, params)
-    page = render_report(evaluation, [], samples, {"rows": "\u202e7"}, named, {"data/\u202e (SHA-256)": "a"}, False)
+    evaluation, _ = measured
+    origin = Origin("rarlhf", "", {"data/\u202e (SHA-256)": "a"})
+    page = render_report(evaluation, NO_PICTURES, Texts(samples, None, False), {"rows": "\u202e7"}, named, origin)
     page.encode("utf-8")
     assert not {c for c in page if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl")} - set("\n\u200c\u200d")
     isolated = Isolated(page).texts
@@ -153,63 +180,46 @@ def test_names_of_methods_can_be_read_on_light_and_dark_pages(tables, perplexiti
     own = {f"own_{number}": tables["rlhf"] for number in range(len(FURTHER))}
     theirs = {name: perplexities["rlhf"] for name in own}
     evaluation = compare_methods({**tables, **own}, {**perplexities, **theirs}, params)
-    page = render_report(evaluation, [], [], {}, params, {}, False)
+    page = render_report(evaluation, NO_PICTURES, Texts([], None, False), {}, params, NO_ORIGIN)
     light, dark = re.findall(r"--page: (#\w{6})", page)
+    for name in ("text", "quiet", "ink"):
+        for colour, behind in zip(re.findall(rf"--{name}: (#\w{{6}})", page), (light, dark), strict=True):
+            assert contrast(colour, behind) >= 4.5
     for method in evaluation["methods"]:
-        on_light, on_dark = re.findall(rf"\.method-{method} {{ color: (#\w{{6}}); }}", page)
+        on_light, on_dark = re.findall(rf"--method-{method}: (#\w{{6}});", page)
         assert contrast(on_light, light) >= 4.5
         assert contrast(on_dark, dark) >= 4.5
 
 
-def test_offensive_text_is_announced_and_folded(page: str, tables, perplexities, params) -> None:
-    assert "offensive" not in page
-    assert "<details open>" in page
-    warned = build(tables, perplexities, params, offensive=True)
-    assert "may be offensive" in warned
-    assert "<details open>" not in warned
+def test_offensive_text_is_announced_folded_and_blurred(page: str, measured, tables, params) -> None:
+    assert "may be offensive" not in page and 'class="veiled"' not in page
+    folded = "<summary>4 prompts drawn"
+    assert f"<details open>\n{folded}" in page
+    warned = build(measured, tables, params, offensive=True)
+    assert warned.count("may be offensive") == 2  # before the browser, before the samples
+    assert f"<details>\n{folded}" in warned
+    assert warned.count('class="veiled" tabindex="0"') == 4 * (1 + 4)  # prompts, and four answers to each
+    assert 'data-offensive="true"' in warned and 'id="browser-unveil"' in warned
 
 
 def test_page_of_two_methods_without_training(tables, perplexities, params) -> None:
     evaluation = compare_methods({method: tables[method] for method in ("base", "sft")}, perplexities, params)
     two = {method: tables[method] for method in ("base", "sft")}
     pictures = draw_pictures(two, {}, evaluation, params)
-    assert [picture.name for picture in pictures] == [
-        "reward_quantile",
-        "cvar_curve",
-        "reward_distribution",
-        "trade_off",
-    ]
-    page = render_report(evaluation, pictures, [], {}, params, {}, offensive=False)
+    page = render_report(evaluation, pictures, Texts([], None, offensive=False), {}, params, NO_ORIGIN)
     assert "No method was trained" in page
-    assert "Samples from the prompt tail" not in page
+    assert "Samples from the prompt tail" not in page and 'id="browser"' not in page
+    assert "Paired differences" in page and "What the intervals say" not in page
 
 
-def test_the_training_tail_is_told_at_the_level_that_is_recorded() -> None:
-    level = f"worst {RECORDED_TAIL * 100} %"
-    page = Path(__file__).parents[3].joinpath("docs", "evaluation.md").read_text(encoding="utf-8")
-    (row,) = [line for line in page.splitlines() if line.startswith("| `training.csv`")]
-    assert level in CAPTIONS["training"][1]
-    assert level in row
+def test_every_seed_has_its_row(page: str) -> None:
+    rows = page.split(">Seed by seed</h2>")[1].split("</table>", maxsplit=1)[0]
+    assert re.findall(r"<tr><td>([^<]*)</td><td>(\d)</td>", rows) == [
+        (label, seed) for label in ("Base", "SFT", "RLHF", "RA-RLHF") for seed in "123"
+    ]
 
 
-def texts_of(samples: list[TailSample]) -> list[str]:
-    return [sample.prompt for sample in samples]
-
-
-def test_samples_are_drawn_from_the_tail_by_the_seed(tables, params) -> None:
-    tail = np.arange(40) < 20
-    first, same, other = (tail_samples(tables, tail, 5, seed) for seed in (1, 1, 2))
-    assert first == same
-    assert texts_of(first) != texts_of(other)
-    assert all(int(text.removeprefix("prompt ")) < 20 for text in texts_of(first))
-    assert [answer.method for answer in first[0].answers] == list(tables)
-    assert len(tail_samples(tables, tail, 99, 1)) == 20
-    assert tail_samples(tables, tail, 0, 1) == []
-
-
-def test_sample_shows_the_first_seeds_first_continuation(tables) -> None:
-    sample = tail_samples(tables, np.arange(40) == 7, 1, 1)[0]
-    table = tables["rlhf"][1]
-    assert sample.prompt == "prompt 7"
-    assert sample.answers[2].text == table.continuations[7][0]
-    assert sample.answers[2].score == f"{table.scores[7, 0]:.2f}"
+def test_the_foot_says_how_to_find_the_run(page: str) -> None:
+    foot = page.split("<footer>")[1]
+    assert "experiment <code>rarlhf</code>" in " ".join(foot.split())
+    assert "tags.inputs_hash = '0123abcd'" in foot

@@ -4,7 +4,7 @@ import pytest
 
 from rarlhf.evaluation.comparisons import compare_methods
 from rarlhf.evaluation.statistics import over_seeds
-from rarlhf.evaluation.tables import aligned, difference_text, number, terminal_table, with_half_width
+from rarlhf.evaluation.tables import aligned, difference_text, number, seed_rows, terminal_table, with_half_width
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,12 @@ def test_terminal_table_names_every_method_and_fits(tables, perplexities, params
         for spread in spreads.values():
             spread |= {"mean": -1234.0, "per_seed": [-1211.0, -1234.0, -1257.0]}
     assert max(map(len, terminal_table(wide, params.evaluate).splitlines())) <= 100
+
+
+def test_a_row_for_each_seed_has_its_own_numbers(tables, perplexities, params) -> None:
+    evaluation = compare_methods(tables, perplexities, params)
+    evaluation["methods"]["rlhf"]["share_mean"] = over_seeds([0.5, 0.75, 1.0])
+    rows = seed_rows(evaluation, ["reward_mean", "share_mean"])
+    assert [row[:2] for row in rows[6:9]] == [["RLHF", "1"], ["RLHF", "2"], ["RLHF", "3"]]
+    assert rows[7][2:] == [f"{evaluation['methods']['rlhf']['reward_mean']['per_seed'][1]:.2f}", "75%"]
+    assert rows[0][3] == "–"
