@@ -175,7 +175,7 @@ def _column_rules(p: Params) -> Iterable[Rule]:
 
 def _scorer_rules(p: Params) -> Iterable[Rule]:
     others, second = p.reward.others, p.judge.second_scorer.source
-    sources = ("reward.source", "reward.others")
+    sources: tuple[str, ...] = ("reward.source", "reward.others")
     form = "a function is written python:package.module:function"
     yield all(function_name(source) for source in p.reward.functions), sources, form
     yield not is_function(second) or bool(function_name(second)), ("judge.second_scorer.source",), form

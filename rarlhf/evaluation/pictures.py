@@ -7,6 +7,7 @@ from rarlhf.config.methods import colours_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation import figures
 from rarlhf.evaluation.comparisons import Evaluation
+from rarlhf.evaluation.critical import critical_prompts_figure
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves
 from rarlhf.evaluation.findings import MARK
 from rarlhf.evaluation.forest import differences, shares
@@ -50,6 +51,12 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "A method's rise over SFT, divided by the rise that the best policy of the same KL would have: mean, interval "
         "over seeds, and below it a dot for each seed. At 100 % nothing more was possible at that KL. The prompt "
         "tail is that of the policy with the best CVaR, so a method can be beyond 100 % there.",
+    ),
+    "critical_prompts": (
+        "Critical prompts",
+        "The prompt tail in groups of similar prompts. Left: each prompt's place in the plane of the two largest "
+        "principal components of its embedding. Right: what each method gained over SFT in each group; marks are "
+        "means over seeds, dots are seeds. A method that gains in one group alone has not mended the tail.",
     ),
     "kl_by_decile": (
         "Where the KL was spent",
@@ -104,6 +111,7 @@ def draw_pictures(tables: Tables, training: TrainingCurves, evaluation: Evaluati
         "cvar_curve": figures.outcome_cvar(cvar_curves(tables), colours),
         "reward_distribution": figures.reward_distribution(rewards_by_seed(tables), colours),
         "share": shares(evaluation, colours),
+        "critical_prompts": critical_prompts_figure(evaluation, colours),
         "kl_by_decile": figures.kl_by_decile(evaluation, colours),
         "training": figures.training_curves(training, colours, params.kl.target),
     }

@@ -7,7 +7,7 @@ no inline `style`, no handler in an attribute.
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import resources
 
@@ -18,10 +18,12 @@ from rarlhf.config.params import Params
 from rarlhf.evaluation.attainable import SFT, SHARES, sentences
 from rarlhf.evaluation.browser import Browser
 from rarlhf.evaluation.comparisons import COMPARED, Evaluation
+from rarlhf.evaluation.critical import cluster_rows, gains_of
 from rarlhf.evaluation.findings import SIGN, best_methods, findings, kl_warnings, mark_explained, pair_label
 from rarlhf.evaluation.headlines import headlines
 from rarlhf.evaluation.pictures import CAPTIONS, Pictures
 from rarlhf.evaluation.samples import TailSample, visible
+from rarlhf.evaluation.second_opinion import second_opinions
 from rarlhf.evaluation.statistics import distinguishable
 from rarlhf.evaluation.tables import (
     COLUMNS,
@@ -29,6 +31,7 @@ from rarlhf.evaluation.tables import (
     cell_text,
     columns_of,
     difference_text,
+    judged_columns,
     oracle_rows,
     result_rows,
     seed_rows,
@@ -36,13 +39,19 @@ from rarlhf.evaluation.tables import (
 from rarlhf.evaluation.words import counted, listed, percent
 
 LIGHTER = 0.45  # share of white in a colour on a dark page
-TOP = ("trade_off", "differences")  # figures that stand with their numbers, before the section of figures
+TOP = (
+    "trade_off",
+    "differences",
+    "critical_prompts",
+)  # figures that stand with their numbers, before the section of figures
 TITLES: Mapping[str, str] = {  # id of a heading -> its text
     "trade-off": CAPTIONS["trade_off"][0],
     "results": "Results",
     "findings": "What the intervals say",
     "differences": "Paired differences",
     "by-seed": "Seed by seed",
+    "judges": "By judges that no training saw",
+    "clusters": CAPTIONS["critical_prompts"][0],
     "oracle": "By the oracle",
     "figures": "Figures",
     "browse": "Browse the samples",
@@ -62,11 +71,13 @@ class Texts:
         samples: tail samples, shown without scripts too.
         browser: prompts to browse; None for no browser.
         offensive: whether the texts may offend: a notice comes first then, they are blurred, and samples are folded.
+        prompts: id -> text of the test prompts.
     """
 
     samples: Sequence[TailSample]
     browser: Browser | None
     offensive: bool
+    prompts: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,8 @@ def render_report(
         counted=counted,
         mark_explained=mark_explained(params.evaluate),
         headlines=headlines(evaluation, params.evaluate),
+        opinions=second_opinions(evaluation),
+        clusters=cluster_rows(evaluation, texts.prompts),
         warnings=list(kl_warnings(evaluation, params.evaluate)),
         findings={label_of(other): findings(evaluation, params.evaluate, other) for other in (RLHF, SFT)},
         seeds=listed(evaluation["seeds"]),
@@ -172,6 +185,9 @@ def _tables(evaluation: Evaluation) -> dict[str, object]:
         "attainable": _attainable(evaluation),
         "differences": _differences(evaluation),
         "difference_headings": [COLUMNS[metric] for metric in COMPARED],
+        "judged": result_rows(evaluation, list(judged_columns(evaluation))),
+        "judged_headings": list(judged_columns(evaluation).values()),
+        "cluster_methods": [label_of(method) for method in gains_of(evaluation)],
         "oracle": oracle_rows(evaluation),
         "oracle_headings": list(ORACLE_COLUMNS.values()),
         "all_metrics": _all_metrics(evaluation),

@@ -10,7 +10,7 @@ from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.decoding.samples import Samples, read_samples
 from rarlhf.evaluation.attainable import Prompts, attainable, shares
 from rarlhf.evaluation.browser import browser
-from rarlhf.evaluation.comparisons import Evaluation, compare_methods, tail_of
+from rarlhf.evaluation.comparisons import Evaluation, any_table, compare_methods, tail_of
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves, read_training, write_plot_data
 from rarlhf.evaluation.generations import Tables, read_tables
 from rarlhf.evaluation.judgements import read_judgements
@@ -55,10 +55,12 @@ class Results:
             origin: where the numbers come from, for the foot.
         """
         chosen, tail = self.params.evaluate, tail_of(self.tables, self.params)
+        table = any_table(self.tables)
         texts = Texts(
             samples=tail_samples(self.tables, tail, chosen.table_rows, chosen.seed),
             browser=browser(self.tables, tail, chosen),
             offensive=self.params.data.source != "generator",
+            prompts=dict(zip(table.prompt_ids.tolist(), table.prompts, strict=True)),
         )
         counts = json.loads((prompts / "counts.json").read_text(encoding="utf-8"))
         return render_report(self.evaluation, self.pictures, texts, counts, self.params, origin)

@@ -27,6 +27,15 @@ ORACLE_COLUMNS: Mapping[str, str] = {  # metric by the oracle -> short heading
     "exact_share_cvar_10": "share of exact, CVaR 10 %",
     "oracle_no_review": "no review",
 }
+JUDGED_COLUMNS: Mapping[str, str] = {  # metric by a judge that no training saw -> short heading
+    "second_mean": "second scorer: mean",
+    "second_prompt_tail": "prompt tail",
+    "second_cvar_10": "CVaR 10 %",
+    "toxicity_expected_max": "expected max. toxicity",
+    "toxicity_probability": "toxicity probability",
+    "perplexity_continuation": "perplexity of continuations",
+    "repetition_4": "repetition",
+}
 PLAIN_COLUMNS: Mapping[str, str] = {"dist_2": "dist-2", "length_mean": "tokens"}  # shown without interval
 
 
@@ -92,6 +101,12 @@ def cell_text(spreads: Mapping[str, Spread], metric: str, confidence: float) -> 
         return with_half_width(spread, confidence)
     half = t_half_width(spread["per_seed"], confidence)
     return f"{spread['mean']:.0%}" if not half else f"{spread['mean']:.0%} ±{half:.0%}"
+
+
+def judged_columns(evaluation: Evaluation) -> dict[str, str]:
+    """Metric by a judge that no training saw -> short heading, of the metrics that were measured."""
+    found = {metric for spreads in evaluation["methods"].values() for metric in spreads}
+    return {metric: heading for metric, heading in JUDGED_COLUMNS.items() if metric in found}
 
 
 def oracle_rows(evaluation: Evaluation) -> list[list[str]]:
