@@ -110,17 +110,18 @@ def compare_runs(a: MeasuredRun, b: MeasuredRun, methods: Sequence[tuple[str, st
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, object, object]]:
     """The dotted keys whose values differ, in the order of `a`, then of `b`; `NONE` where one has no such key."""
-    one, other = _flat(a), _flat(b)
+    one, other = flat(a), flat(b)
     values = {key: (one.get(key, NONE), other.get(key, NONE)) for key in [*one, *other]}
     return [(key, first, second) for key, (first, second) in values.items() if first != second]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested values by their dotted keys; an empty section is a value."""
+    found: dict[str, object] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found
 
 
 def _pairs(a: MeasuredRun, b: MeasuredRun, methods: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:

@@ -64,7 +64,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             places = {"method": method, "model": Path("models", method), "sft": SFT, "reward": REWARD}
             run(generate, params, f"generate@{method}", **places, prompts=PROMPTS, out=Path("generations", method))
         places = {name: Path(name) for name in ("generations", "models", "curves", "plots")}
-        files = {"metrics": "evaluate.json", "summary": "summary.json", "report": "report.html", "cards": "model_cards"}
+        files = {"metrics": "evaluate.json", "summary": "summary", "report": "report.html", "cards": "model_cards"}
         places |= {name: Path("reports", file) for name, file in files.items()}
         run(evaluate, params, "evaluate", prompts=PROMPTS, samples=SAMPLES / "test", **places)
     return folder

@@ -83,7 +83,7 @@ def evaluate_paths() -> dict[str, Path]:
         "curves": Path("curves"),
         "samples": Path("data/samples/test"),
         "metrics": Path("metrics/evaluate.json"),
-        "summary": Path("metrics/summary.json"),
+        "summary": Path("metrics/summary"),
         "plots": Path("plots"),
         "report": Path("reports/report.html"),
         "cards": Path("reports/model_cards"),

@@ -149,7 +149,9 @@ def test_writes_its_outputs_twice_alike(
     tracker = run_stage(two_seeds)
     first = outputs()
     assert set(first) == {
-        "metrics/evaluate.json", "metrics/summary.json", "reports/report.html",
+        "metrics/evaluate.json", "reports/report.html",
+        "metrics/summary/base.json", "metrics/summary/sft.json",
+        "metrics/summary/rlhf.json", "metrics/summary/ra_rlhf.json",
         "reports/model_cards/sft.md", "reports/model_cards/rlhf.md", "reports/model_cards/ra_rlhf.md",
         "plots/reward_quantile.csv", "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png",
         "plots/training.csv", "plots/training.png",

@@ -239,7 +239,7 @@ def run_all(params: Params) -> None:
     for method in METHODS:
         places = {"method": method, "model": models / method, "sft": models / "sft"}
         run(generate, params, f"generate@{method}", **shared, **places, out=Path("generations", method))
-    results = {"metrics": Path("metrics/evaluate.json"), "summary": Path("metrics/summary.json")}
+    results = {"metrics": Path("metrics/evaluate.json"), "summary": Path("metrics/summary")}
     results |= {"plots": Path("plots"), "report": Path("reports/report.html"), "curves": Path("curves")}
     results |= {"cards": Path("cards"), "samples": Path("data/samples/test")}
     places = {"generations": Path("generations"), "prompts": Path("data/prompts"), "models": models}
