@@ -15,7 +15,7 @@ from rarlhf.config.methods import in_order, label_of
 from rarlhf.config.refusals import read_yaml
 from rarlhf.evaluation.compare import flat
 from rarlhf.evaluation.comparisons import COMPARED, SHORT
-from rarlhf.evaluation.tables import COLUMNS, NONE, aligned, number
+from rarlhf.evaluation.tables import COLUMNS, NONE, aligned
 
 METRIC = re.compile(r"metrics/summary/(?P<method>\w+)\.json:(?P<metric>\w+)")  # what DVC calls a metric of a method
 WORKSPACE = "workspace"
@@ -66,7 +66,7 @@ def _rows(run: Run, reference: Run) -> Iterator[list[str]]:
         columns = [f"metrics/summary/{method}.json:{SHORT.get(metric, metric)}" for metric in COMPARED]
         values = [run.get(column) for column in columns]
         if values != [reference.get(column) for column in columns] and any(value is not None for value in values):
-            yield [name_of(run), label_of(method), *(NONE if value is None else number(value) for value in values)]
+            yield [name_of(run), label_of(method), *(NONE if value is None else f"{value:.3f}" for value in values)]
 
 
 if __name__ == "__main__":

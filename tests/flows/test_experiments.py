@@ -28,9 +28,9 @@ def test_experiments_have_rows_for_what_differs_from_the_commit() -> None:
     lines = table(runs, ["preset", "risk.alpha"]).splitlines()
     assert lines[0].split() == ["method", "reward", "prompt", "tail", "CVaR", "10", "%", "KL,", "nats", "perplexity"]
     assert [line.split() for line in lines[2:5]] == [
-        ["main", "RLHF", *["1.80"] * 5],
-        ["main", "RA-RLHF", *["1.60"] * 5],
-        ["alpha-0.5", "RA-RLHF", *["1.75"] * 5],
+        ["main", "RLHF", *["1.800"] * 5],
+        ["main", "RA-RLHF", *["1.600"] * 5],
+        ["alpha-0.5", "RA-RLHF", *["1.750"] * 5],
     ]
     assert lines[5:8] == ["", "alpha-0.5: risk.alpha 0.5 (0.3)", "workspace: params as in the commit"]
     assert max(map(len, lines)) <= 110 and "abc.dir" not in "".join(lines)
@@ -43,7 +43,7 @@ def test_a_run_without_numbers_has_no_row_and_a_lacking_one_a_dash() -> None:
     some = run("e507627", "some", **BEFORE) | {"metrics/summary/rlhf.json:kl": None}
     lines = table([run("main", **BEFORE), lacking, some], []).splitlines()
     assert not [line for line in lines if line.startswith("failed ")]
-    assert lines[4].split() == ["some", "RLHF", "1.80", "1.80", "1.80", "–", "1.80"]
+    assert lines[4].split() == ["some", "RLHF", "1.800", "1.800", "1.800", "–", "1.800"]
 
 
 def test_outside_a_project_one_line_says_so(
