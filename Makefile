@@ -2,12 +2,13 @@
 #
 #   make repro [PRESET=name] [DATA=folder] [FORCE=1]   run what is not up to date, print the table
 #   make deploy      make stop      Prefect's server, the deployment rarlhf/full, its worker; end them
+#   make exp       make dag      DVC experiments side by side; a picture of the stages in Mermaid
 #   make test      make check      make ui      make bench      make clean
 #   make docs      build the documentation into site/, which opens without a network
 #   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test test-kill check docs ui deploy stop bench clean
+.PHONY: repro exp dag test test-kill check docs ui deploy stop bench clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -30,6 +31,12 @@ repro: $(INSTALLED)
 	@# An unpacked archive has no git repository; DVC does without when it is told so.
 	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 	$(BIN)/python -m tasks.repro
+
+exp: $(INSTALLED)
+	@$(BIN)/python -m flows.experiments
+
+dag: $(INSTALLED)
+	@$(BIN)/python -m flows.stages
 
 # One worker a core, four at most: each takes about a gigabyte.
 test: $(INSTALLED)

@@ -26,7 +26,11 @@ def collect(source: Path, target: Path) -> None:
 
 
 def moved(text: str) -> str:
-    """The text of a page with its links to other pages as they are in the site."""
+    """The text of a page with its links to other pages as they are in the site, and pictures in Mermaid as text.
+
+    The site would fetch the program that draws Mermaid from another host.
+    """
+    text = text.replace("```mermaid", "```text")
     text = re.sub(r"\]\(docs/", "](", text)
     for name, page in PAGES.items():
         text = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}", f"]({page}", text)

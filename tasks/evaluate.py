@@ -48,8 +48,9 @@ def evaluate(
     }
     with run.output(metrics) as path:
         write_json(path, results.evaluation)
-    with run.output(summary) as path:
-        write_json(path, summary_of(results.evaluation))
+    with run.output(summary) as folder:
+        for method, numbers in summary_of(results.evaluation).items():
+            write_json(folder / f"{method}.json", numbers)
     with run.output(plots) as folder:
         results.write_plots(folder)
         run.tracker.artifact(folder)

@@ -91,7 +91,12 @@ STAGES = [
     "judge",
     "evaluate",
 ]
-KEPT = ("metrics/evaluate.json", "metrics/reward.json", "metrics/second_scorer.json", "metrics/summary.json")
+KEPT = (
+    "metrics/evaluate.json",
+    "metrics/reward.json",
+    "metrics/second_scorer.json",
+    *(f"metrics/summary/{name}.json" for name in METHODS),
+)
 METRICS = [
     "reward_mean",
     "reward_prompt_tail",
@@ -268,10 +273,10 @@ def test_the_results_have_the_promised_form(copy: Copy) -> None:
             low, high = spread["ci95"]
             assert low <= spread["mean"] <= high
     assert results["methods"]["sft"]["kl_sft"]["mean"] == 0
-    summary = json.loads(copy.read("metrics/summary.json"))
-    numbers = [number for metrics in summary.values() for number in metrics.values()]
-    assert 0 < len(numbers) <= 12
-    assert all(isinstance(number, float) for number in numbers)
+    for method, metrics in results["methods"].items():
+        summary = json.loads(copy.read(f"metrics/summary/{method}.json"))
+        assert list(summary) == ["mean", "tail", "cvar_10", "kl", "perplexity"]
+        assert summary["mean"] == round(metrics["reward_mean"]["mean"], 3)
 
 
 def test_no_output_holds_a_path_of_this_machine(copy: Copy) -> None:

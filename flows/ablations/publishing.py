@@ -35,7 +35,7 @@ def publish(
     folder = REPORTS / plan.name
     _write(folder, plan, pages, states, failed)
     names = ", ".join(f"{page.name}.md" for page in pages)
-    get_run_logger().info("written: %s/%s, with csv and json beside; `dvc exp show` lists the cells", folder, names)
+    get_run_logger().info("written: %s/%s, with csv and json beside; `make exp` lists the cells", folder, names)
     tracker.artifact(folder)
     _track(pages, tracker)
     text = f"# Ablation {plan.name}\n\n" + "\n".join([*(page.markdown for page in pages), states]) + "\n"

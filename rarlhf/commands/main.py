@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rarlhf.commands.compare import add_compare
 from rarlhf.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {arguments.source} with {', '.join(names)}")
 
 
-COMMANDS: tuple[Callable[[Commands], None], ...] = (add_generate, add_score, add_merge, add_convert)
+COMMANDS: tuple[Callable[[Commands], None], ...] = (add_generate, add_score, add_compare, add_merge, add_convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

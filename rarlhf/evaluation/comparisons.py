@@ -11,7 +11,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.methods import RLHF, in_order
+from rarlhf.config.methods import in_order
 from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.evaluation.attainable import Attainable
 from rarlhf.evaluation.clusters import CriticalPrompts, critical_prompts
@@ -26,6 +26,14 @@ from rarlhf.evaluation.words import percent
 
 DEFINITIONS = 2  # version of the definitions in docs/evaluation.md; raised when one changes
 COMPARED = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
+
+SHORT: Mapping[str, str] = {  # names in DVC's displays
+    "reward_mean": "mean",
+    "reward_prompt_tail": "tail",
+    "reward_cvar_10": "cvar_10",
+    "kl_sft": "kl",
+    "perplexity_reference": "perplexity",
+}
 
 
 class TestSet(TypedDict):
@@ -218,12 +226,11 @@ def _prompt_error(draws: Mapping[str, FloatArray] | None, first: str, second: st
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """At most 12 numbers for `dvc exp show`: five metrics of RLHF and of the last method.
+    """The means over seeds for DVC's displays, which have no setting for digits: three decimals, short names.
 
-    The last two methods are taken if RLHF is the last one or was not run.
-
-    Returns: method -> metric -> mean over seeds.
+    Returns: method -> short name of each compared metric -> mean over seeds.
     """
-    *earlier, last = in_order(evaluation["methods"])
-    chosen = [*([RLHF] if RLHF in earlier else earlier[-1:]), last]
-    return {m: {metric: evaluation["methods"][m][metric]["mean"] for metric in COMPARED} for m in chosen}
+    return {
+        method: {SHORT.get(m, m): round(spreads[m]["mean"], 3) for m in COMPARED if m in spreads}
+        for method, spreads in evaluation["methods"].items()
+    }

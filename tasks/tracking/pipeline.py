@@ -22,7 +22,7 @@ from tasks.tracking.tracker import Status, Tracker
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
 
-SUMMARY = Path("metrics/summary.json")
+RESULTS = Path("metrics/evaluate.json")
 CACHED, UNKNOWN = "Cached", "Unknown"
 STATES = {"FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Killed", "RUNNING": "Killed"}  # of a stage's run
 
@@ -176,7 +176,14 @@ def pipeline_run(source: str, root: Path | None = None) -> Iterator[Pipeline]:
 
 def _summary() -> dict[str, float]:
     """The main numbers of the results as `METHOD/METRIC`; empty where there are no results."""
-    with suppress(OSError, ValueError, AttributeError):
-        methods = json.loads(SUMMARY.read_text(encoding="utf-8"))
-        return {f"{method}/{name}": value for method, numbers in methods.items() for name, value in numbers.items()}
+    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+        from rarlhf.evaluation.comparisons import COMPARED
+
+        methods = json.loads(RESULTS.read_text(encoding="utf-8"))["methods"]
+        return {
+            f"{m}/{name}": spreads[name]["mean"]
+            for m, spreads in methods.items()
+            for name in COMPARED
+            if name in spreads
+        }
     return {}

@@ -14,7 +14,7 @@ from tasks.plan import plan
 from tasks.ppo import ppo
 from tasks.samples import samples
 from tasks.sft import sft
-from tests.tasks.test_lora_stages import SECTIONS, STORED, run, write_inputs
+from tests.tasks.test_lora_stages import SECTIONS, STORED, judge_all, run, write_inputs
 
 ROOT = Path(__file__).parents[2]
 PROMPTS, REWARD, SFT = Path("data/prompts"), Path("models/reward"), Path("models/sft")
@@ -63,8 +63,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for method in params.methods.names:
             places = {"method": method, "model": Path("models", method), "sft": SFT, "reward": REWARD}
             run(generate, params, f"generate@{method}", **places, prompts=PROMPTS, out=Path("generations", method))
-        places = {name: Path(name) for name in ("generations", "models", "curves", "plots")}
-        files = {"metrics": "evaluate.json", "summary": "summary.json", "report": "report.html", "cards": "model_cards"}
+        judge_all(params)
+        places = {name: Path(name) for name in ("generations", "models", "curves", "plots", "judgements")}
+        files = {"metrics": "evaluate.json", "summary": "summary", "report": "report.html", "cards": "model_cards"}
         files |= {"table": "table.md", "latex": "table.tex"}
         places |= {name: Path("reports", file) for name, file in files.items()}
         run(evaluate, params, "evaluate", prompts=PROMPTS, samples=SAMPLES / "test", **places)

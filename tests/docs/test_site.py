@@ -23,6 +23,10 @@ def test_links_lead_to_the_places_in_the_site() -> None:
     assert build.moved(text) == moved
 
 
+def test_a_picture_in_mermaid_is_text_in_the_site_which_loads_nothing_to_draw_it() -> None:
+    assert build.moved("```mermaid\na --> b\n```") == "```text\na --> b\n```"
+
+
 def test_every_page_is_in_the_navigation_once() -> None:
     navigation = tomllib.loads((REPOSITORY / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
     named = [page for section in navigation for pages in section.values() for page in pages]

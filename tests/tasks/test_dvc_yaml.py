@@ -199,12 +199,7 @@ def test_a_plot_has_its_template_and_its_data(title: str, plot: dict[str, Any]) 
 def test_metrics_are_in_git_so_that_a_fresh_clone_can_compare() -> None:
     entries = [(stage, item) for stage in STAGES for key in ("outs", "metrics") for item in STAGES[stage].get(key, [])]
     kept = {path for _, item in entries if isinstance(item, dict) for path, how in item.items() if not how["cache"]}
-    assert kept == {
-        "metrics/reward.json",
-        "metrics/second_scorer.json",
-        "metrics/evaluate.json",
-        "metrics/summary.json",
-    }
+    assert kept == {"metrics/reward.json", "metrics/second_scorer.json", "metrics/evaluate.json", "metrics/summary"}
     assert not [item for _, item in entries if isinstance(item, str) and item.startswith("metrics/")]
     ignored = (REPOSITORY / ".gitignore").read_text("utf-8").splitlines()
     assert "/plots/" in ignored and "/metrics/" not in ignored

@@ -13,9 +13,10 @@ import torch
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.decoding.samples import Samples, write_samples
+from rarlhf.evaluation.judgements import Judgement, write_judgement
 from rarlhf.evaluation.perplexity import reference_perplexity
 from rarlhf.models.loading import load_causal_lm
-from rarlhf.system.files import write_json, write_jsonl
+from rarlhf.system.files import read_jsonl, write_json, write_jsonl
 from rarlhf.training.base import new_model, train_tokenizer
 from tasks.evaluate import evaluate
 from tasks.inputs import Inputs
@@ -72,6 +73,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(Path("data", "prompts", "counts.json"), {"train": {"used": 3200}})
     Path("data", "samples", "test").mkdir(parents=True)
     write_samples(sft_samples(), Path("data", "samples", "test"))
+    for path in Path("generations").rglob("*.jsonl"):
+        scores = np.array([[row["score"] / 2 for row in read_jsonl(path)]]).reshape(20, 2)
+        write_judgement(Judgement(scores), Path("judgements", path.parent.name, f"{path.stem}.safetensors"))
     return tmp_path
 
 
@@ -149,7 +153,9 @@ def test_writes_its_outputs_twice_alike(
     tracker = run_stage(two_seeds)
     first = outputs()
     assert set(first) == {
-        "metrics/evaluate.json", "metrics/summary.json", "reports/report.html", "reports/table.md", "reports/table.tex",
+        "metrics/evaluate.json", "reports/report.html", "reports/table.md", "reports/table.tex",
+        "metrics/summary/base.json", "metrics/summary/sft.json",
+        "metrics/summary/rlhf.json", "metrics/summary/ra_rlhf.json",
         "reports/model_cards/sft.md", "reports/model_cards/rlhf.md", "reports/model_cards/ra_rlhf.md",
         "plots/reward_quantile.csv", "plots/reward_quantile.png", "plots/cvar_curve.csv", "plots/cvar_curve.png",
         "plots/training.csv", "plots/training.png",

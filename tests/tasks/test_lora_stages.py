@@ -27,6 +27,7 @@ from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tasks.evaluate import evaluate
 from tasks.fit import fit
 from tasks.generate import generate
+from tasks.judge import judge
 from tasks.inputs import Inputs
 from tasks.plan import plan
 from tasks.ppo import ppo
@@ -76,6 +77,12 @@ class Done(NamedTuple):
     folder: Path
     kind: str
     mode: str
+
+
+def judge_all(params: Params) -> None:
+    """Runs stage judge in the current folder, with the reward model as the second scorer too."""
+    places = {name: Path("models", name) for name in ("base", "reward")} | {"second_scorer": Path("models/reward")}
+    run(judge, params, "judge", **places, generations=Path("generations"), out=Path("judgements"))
 
 
 def base_model(kind: str, size: int) -> GPT2LMHeadModel | GPTJForCausalLM:
@@ -162,6 +169,7 @@ def done(
         for method in METHODS:
             paths = {"method": method, "model": Path("models", method), "sft": Path("models/sft")}
             run(generate, params, f"generate@{method}", **shared, **paths, out=Path("generations", method))
+        judge_all(params)
         run(evaluate, params, "evaluate", **evaluate_paths)
         yield Done(folder, kind, mode)
 

@@ -31,6 +31,7 @@ from tasks.base import base
 from tasks.evaluate import evaluate
 from tasks.fit import fit
 from tasks.generate import generate
+from tasks.judge import judge
 from tasks.inputs import Inputs
 from tasks.plan import plan
 from tasks.ppo import ppo
@@ -95,6 +96,7 @@ VALUES: dict[str, Any] = {
     "fit.micro_batch_size": 6,
     "fit.lr": 0.01,
     "generate.samples": 2,
+    "judge.second_scorer.source": "none",
 }
 
 
@@ -239,7 +241,13 @@ def run_all(params: Params) -> None:
     for method in METHODS:
         places = {"method": method, "model": models / method, "sft": models / "sft"}
         run(generate, params, f"generate@{method}", **shared, **places, out=Path("generations", method))
-    results = {"metrics": Path("metrics/evaluate.json"), "summary": Path("metrics/summary.json")}
+    places = {"base": models / "base", "reward": models / "reward", "second_scorer": models / "second_scorer"}
+    run(judge, params, "judge", **places, generations=Path("generations"), out=Path("judgements"))
+    results = {
+        "judgements": Path("judgements"),
+        "metrics": Path("metrics/evaluate.json"),
+        "summary": Path("metrics/summary"),
+    }
     results |= {"plots": Path("plots"), "report": Path("reports/report.html"), "curves": Path("curves")}
     results |= {"table": Path("reports/table.md"), "latex": Path("reports/table.tex")}
     results |= {"cards": Path("cards"), "samples": Path("data/samples/test")}

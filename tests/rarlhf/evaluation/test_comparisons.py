@@ -7,6 +7,7 @@ import pytest
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.evaluation.comparisons import Evaluation, compare_methods, summary_of
+from rarlhf.evaluation.statistics import over_seeds
 
 REQUIRED = {
     "reward_mean", "reward_prompt_tail", "reward_var_05", "reward_var_10", "reward_var_20", "reward_cvar_05",
@@ -96,7 +97,6 @@ def test_methods_in_another_order_are_compared_as_ever(tables, perplexities, par
     turned = compare_methods({method: tables[method] for method in ("ra_rlhf", "rlhf", "sft")}, perplexities, params)
     usual = compare_methods({method: tables[method] for method in ("sft", "rlhf", "ra_rlhf")}, perplexities, params)
     assert turned["comparisons"] == usual["comparisons"]
-    assert list(summary_of(turned)) == ["rlhf", "ra_rlhf"]
 
 
 def test_other_names_than_the_pipelines_are_compared_in_their_order(tables, perplexities, params: Params) -> None:
@@ -155,17 +155,11 @@ def test_one_seed_gives_means_without_intervals(tables, perplexities, params: Pa
     assert result["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_mean"]["interval"] is None
 
 
-def test_summary_without_rlhf_or_with_rlhf_alone_is_of_the_last_two(evaluation: Evaluation) -> None:
-    def summarised(*methods: str) -> list[str]:
-        return list(summary_of({**evaluation, "methods": {name: evaluation["methods"][name] for name in methods}}))
-
-    assert summarised("base", "sft", "rlhf") == ["sft", "rlhf"]
-    assert summarised("base", "sft", "ra_rlhf") == ["sft", "ra_rlhf"]
-    assert summarised("rlhf") == ["rlhf"]
-
-
-def test_summary_is_short_and_of_rlhf_and_the_last_method(evaluation: Evaluation) -> None:
-    short = summary_of(evaluation)
-    assert list(short) == ["rlhf", "ra_rlhf"]
-    assert sum(len(values) for values in short.values()) <= 12
-    assert short["rlhf"]["kl_sft"] == evaluation["methods"]["rlhf"]["kl_sft"]["mean"]
+def test_the_summary_has_short_names_and_three_decimals(evaluation: Evaluation) -> None:
+    spreads = {metric: over_seeds([1.23456, 1.23456]) for metric in ("reward_mean", "kl_sft", "length_mean")}
+    short = summary_of({**evaluation, "methods": {"rlhf": spreads}})
+    assert short == {"rlhf": {"mean": 1.235, "kl": 1.235}}
+    names = ["mean", "tail", "cvar_10", "kl", "perplexity"]
+    assert {method: list(numbers) for method, numbers in summary_of(evaluation).items()} == {
+        method: names for method in evaluation["methods"]
+    }

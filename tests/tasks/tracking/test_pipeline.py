@@ -48,7 +48,7 @@ def test_cached_stages_are_light_runs_that_name_the_run_that_made_them(workspace
     made = run_toy(workspace, params, 1)
     run_toy(workspace, params, 2, "FAILED")
     Path("metrics").mkdir()
-    Path("metrics/summary.json").write_text('{"rlhf": {"reward_mean": 0.5}}')
+    Path("metrics/evaluate.json").write_text('{"methods": {"rlhf": {"reward_mean": {"mean": 0.5}}}}')
     with pipeline_run("tasks.repro") as pipeline:
         pipeline.open(params)
         pipeline.stage("toy@1", "Cached", 0.5)

@@ -151,7 +151,7 @@ def test_commit_and_dirty_state_are_recorded(workspace: Path, record: RunRecord)
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     git("init", "-q")
-    written = (Path("dvc.lock"), Path("metrics/summary.json"))  # by runs
+    written = (Path("dvc.lock"), Path("metrics/evaluate.json"))  # by runs
     written[1].parent.mkdir()
     for path in written:
         path.write_text("a")
