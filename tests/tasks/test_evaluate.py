@@ -16,7 +16,7 @@ from rarlhf.decoding.samples import Samples, write_samples
 from rarlhf.evaluation.judgements import Judgement, write_judgement
 from rarlhf.evaluation.perplexity import reference_perplexity
 from rarlhf.models.loading import load_causal_lm
-from rarlhf.system.files import read_jsonl, write_json, write_jsonl
+from rarlhf.system.files import write_json, write_jsonl
 from rarlhf.training.base import new_model, train_tokenizer
 from tasks.evaluate import evaluate
 from tasks.inputs import Inputs
@@ -73,9 +73,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(Path("data", "prompts", "counts.json"), {"train": {"used": 3200}})
     Path("data", "samples", "test").mkdir(parents=True)
     write_samples(sft_samples(), Path("data", "samples", "test"))
-    for path in Path("generations").rglob("*.jsonl"):
-        scores = np.array([[row["score"] / 2 for row in read_jsonl(path)]]).reshape(20, 2)
-        write_judgement(Judgement(scores), Path("judgements", path.parent.name, f"{path.stem}.safetensors"))
     return tmp_path
 
 
@@ -99,7 +96,10 @@ def write_method(number: int, method: str) -> None:
         tokenizer.save_pretrained(Path("models", name))
     for seed in (1, 2):
         Path("generations", method).mkdir(parents=True, exist_ok=True)
-        write_jsonl(Path("generations", method, f"{seed}.jsonl"), generation_rows(number, seed))
+        rows = generation_rows(number, seed)
+        write_jsonl(Path("generations", method, f"{seed}.jsonl"), rows)
+        second = np.array([row["score"] / 2 for row in rows]).reshape(20, 2)
+        write_judgement(Judgement(second), Path("judgements", method, f"{seed}.safetensors"))
         if trained:
             Path("curves", method).mkdir(parents=True, exist_ok=True)
             Path("curves", method, f"{seed}.csv").write_text(CURVE)

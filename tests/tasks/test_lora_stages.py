@@ -27,8 +27,8 @@ from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tasks.evaluate import evaluate
 from tasks.fit import fit
 from tasks.generate import generate
-from tasks.judge import judge
 from tasks.inputs import Inputs
+from tasks.judge import judge
 from tasks.plan import plan
 from tasks.ppo import ppo
 from tasks.running.stage import Run

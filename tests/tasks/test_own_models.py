@@ -31,8 +31,8 @@ from tasks.base import base
 from tasks.evaluate import evaluate
 from tasks.fit import fit
 from tasks.generate import generate
-from tasks.judge import judge
 from tasks.inputs import Inputs
+from tasks.judge import judge
 from tasks.plan import plan
 from tasks.ppo import ppo
 from tasks.prompts import prompts
