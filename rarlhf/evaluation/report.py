@@ -186,6 +186,7 @@ def _tables(evaluation: Evaluation) -> dict[str, object]:
         "differences": _differences(evaluation),
         "difference_headings": [COLUMNS[metric] for metric in COMPARED],
         "judged": result_rows(evaluation, list(judged_columns(evaluation))),
+        "toxicity": "toxicity_mean" in next(iter(evaluation["methods"].values())),
         "judged_headings": list(judged_columns(evaluation).values()),
         "cluster_methods": [label_of(method) for method in gains_of(evaluation)],
         "oracle": oracle_rows(evaluation),
