@@ -5,7 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tasks.running.stage import Run
+from tasks.running.stage import MODELS, Run
+from tasks.tracking.record import run_name, run_tags
+from tasks.tracking.results import rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +39,7 @@ def track_samples(run: Run, seed: int, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def track_results(run: Run, evaluation: "Evaluation", page: str) -> None:
-    """The metrics of every method as a table, on the run itself and on a run of each method; the report as a page."""
+    """The metrics of every method as a table, on this run, on a run of each method and on its models; the report."""
     rows = [
         {"method": method, "metric": metric, **{key: spread[key] for key in ("mean", "std", "n")}}
         for method, spreads in evaluation["methods"].items()
@@ -48,7 +50,9 @@ def track_results(run: Run, evaluation: "Evaluation", page: str) -> None:
         means = {metric: spread["mean"] for metric, spread in spreads.items()}
         run.tracker.metrics({f"{method}/{metric}": mean for metric, mean in means.items()})
         spans = {f"std/{metric}": spread["std"] for metric, spread in spreads.items() if spread["std"] is not None}
-        run.tracker.child(f"{method} (test results)", {"stage": "results", "method": method}, means | spans)
+        tags = {**run_tags(run.params, "results"), "method": method}
+        run.tracker.child(run_name(run.params, method, "results"), tags, rounded(means | spans))
+    run.tracker.results(evaluation, Path(MODELS))
     with TemporaryDirectory() as folder:
         path = Path(folder, "report.html")
         path.write_text(page, encoding="utf-8")

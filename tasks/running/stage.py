@@ -140,7 +140,7 @@ class Run:
         targets = self._outputs.commit()
         for path in targets:
             if path.parts[0] == MODELS:
-                self.tracker.model(path)
+                self.tracker.model(path, self.params)
         if "checkpoints" in vars(self) and first_process():
             remove(self.checkpoints)
 
