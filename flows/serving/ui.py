@@ -17,6 +17,7 @@ from types import FrameType
 from flows.serving.server import SERVER, address, environment, own_server_answers, page
 from rarlhf.config.errors import UserError
 from tasks.tracking.store import prepare_store
+from tasks.tracking.views import runs_page
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
@@ -65,10 +66,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the pages are of this folder's store
     _, experiment = prepare_store(Path.cwd())  # a stage may start at the same moment
-    # The page of an experiment without `/runs` opens MLflow's views of chat traces.
     pages = {name: f"http://{HOST}:{port}" for name, (port, _) in servers.items()}
     if "MLflow" in pages:
-        pages["MLflow"] += f"/#/experiments/{experiment}/runs"
+        pages["MLflow"] = runs_page(experiment, pages["MLflow"])
     try:
         with _running(servers) as processes:
             return _watch(processes, servers, pages)

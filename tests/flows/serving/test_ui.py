@@ -65,7 +65,8 @@ def test_mlflows_address_is_that_of_the_list_of_runs() -> None:
     port = free_port()
     process = start("MLflow", port, UVICORN)
     assert process.stdout is not None
-    assert process.stdout.readline() == f"MLflow: http://127.0.0.1:{port}/#/experiments/7/runs\n"
+    page = f"http://127.0.0.1:{port}/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=results"
+    assert process.stdout.readline() == f"MLflow: {page}\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[1] == ""
 
