@@ -100,6 +100,17 @@ def test_an_address_in_use_is_said() -> None:
     assert (process.returncode, shown) == (1, f"error: the address is in use already: One 127.0.0.1:{port}\n")
 
 
+def test_a_store_that_cannot_be_opened_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mlflow.db").write_text("not a database")
+    monkeypatch.setattr(flows.serving.ui, "SERVERS", {"MLflow": (int(free_port()), ["nothing"])})
+    monkeypatch.setattr(flows.serving.ui.signal, "signal", lambda *_: None)
+    assert flows.serving.ui.main() == 1
+    shown = capsys.readouterr().err
+    assert shown == "error: mlflow.db cannot be opened (file is not a database); make it writable or move it away\n"
+
+
 @pytest.mark.parametrize("path", ["/ajax-api/2.0/mlflow/runs/search", "/get-artifact"])
 def test_mlflows_server_answers_no_page_of_others(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attacks on MLflow's own gate, set up by the options that `make ui` gives."""

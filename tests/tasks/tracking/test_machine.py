@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from tasks.tracking.machine import interval
@@ -11,16 +13,16 @@ def test_looks_become_rarer(elapsed: float, seconds: float) -> None:
     assert interval(elapsed) == pytest.approx(seconds)
 
 
-def test_a_short_run_has_one_look_of_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_run_has_one_look_of_the_whole_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.tracking.machine import MachineMonitor
 
     monkeypatch.delenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", raising=False)
-    monitor = MachineMonitor("run", "sqlite:///nowhere.db")
+    monitor = MachineMonitor("run", f"sqlite:///{tmp_path}/mlflow.db")
     assert monitor.collect_metrics() == {} and monitor.aggregate_metrics() == {}  # the first has nothing to compare to
     monitor.collect_metrics()
     assert monitor.aggregate_metrics().keys() >= {"cpu_utilization_percentage", "system_memory_usage_megabytes"}
     assert monitor.sampling_interval == 2
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "7")
-    fixed = MachineMonitor("run", "sqlite:///nowhere.db")
+    fixed = MachineMonitor("run", f"sqlite:///{tmp_path}/mlflow.db")
     fixed.collect_metrics()
     assert fixed.sampling_interval == 7

@@ -1,6 +1,7 @@
 """Models in MLflow's registry, and how they are loaded from it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,35 @@ def test_large_weights_stay_where_they_are(
     FOLDER.rmdir()
     with pytest.raises(UserError, match="models/rlhf/1 is missing here: go to the repository's root"):
         _weights(tmp_path / "copy", reference)
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # of MLflow's own modules, at import
+def test_the_pages_code_loads_a_version(
+    workspace: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With stand-ins for the opened model and what it writes."""
+    import mlflow
+
+    from rarlhf.decoding import writing
+
+    def write(_model: object, prompts: list[str], choices: Any) -> Any:
+        return [writing.Written(0, 0, f"{prompts[0]} {choices.seed}", 1, True)]
+
+    monkeypatch.setattr(writing, "open_model", lambda *_: None)
+    monkeypatch.setattr(writing, "write", write)
+    folder, place = Path("models/ra_rlhf/1"), tmp_path / "a"
+    folder.mkdir(parents=True)
+    place.mkdir()
+    client, experiment = prepare_store(workspace)
+    run = client.create_run(experiment).info.run_id
+    register(client, run, experiment, TAGS, ModelCopy.of(folder, params, place / "model", True))
+    page = (Path(__file__).parents[3] / "docs" / "tracking.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    try:
+        exec(compile(block, "docs/tracking.md", "exec"), {})  # noqa: S102, the page is ours
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert capsys.readouterr().out == "['we regret the quick story and 7']\n"
 
 
 def test_a_scorer_is_described_as_one(store: "tuple[MlflowClient, str]", params: Params, tmp_path: Path) -> None:
