@@ -2,17 +2,15 @@
 
 import base64
 import json
-import os
 from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from rarlhf.messages.markdown import escaped, table
-from tasks.tracking.passwords import without_passwords
+from tasks.tracking.views import run_page
 
 RESULTS = Path("metrics/evaluate.json")
 FIGURES = Path("plots")
-MLFLOW = "http://127.0.0.1:5000"  # where `make ui` shows it
 
 
 def publish_results() -> None:
@@ -34,8 +32,7 @@ def publish_results() -> None:
 
 def publish_mlflow_link(experiment: str, run: str) -> None:
     """Shows a link to a run's page in MLflow."""
-    server = without_passwords(os.environ.get("MLFLOW_TRACKING_URI", "")).rstrip("/")
-    link = f"{server if server.startswith('http') else MLFLOW}/#/experiments/{experiment}/runs/{run}"
+    link = run_page(experiment, run)
     create_link_artifact(link, link_text="run in MLflow", key="mlflow-run", description="`make ui` serves the page")
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
@@ -25,9 +26,11 @@ from flows.serving.runs import hold_workspace
 from flows.serving.server import local_settings
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
-from tasks.preset import overridden
+from tasks.preset import PARAMS, overridden, params_of
 from tasks.tracking.passwords import without_passwords
 from tasks.tracking.pipeline import Pipeline, pipeline_run
+from tasks.tracking.record import run_name
+from tasks.tracking.views import runs_page
 
 EVALUATE = "evaluate"
 ABOUT = """\
@@ -41,7 +44,17 @@ example:
 MLFLOW_SECONDS = 5.0  # how long the link to MLflow's page waits for its answer
 
 
-@flow(name="rarlhf")
+def _flow_run_name() -> str:
+    """Name of the flow run that begins: preset, what it is, and the start of the hash of the params it asks for."""
+    asked = flow_run.parameters
+    try:
+        params = params_of(overridden(asked.get("overrides") or {}, asked.get("preset")), str(PARAMS))
+    except (UserError, OSError):  # the run itself says what is wrong
+        return "rarlhf"
+    return run_name(params, *(asked.get("targets") or ["pipeline"]))
+
+
+@flow(name="rarlhf", flow_run_name=_flow_run_name)
 def rarlhf(
     targets: list[str] | None = None,
     overrides: dict[str, Any] | None = None,
@@ -87,6 +100,8 @@ def _show(states: Mapping[str, State[Any]], pipeline: Pipeline) -> None:
         pipeline.wait(MLFLOW_SECONDS)
         if pipeline.run_id:
             publish_mlflow_link(pipeline.experiment, pipeline.run_id)
+            page = runs_page(pipeline.experiment)
+            get_run_logger().info("runs in MLflow (`make ui` serves the page): %s", page)
         if EVALUATE in states and states[EVALUATE].is_completed():
             publish_results()
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.inputs import digest_of_params
+from tasks.inputs import params_hash
 from tasks.running.code import FOLDER as CODE
 from tasks.running.figures import track_results
 from tasks.running.stage import Run, stage
@@ -39,7 +39,7 @@ def evaluate(
     results = measure_run(folders, run.params, run.recorder)
     files = run.inputs.files
     data = [path for path in files if path.startswith("data/") and not Path(path).is_relative_to(CODE)]
-    hashes = {"inputs": run.inputs_hash, "params": digest_of_params(run.params), **{path: files[path] for path in data}}
+    hashes = {"inputs": run.inputs_hash, "params": params_hash(run.params), **{path: files[path] for path in data}}
     origin = Origin(EXPERIMENT, run.inputs_hash, {f"{name} (SHA-256)": digest for name, digest in hashes.items()})
     texts = {
         report: results.report(prompts, origin),

@@ -40,6 +40,21 @@ class Inputs:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Work:
+    """What dvc.yaml says of one run of a stage.
+
+    Attributes:
+        about: what it does, in one line; may be empty.
+        command: as DVC starts it.
+        outputs: paths that it makes.
+    """
+
+    about: str
+    command: str
+    outputs: tuple[str, ...]
+
+
 def read_inputs(
     stage: str, arguments: Mapping[str, object], params: Params, digest_of: Callable[[Path], str] | None = None
 ) -> Inputs:
@@ -66,10 +81,38 @@ def read_inputs(
 
 def inputs_of(run: str, params: Params, digest_of: Callable[[Path], str] | None = None) -> Inputs:
     """As `read_inputs`, of a run by its name in DVC: `ppo@rlhf-1`, `generate@rlhf`, `check`."""
+    return read_inputs(*stage_of(run), params, digest_of)
+
+
+def stage_of(run: str) -> tuple[str, dict[str, str]]:
+    """The stage of a run and its arguments, from the run's name in DVC: `ppo` with method `rlhf` and seed `1`.
+
+    Raises: UserError if dvc.yaml has no such stage.
+    """
     stage, _, items = run.partition("@")
     keys = _matrix(stage)
-    arguments = dict(zip(keys, items.split("-", len(keys) - 1), strict=True)) if keys else {}
-    return read_inputs(stage, arguments, params, digest_of)
+    return stage, dict(zip(keys, items.split("-", len(keys) - 1), strict=True)) if keys else {}
+
+
+def title_of(run: str) -> str:
+    """A run's name in DVC as words: `ppo rlhf seed 1` for `ppo@rlhf-1`.
+
+    Raises: UserError if dvc.yaml has no such stage.
+    """
+    stage, arguments = stage_of(run)
+    return " ".join([stage, *(f"seed {item}" if key == "seed" else item for key, item in arguments.items())])
+
+
+def work_of(stage: str, arguments: Mapping[str, object], params: Params) -> Work | None:
+    """What dvc.yaml says of one run of a stage; None for a stage that it does not have."""
+    if stage not in _stages():
+        return None
+    entry = _entry(stage)
+    names = {**params.model_dump(mode="json"), "item": arguments}
+    kinds = (entry.get(kind, []) for kind in ("outs", "metrics"))
+    paths = (path for kind in kinds for item in kind for path in ([item] if isinstance(item, str) else item))
+    outputs = tuple(_fill(path, names) for path in paths)
+    return Work(entry.get("desc", ""), _fill(" ".join(entry["cmd"].split()), names), outputs)
 
 
 def run_names(params: Params) -> Iterator[str]:
@@ -80,9 +123,10 @@ def run_names(params: Params) -> Iterator[str]:
         yield from (f"{stage}@{'-'.join(map(str, items))}" for items in product(*lists)) if lists else [stage]
 
 
-def description(stage: str) -> str | None:
-    """What dvc.yaml says a stage does, if anything."""
-    return _entry(stage).get("desc") if stage in _stages() else None
+def params_hash(params: Params) -> str:
+    """SHA-256 over all values of params.yaml, whatever their order, in hexadecimal."""
+    text = json.dumps(params.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def label(stage: str, arguments: Mapping[str, object]) -> str:
@@ -115,11 +159,6 @@ def digest(path: Path) -> str:
         raise UserError(f"{path} is missing, an input of this stage: `dvc repro` makes the inputs first")
     lines = (f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in _files(path))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def digest_of_params(params: Params) -> str:
-    """SHA-256 over all parameters, in hexadecimal; it does not depend on their order or on comments in params.yaml."""
-    return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from tasks.inputs import run_names
 from tasks.tracking.pipeline import CACHED, UNKNOWN, Pipeline, pipeline_run
+from tasks.tracking.views import runs_page
 
 STOPPED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -47,7 +48,10 @@ def main() -> int:
         status = process.wait()
         _tell_stages(pipeline, done=status == 0)
         killed = bool(stopped) or status in STOPPED
+        experiment = pipeline.experiment
         pipeline.close("KILLED" if killed else "FAILED" if status else "FINISHED")
+        if experiment:
+            print(f"runs in MLflow (`make ui` serves the page): {runs_page(experiment)}", flush=True)
     return 128 - status if status < 0 else status
 
 

@@ -81,7 +81,7 @@ def ablation_run(plan: Plan) -> Iterator[tuple[Tracker, dict[str, str]]]:
     """A run in MLflow, and the environment that nests the runs of the cells' stages under it."""
     params = next(iter(plan.cells.values())).params
     tags = {"stage": "ablation", "preset": params.preset, "mlflow.source.name": "flows.ablation"}
-    record = RunRecord(f"ablation {plan.name}", tags, {"cells": ", ".join(plan.cells), **plan.common})
+    record = RunRecord(f"{params.preset} ablation {plan.name}", tags, {"cells": ", ".join(plan.cells), **plan.common})
     with TemporaryDirectory(prefix=f"ablation-{plan.name}-") as folder:
         tracker = Tracker(record, Path.cwd())
         tracker.call(lambda _client, run: publish_parent(run.run_id, Path(folder)))

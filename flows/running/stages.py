@@ -27,6 +27,7 @@ from flows.running.devices import Shares
 from flows.running.graph import Graph
 from flows.running.guard import SIGNALLED, STOP_SECONDS
 from rarlhf.config.errors import PASSING_STATUS
+from tasks.inputs import title_of
 from tasks.tracking.passwords import without_passwords
 
 CACHED = ("didn't change, skipping", "is cached - skipping run")
@@ -140,7 +141,7 @@ def run_stage(stage: str, repro: Repro) -> State[None]:
 def _reproduce(stage: str, repro: Repro, share: Mapping[str, str]) -> State[None]:
     lines: list[str] = []
     for command in repro.commands(stage):
-        status = 0 if repro.processes.stopped else _follow(repro.processes.start(command, share), lines)
+        status = 0 if repro.processes.stopped else _follow(stage, repro.processes.start(command, share), lines)
         if repro.processes.stopped:
             return Cancelled(message="stopped with the flow")
         if status:
@@ -149,15 +150,15 @@ def _reproduce(stage: str, repro: Repro, share: Mapping[str, str]) -> State[None
     return Completed(name="Cached") if cached else Completed()
 
 
-def _follow(process: "subprocess.Popen[str]", lines: list[str]) -> int:
-    """Logs the lines of a process as they come, adds them to `lines`, and returns its exit status."""
+def _follow(stage: str, process: "subprocess.Popen[str]", lines: list[str]) -> int:
+    """Logs a stage's lines as they come, after its name; adds them to `lines`, and returns the exit status."""
     logger = get_run_logger()
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:
             lines.append(without_passwords(line.rstrip()))
             if lines[-1]:
-                logger.info(lines[-1])
+                logger.info("%s: %s", stage, lines[-1])
     status = process.wait()
     _let_go(process)  # closes the pipe
     return status
@@ -211,7 +212,7 @@ def run_stages(graph: Graph, fresh: set[str], repro: Repro) -> dict[str, State[A
         for stage, upstream in graph.items():
             skip = stage in fresh
             work: Task[..., State[None]] = skip_stage if skip else run_stage
-            named = work.with_options(name=stage, task_run_name=stage)
+            named = work.with_options(name=stage, task_run_name=title_of(stage))
             parameters = {} if skip else {"stage": stage, "repro": repro}
             futures[stage] = runner.submit(named, parameters, [futures[name] for name in upstream])
         return {stage: final_state(future) for stage, future in futures.items()}

@@ -17,10 +17,12 @@ from types import FrameType
 from flows.serving.server import SERVER, address, environment, own_server_answers, page
 from rarlhf.config.errors import UserError
 from tasks.tracking.store import prepare_store
+from tasks.tracking.views import runs_page
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
+SHOWN = 200  # characters of another program's message
 Servers = dict[str, tuple[int, list[str]]]
 SERVERS: Servers = {
     "MLflow": (
@@ -64,11 +66,15 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the pages are of this folder's store
-    _, experiment = prepare_store(Path.cwd())  # a stage may start at the same moment
-    # The page of an experiment without `/runs` opens MLflow's views of chat traces.
+    try:
+        _, experiment = prepare_store(Path.cwd())  # a stage may start at the same moment
+    except Exception as error:  # of SQLite, its wrapper or MLflow: damaged, locked, not writable, of a newer version
+        told = " ".join(str(error).split())[:SHOWN]
+        print(f"error: mlflow.db cannot be opened ({told}); make it writable or move it away", file=sys.stderr)
+        return 1
     pages = {name: f"http://{HOST}:{port}" for name, (port, _) in servers.items()}
     if "MLflow" in pages:
-        pages["MLflow"] += f"/#/experiments/{experiment}/runs"
+        pages["MLflow"] = runs_page(experiment, pages["MLflow"])
     try:
         with _running(servers) as processes:
             return _watch(processes, servers, pages)

@@ -5,7 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tasks.running.stage import Run
+from tasks.running.stage import MODELS, Run
+from tasks.tracking.record import run_name, run_tags
+from tasks.tracking.results import rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +40,7 @@ def track_samples(run: Run, seed: int, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def track_results(run: Run, evaluation: "Evaluation", texts: Mapping[str, str]) -> None:
-    """The metrics of every method as a table, on the run itself and on a run of each method; texts by file name."""
+    """The metrics of every method as a table, on this run, on a run of each method and on its models; texts by name."""
     rows = [
         {"method": method, "metric": metric, **{key: spread[key] for key in ("mean", "std", "n")}}
         for method, spreads in evaluation["methods"].items()
@@ -49,7 +51,9 @@ def track_results(run: Run, evaluation: "Evaluation", texts: Mapping[str, str]) 
         means = {metric: spread["mean"] for metric, spread in spreads.items()}
         run.tracker.metrics({f"{method}/{metric}": mean for metric, mean in means.items()})
         spans = {f"std/{metric}": spread["std"] for metric, spread in spreads.items() if spread["std"] is not None}
-        run.tracker.child(f"{method} (test results)", {"stage": "results", "method": method}, means | spans)
+        tags = {**run_tags(run.params, "results"), "method": method}
+        run.tracker.child(run_name(run.params, method, "results"), tags, rounded(means | spans))
+    run.tracker.results(evaluation, Path(MODELS))
     with TemporaryDirectory() as folder:
         for name, text in texts.items():
             path = Path(folder, name)

@@ -139,8 +139,8 @@ class Run:
         refuse_edited(self.inputs.files)
         targets = self._outputs.commit()
         for path in targets:
-            if path.parts[0] == MODELS:
-                self.tracker.model(path)
+            if path.parts[0] == MODELS and any(path.iterdir()):  # a scorer that is left out has an empty folder
+                self.tracker.model(path, self.params)
         if "checkpoints" in vars(self) and first_process():
             remove(self.checkpoints)
 

@@ -1,17 +1,12 @@
 """What a run uploads: copies that wait to be sent, because their originals may be moved meanwhile."""
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.inputs import digest
-
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
-
-COPIED_MODEL_BYTES = 10_000_000  # larger models are named by path and SHA-256; DVC keeps their bytes
 
 
 class Copies:
@@ -46,13 +41,3 @@ def upload(client: "MlflowClient", run_id: str, copy: Path, path: str) -> None:
     else:
         client.log_artifact(run_id, str(copy), None if folder == "." else folder)
     shutil.rmtree(copy.parent, ignore_errors=True)
-
-
-def write_model_reference(folder: Path, file: Path) -> tuple[dict[str, str], bool]:
-    """Writes a model's path, size and SHA-256; returns them as tags, and whether the model is small enough to copy."""
-    files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    size, sha256 = sum(files.values()), digest(folder)
-    reference = {"path": str(folder), "bytes": size, "sha256": sha256, "files": files}
-    file.write_text(json.dumps(reference, indent=1), encoding="utf-8")
-    tags = {"model_path": str(folder), "model_bytes": str(size), "model_sha256": sha256}
-    return tags, size <= COPIED_MODEL_BYTES

@@ -1,4 +1,8 @@
-"""MLflow's run of one run of the pipeline, above the runs of its stages; for the flow and for `make repro`."""
+"""MLflow's run of one run of the pipeline, above the runs of its stages; for the flow and for `make repro`.
+
+A stage that was up to date is a row of this run's table, not a run of its own: a pipeline run in which nothing had to
+run is one row in the list of runs.
+"""
 
 import json
 import os
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING
 from rarlhf.config.params import Params
 from tasks.inputs import digest, inputs_of
 from tasks.tracking.parent import PIPELINE, publish_parent, told_stages
-from tasks.tracking.record import RunRecord, all_params
+from tasks.tracking.record import RunRecord, all_params, run_name, run_tags
 from tasks.tracking.store import close_dead_runs
 from tasks.tracking.tracker import Status, Tracker
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path("metrics/evaluate.json")
 CACHED, UNKNOWN = "Cached", "Unknown"
+IDLE = "(nothing to do)"  # in the name of a run whose stages were all up to date
 STATES = {"FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Killed", "RUNNING": "Killed"}  # of a stage's run
 
 
@@ -55,13 +60,13 @@ class Pipeline:
     def open(self, params: Params) -> None:
         """Starts the run, with all parameters."""
         tags = {
-            "stage": "pipeline",
-            "preset": params.preset,
+            **run_tags(params, "pipeline"),
             "pipeline": self.folder.name,
             "mlflow.source.name": self._source,
         }
         self._params = params
-        self._tracker = Tracker(RunRecord(f"pipeline {params.preset}", tags, all_params(params)), self._root)
+        self._name = run_name(params, "pipeline")
+        self._tracker = Tracker(RunRecord(self._name, tags, all_params(params)), self._root)
         self._tracker.call(lambda _client, tracker: publish_parent(tracker.run_id, self.folder))
 
     @property
@@ -80,7 +85,7 @@ class Pipeline:
             self._tracker.wait(seconds)
 
     def stage(self, name: str, state: str, seconds: float | None = None) -> None:
-        """Records how a stage ended. A stage that was `Cached` gets a small run here; the others made their own.
+        """Records how a stage ended.
 
         Args:
             name: of the stage, as in `ppo@rlhf-1`.
@@ -91,7 +96,7 @@ class Pipeline:
         self._rows[name] = StageRow(name, state, seconds)
         if state in (CACHED, UNKNOWN) and self._tracker:
             inputs_hash = self._inputs_hash(name)
-            self._tracker.call(lambda client, tracker: self._record_cached(client, tracker, name, inputs_hash))
+            self._tracker.call(lambda client, tracker: self._find_source(client, tracker, name, inputs_hash))
 
     def ran(self) -> Mapping[str, str]:
         """State of each stage whose process started, by its own lines; `Killed` where the last line is missing."""
@@ -109,22 +114,18 @@ class Pipeline:
             self._tracker.metrics(_summary())
         self._tracker.metrics(self._counts())
         self._tracker.call(self._log_table)
+        self._tracker.call(self._describe)
         self._tracker.close(status)
         self._tracker = None
 
-    def _record_cached(self, client: "MlflowClient", tracker: Tracker, name: str, inputs_hash: str) -> None:
+    def _find_source(self, client: "MlflowClient", tracker: Tracker, name: str, inputs_hash: str) -> None:
+        """Finds the run that made the outputs of a stage that did not run."""
         row = self._rows[name]
         wanted = f"tags.inputs_hash = '{inputs_hash}' and attributes.status = 'FINISHED'"
         found = client.search_runs([tracker.experiment], wanted, max_results=1) if inputs_hash else []
-        tags = {"stage": name.partition("@")[0], "pipeline": self.folder.name, "cached": "true"}
-        for run in found:
-            row.run_id = run.info.run_id
-            link = f"[the run that made it](#/experiments/{tracker.experiment}/runs/{row.run_id})"
-            tags |= {"source_run": row.run_id, "mlflow.note.content": f"Up to date, nothing was run: {link}."}
+        row.run_id = found[0].info.run_id if found else ""
         if row.state == UNKNOWN:
             row.state = CACHED if found else "NotRun"
-        if row.state == CACHED:
-            tracker.log_child(f"{name} (cached)", tags, {})
 
     def _inputs_hash(self, name: str) -> str:
         """Hash of what decides a stage's outputs now; empty where it cannot be computed."""
@@ -144,6 +145,16 @@ class Pipeline:
         if rows:
             client.log_table(tracker.run_id, pandas.DataFrame(rows), "stages.json")
         close_dead_runs(client, tracker.experiment)
+
+    def _describe(self, client: "MlflowClient", tracker: Tracker) -> None:
+        """Says in the run's description what was done, and in its name where that was nothing."""
+        states = [row.state for row in self._rows.values()]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        about = f"The pipeline of preset {self._params.preset}, started by `{self._source}`."
+        about += f"\n\nStages: {counts}. `stages.json` names the run that made each one's outputs." if states else ""
+        client.set_tag(tracker.run_id, "mlflow.note.content", about)
+        if set(states) == {CACHED}:
+            client.set_tag(tracker.run_id, "mlflow.runName", f"{self._name} {IDLE}")
 
 
 @contextmanager

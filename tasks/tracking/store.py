@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from tasks.tracking.views import experiment_tags
+
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
 
 EXPERIMENT = "rarlhf"
 ARTIFACTS = "mlartifacts"  # folder beside the store
-PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 SQLITE = "sqlite:///"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -39,8 +47,8 @@ def import_mlflow(uri: str) -> None:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     store = "rest_store" if uri.startswith("http") else "sqlalchemy_store"
-    for name in ("tracking.client", f"store.tracking.{store}", "system_metrics.system_metrics_monitor"):
-        importlib.import_module(f"mlflow.{name}")
+    for name in ("mlflow.tracking.client", f"mlflow.store.tracking.{store}", "tasks.tracking.machine"):
+        importlib.import_module(name)
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the one warning is ours
 
@@ -81,11 +89,13 @@ def _opened(uri: str, root: Path) -> tuple["MlflowClient", str]:
 
     client = MlflowClient(uri)
     found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return client, str(found.experiment_id)
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else _artifacts_uri(root)
-    kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on the runs, not on the pages for chat traces
-    return client, client.create_experiment(EXPERIMENT, artifacts, kind)
+    if found is None:
+        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else _artifacts_uri(root)
+        return client, client.create_experiment(EXPERIMENT, artifacts, experiment_tags())
+    for key, value in experiment_tags().items():
+        if key not in found.tags:  # what someone has changed on MLflow's pages stays
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return client, str(found.experiment_id)
 
 
 def _artifacts_uri(root: Path) -> str:

@@ -1,6 +1,5 @@
 """One run in MLflow. Nothing here raises or waits for a server: tasks.tracking.sender sends in the background."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,19 +7,25 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec
 
+from rarlhf.config.params import Params
 from rarlhf.system.launch import first_process
-from tasks.tracking.artifacts import Copies, upload, write_model_reference
+from tasks.tracking.artifacts import Copies, upload
 from tasks.tracking.commit import git_tags
+from tasks.tracking.datasets import DataSource, dataset_input
+from tasks.tracking.models import ModelCopy, register
 from tasks.tracking.parent import parent_run, tell_stage
 from tasks.tracking.record import RunRecord
+from tasks.tracking.results import log_result, model_results
 from tasks.tracking.sender import Sender
 from tasks.tracking.store import SQLITE, close_dead_runs, import_mlflow, prepare_store, process_tags, store_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow.entities import Metric, Param
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
     from mlflow.tracking.client import MlflowClient
+
+    from rarlhf.evaluation.comparisons import Evaluation
+    from tasks.tracking.machine import MachineMonitor
 
 FLUSH_SECONDS = 5.0
 FLUSH_METRICS = 500  # MLflow takes up to 1000 in a batch
@@ -56,6 +61,7 @@ class Tracker:
 
     def __init__(self, record: RunRecord, root: Path) -> None:
         self.alive = first_process()
+        self._in_workspace = root.resolve() == Path.cwd()  # not in DVC's temporary copy of it
         self.run_id = self.experiment = ""  # known when MLflow has answered
         self._record = record
         self._start = time.time()
@@ -63,7 +69,7 @@ class Tracker:
         self._lock = threading.Lock()
         self._flushed = time.monotonic()
         self._copies = Copies()
-        self._machine: SystemMetricsMonitor | None = None
+        self._machine: MachineMonitor | None = None
         if self.alive:
             uri = store_uri(root)
             self._sender = Sender(root / ".mlflow.down", PATIENCE_FILE if uri.startswith(SQLITE) else PATIENCE_SERVER)
@@ -134,14 +140,17 @@ class Tracker:
         self._upload(self._copies.copy(path), "/".join(filter(None, (folder, path.name))))
 
     @_safe
-    def model(self, folder: Path) -> None:
-        """Keeps where a model is, its size and SHA-256, as `model.json` and tags; a small one is copied too."""
-        file = self._copies.place("model.json")
-        tags, small = write_model_reference(folder, file)
-        self._upload(file, file.name)
-        self.tags(tags)
-        if small:
-            self.artifact(folder, "model")
+    def model(self, folder: Path, params: Params) -> None:
+        """Registers a model: where it is, its size and SHA-256, how it is called; a small one is copied too."""
+        copy = ModelCopy.of(folder, params, self._copies.place("model"), self._in_workspace)
+        self.tags(copy.tags)
+        self._send(lambda: register(self._client, self.run_id, self.experiment, self._tags, copy))
+
+    @_safe
+    def results(self, evaluation: "Evaluation", models: Path) -> None:
+        """Logs test results to the models that they are of, and to the runs that trained these."""
+        for folder, values in model_results(evaluation, models):
+            self._send(partial(self._log_result, evaluation["preset"], folder, values))
 
     @_safe
     def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
@@ -177,7 +186,8 @@ class Tracker:
     def _open(self, record: RunRecord, root: Path) -> None:
         self._client, self.experiment = prepare_store(root)
         close_dead_runs(self._client, self.experiment)
-        tags = {**record.tags, **process_tags(), **git_tags()}
+        self._tags = {**record.tags, **git_tags()}
+        tags = {**self._tags, **process_tags()}
         if record.stage and (parent := parent_run()):
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self.experiment, int(self._start * 1000), tags, record.name)
@@ -189,14 +199,11 @@ class Tracker:
     def _log_tag(self, key: str, value: str) -> None:
         self._client.set_tag(self.run_id, key, value)
 
-    def _log_data(self, data: Mapping[str, str]) -> None:
-        from mlflow.entities import Dataset, DatasetInput
+    def _log_data(self, data: Sequence[DataSource]) -> None:
+        self._client.log_inputs(self.run_id, [dataset_input(source) for source in data])
 
-        inputs = [
-            DatasetInput(Dataset(path, digest[:16], "local", json.dumps({"uri": path})), tags=[])
-            for path, digest in data.items()
-        ]
-        self._client.log_inputs(self.run_id, inputs)
+    def _log_result(self, preset: str, folder: Path, values: Mapping[str, float]) -> None:
+        log_result(self._client, preset, folder, values, self._in_workspace)
 
     def log_child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """As `child`, at once: for jobs of `call`."""
@@ -221,15 +228,17 @@ class Tracker:
         The sender's thread starts and ends it: both may wait for the store.
         """
         from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        from tasks.tracking.machine import MachineMonitor
 
         if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
-            self._machine = SystemMetricsMonitor(self.run_id, tracking_uri=uri)
+            self._machine = MachineMonitor(self.run_id, uri)
             self._machine.start()
 
     def _leave_machine(self) -> None:
-        if self._machine is not None:
-            self._machine.finish()
+        machine, self._machine = self._machine, None  # a second try would log a later moment
+        if machine is not None:
+            machine.finish()
 
     def _upload(self, copy: Path, path: str) -> None:
         self._send(lambda: upload(self._client, self.run_id, copy, path))

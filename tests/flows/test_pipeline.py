@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from prefect.states import Completed, Failed
 import flows.pipeline
 import flows.serving.runs
 from flows.pipeline import main, rarlhf
+from rarlhf.config.load import load_params
+from tasks.preset import overridden, params_of
+from tasks.tracking.record import run_name
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +45,18 @@ def test_wrong_values_are_refused_before_a_server_starts(
     monkeypatch.setattr(flows.pipeline, "local_settings", None)
     assert main() == 1
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_flow_run_is_named_by_what_it_asks_for(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(flows.pipeline, "flow_run", SimpleNamespace(parameters=asked))
+    plain = flows.pipeline._flow_run_name()
+    assert plain == run_name(load_params(), "pipeline")
+    asked |= {"targets": ["sft", "plan"], "overrides": {"risk.alpha": 0.2}, "preset": None}
+    params = params_of(overridden({"risk.alpha": 0.2}), "x")
+    assert flows.pipeline._flow_run_name() == run_name(params, "sft", "plan") != run_name(load_params(), "sft", "plan")
+    asked["overrides"] = {"nosuch.key": 1}  # the run says so in its own words
+    assert flows.pipeline._flow_run_name() == "rarlhf"
 
 
 def test_a_damaged_params_file_is_refused_before_a_server_starts(
@@ -85,10 +101,9 @@ def test_the_whole_flow_without_a_server(toy: Path) -> None:
     client = MlflowClient(f"sqlite:///{toy}/mlflow.db")
     experiment = client.get_experiment_by_name("rarlhf")
     assert experiment is not None
-    *cached, parent = client.search_runs([experiment.experiment_id])  # newest first
-    assert [run.info.run_name for run in cached] == ["twin@1 (cached)", "first (cached)"]
-    assert {run.data.tags["mlflow.parentRunId"] for run in cached} == {parent.info.run_id}
-    assert (parent.info.run_name, parent.info.status) == ("pipeline tiny", "FAILED")
+    (parent,) = client.search_runs([experiment.experiment_id])
+    assert (parent.info.run_name, parent.info.status) == (run_name(load_params(), "pipeline"), "FAILED")
+    assert f"Flow run '{parent.info.run_name}'" in shown and "Task run 'twin seed 2' - twin@2: " in shown
     assert f"parent={parent.info.run_id}" in shown
     table = json.loads(Path(client.download_artifacts(parent.info.run_id, "stages.json", str(toy))).read_text())
     assert table["columns"][:2] == ["stage", "state"]

@@ -13,7 +13,10 @@ stages:
   toy:
     matrix:
       seed: ${seeds}
-    cmd: python -m tasks.toy --seed ${item.seed} --source in.txt --out out
+    desc: a toy
+    cmd: >-
+      python -m tasks.toy --seed ${item.seed}
+      --source in.txt --out out/${item.seed}
     deps:
       - in.txt
       - data/raw
@@ -22,7 +25,10 @@ stages:
       - risk
       - ppo.lr
     outs:
-      - out
+      - out/${item.seed}
+    metrics:
+      - metrics/toy.json:
+          cache: false
   check:
     cmd: python -m tasks.check
     params:

@@ -47,6 +47,9 @@ class RecordingTracker:
         assert tags["stage"] == "results" and tags["method"] in name
         self.children[tags["method"]] = metrics
 
+    def results(self, evaluation, models: Path) -> None:
+        assert models.is_dir() and evaluation["methods"].keys() == self.children.keys()
+
     def metrics(self, values, step: int = 0) -> None:
         self.values |= values
 

@@ -5,7 +5,7 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from tasks.inputs import digest, digest_of_params, label, read_inputs
+from tasks.inputs import Work, digest, label, params_hash, read_inputs, stage_of, title_of, work_of
 
 
 def test_a_stage_has_its_own_params_and_files_and_no_others(params: Params) -> None:
@@ -82,9 +82,24 @@ def test_a_missing_dvc_yaml_is_said(params: Params) -> None:
         read_inputs("toy", {}, params)
 
 
-def test_the_digest_of_params_depends_on_values_alone(params: Params) -> None:
-    reversed_order = Params(**dict(reversed(list(params.model_dump(mode="json").items()))))
-    other = params.model_copy(update={"seeds": [7]})
-    assert digest_of_params(params) == digest_of_params(reversed_order)
-    assert digest_of_params(params) != digest_of_params(other)
-    assert len(digest_of_params(params)) == 64
+def test_a_name_in_dvc_tells_stage_and_arguments(workspace: Path) -> None:
+    assert stage_of("toy@2") == ("toy", {"seed": "2"}) and stage_of("check") == ("check", {})
+    assert title_of("toy@2") == "toy seed 2" and title_of("check") == "check"
+    Path("dvc.yaml").write_text("stages: {ppo: {matrix: {method: [ra_rlhf], seed: [1]}, cmd: x}}\n")
+    assert title_of("ppo@ra_rlhf-1") == "ppo ra_rlhf seed 1"
+    with pytest.raises(UserError, match="dvc.yaml has no stage nosuch"):
+        title_of("nosuch@1")
+
+
+def test_what_dvc_yaml_says_of_a_run(params: Params) -> None:
+    command = "python -m tasks.toy --seed 2 --source in.txt --out out/2"
+    assert work_of("toy", {"seed": 2}, params) == Work("a toy", command, ("out/2", "metrics/toy.json"))
+    assert work_of("check", {}, params) == Work("", "python -m tasks.check", ())
+    assert work_of("nosuch", {}, params) is None
+
+
+def test_the_params_hash_follows_every_value(params: Params) -> None:
+    turned = Params(**dict(reversed(list(params.model_dump(mode="json").items()))))
+    assert params_hash(params) == params_hash(turned) and len(params_hash(params)) == 64
+    other = params.model_copy(update={"kl": params.kl.model_copy(update={"coef": 9.0})})
+    assert params_hash(other) != params_hash(params)

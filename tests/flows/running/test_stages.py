@@ -64,13 +64,14 @@ class Recorded:
     def __exit__(self, *error: object) -> None: ...
 
     def submit(self, task: Any, parameters: dict[str, object], wait_for: list[Future]) -> Future:
-        assert task.name == task.task_run_name
+        assert task.task_run_name == f"title of {task.name}"
         self.submitted[task.name] = list(parameters), [future.name for future in wait_for]
         return Future(task.name)
 
 
 def test_prefect_is_told_what_each_stage_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.running.stages, "ThreadPoolTaskRunner", Recorded)
+    monkeypatch.setattr(flows.running.stages, "title_of", lambda stage: f"title of {stage}")
     graph = {name: upstream for name, upstream in DIAMOND.items() if name not in "ce"}
     states = run_stages(graph, {"a", "b"}, repro(None, {}, {}))
     skipped = {"a": ([], []), "b": ([], ["a"])}  # what is up to date needs no process and no share
@@ -83,6 +84,7 @@ def test_prefect_is_told_what_each_stage_waits_for(monkeypatch: pytest.MonkeyPat
 def test_whatever_ends_the_flow_stops_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
     monkeypatch.setattr(flows.running.stages, "ThreadPoolTaskRunner", Recorded)
+    monkeypatch.setattr(flows.running.stages, "title_of", lambda stage: f"title of {stage}")
     with pytest.raises(KeyboardInterrupt):
         run_stages(DIAMOND, set(), repro(processes))
     assert processes.stopped
@@ -205,7 +207,7 @@ def test_a_stopped_stage_leaves_no_process_and_no_lock(toy: Path, monkeypatch: p
 
     class Log(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage() == "started":
+            if record.getMessage() == "slow: started":
                 sessions.extend(os.getsid(child.pid) for child in psutil.Process().children(recursive=True))
                 processes.stop()
 

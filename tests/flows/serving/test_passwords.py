@@ -64,7 +64,7 @@ def test_the_link_on_prefects_page(port: int, monkeypatch: pytest.MonkeyPatch) -
     links: list[str] = []
     monkeypatch.setattr(flows.artifacts, "create_link_artifact", lambda link, **_: links.append(link))
     publish_mlflow_link("1", "abc")
-    assert links == [f"http://127.0.0.1:{port}/#/experiments/1/runs/abc"]
+    assert links == [f"http://127.0.0.1:{port}/#/experiments/1/runs/abc?workflowType=machine_learning"]
 
 
 def test_warnings_of_tracking(port: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,8 @@ def test_mlflows_address_is_that_of_the_list_of_runs() -> None:
     port = free_port()
     process = start("MLflow", port, UVICORN)
     assert process.stdout is not None
-    assert process.stdout.readline() == f"MLflow: http://127.0.0.1:{port}/#/experiments/7/runs\n"
+    page = f"http://127.0.0.1:{port}/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=results"
+    assert process.stdout.readline() == f"MLflow: {page}\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[1] == ""
 
@@ -97,6 +98,17 @@ def test_an_address_in_use_is_said() -> None:
         process = start("One", str(port), UVICORN)
         _, shown = process.communicate(timeout=30)
     assert (process.returncode, shown) == (1, f"error: the address is in use already: One 127.0.0.1:{port}\n")
+
+
+def test_a_store_that_cannot_be_opened_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mlflow.db").write_text("not a database")
+    monkeypatch.setattr(flows.serving.ui, "SERVERS", {"MLflow": (int(free_port()), ["nothing"])})
+    monkeypatch.setattr(flows.serving.ui.signal, "signal", lambda *_: None)
+    assert flows.serving.ui.main() == 1
+    shown = capsys.readouterr().err
+    assert shown == "error: mlflow.db cannot be opened (file is not a database); make it writable or move it away\n"
 
 
 @pytest.mark.parametrize("path", ["/ajax-api/2.0/mlflow/runs/search", "/get-artifact"])

@@ -10,7 +10,7 @@ from rarlhf.config.params import Params
 from tasks.inputs import read_inputs
 from tasks.tracking.parent import PIPELINE
 from tasks.tracking.pipeline import pipeline_run
-from tasks.tracking.record import stage_record
+from tasks.tracking.record import run_name, stage_record
 from tasks.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def table(root: Path, run: "Run") -> dict[str, dict[str, object]]:
     return {row[0]: dict(zip(rows["columns"], row, strict=True)) for row in rows["data"]}
 
 
-def test_cached_stages_are_light_runs_that_name_the_run_that_made_them(workspace: Path, params: Params) -> None:
+def test_cached_stages_are_rows_that_name_the_run_that_made_them(workspace: Path, params: Params) -> None:
     made = run_toy(workspace, params, 1)
     run_toy(workspace, params, 2, "FAILED")
     Path("metrics").mkdir()
@@ -58,18 +58,30 @@ def test_cached_stages_are_light_runs_that_name_the_run_that_made_them(workspace
         ran = dict(pipeline.ran())
         pipeline.stage("toy@2", ran["toy@2"])
     found = runs(workspace)
-    parent = found["pipeline tiny"]
+    parent = found[run_name(params, "pipeline")]
     assert parent.info.status == "FINISHED" and parent.data.params["risk.alpha"] == str(params.risk.alpha)
     assert parent.data.metrics["rlhf/reward_mean"] == 0.5 and parent.data.metrics["stages/cached"] == 2
-    light = found["toy@1 (cached)"]
-    assert light.data.tags["source_run"] == made and light.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert "inputs_hash" not in light.data.tags  # a search by the hash finds the run that made it
-    assert "source_run" not in found["lacking (cached)"].data.tags
+    assert parent.data.tags["mlflow.note.content"].splitlines() == [
+        "The pipeline of preset tiny, started by `tasks.repro`.",
+        "",
+        "Stages: 2 Cached, 1 Completed. `stages.json` names the run that made each one's outputs.",
+    ]
+    assert sorted(found) == sorted({run_name(params, "pipeline"), *(run_name(params, "toy", seed) for seed in "12")})
     assert client(workspace).get_run(third).data.tags["mlflow.parentRunId"] == parent.info.run_id
     rows = table(workspace, parent)
     assert [rows[name]["state"] for name in ("toy@1", "toy@2", "lacking")] == ["Cached", "Completed", "Cached"]
     assert (rows["toy@1"]["run_id"], rows["toy@2"]["run_id"]) == (made, third)
     assert rows["toy@1"]["seconds"] == 0.5 and float(str(rows["toy@2"]["seconds"])) > 0
+
+
+def test_a_pipeline_with_nothing_to_do_is_one_run(workspace: Path, params: Params) -> None:
+    run_toy(workspace, params, 1)
+    with pipeline_run("tasks.repro") as pipeline:
+        pipeline.open(params)
+        for seed in (1, 2):
+            pipeline.stage(f"toy@{seed}", "Cached")
+    name = f"{run_name(params, 'pipeline')} (nothing to do)"
+    assert sorted(runs(workspace)) == sorted([name, run_name(params, "toy", 1)])
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -78,7 +90,7 @@ def test_an_exception_closes_the_run(error: type[BaseException], status: str, wo
         folder = pipeline.folder
         pipeline.open(params)
         raise error
-    assert runs(workspace)["pipeline tiny"].info.status == status
+    assert runs(workspace)[run_name(params, "pipeline")].info.status == status
     assert not folder.exists() and PIPELINE not in os.environ
 
 
@@ -91,7 +103,7 @@ def test_a_stage_killed_below_a_pipeline_is_closed_with_it(workspace: Path, para
         assert dict(pipeline.ran()) == {"toy@1": "Killed"}
     run = client(workspace).get_run(dead.run_id)
     assert run.info.status == "KILLED"
-    assert table(workspace, runs(workspace)["pipeline tiny"])["toy@1"]["state"] == "Killed"
+    assert table(workspace, runs(workspace)[run_name(params, "pipeline")])["toy@1"]["state"] == "Killed"
 
 
 def test_nothing_is_tracked_where_nothing_was_opened(workspace: Path) -> None:

@@ -2,12 +2,14 @@
 
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tasks.tracking.store import prepare_store
+from tasks.tracking.views import TAG, experiment_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
@@ -16,10 +18,17 @@ NAME = "a folder, 50 % \u00e4"  # what an address has to quote
 
 
 def add_run(root: Path, text: str) -> str:
-    """A run with an artifact; returns its id."""
+    """A run with an artifact and a registered model; returns its id."""
+    from mlflow.exceptions import MlflowException
+
     client, experiment = prepare_store(root)
     run: str = client.create_run(experiment).info.run_id
     client.log_text(run, text, "notes/note.txt")
+    model = client.create_logged_model(experiment, "rlhf-1", run)
+    client.finalize_logged_model(model.model_id, "READY")
+    with suppress(MlflowException):  # of the second run of a folder
+        client.create_registered_model("tiny-rlhf")
+    client.create_model_version("tiny-rlhf", model.artifact_location, run, model_id=model.model_id)
     client.set_terminated(run)
     return run
 
@@ -101,6 +110,17 @@ def test_a_store_at_an_address_of_its_own_is_left_alone(copy: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
     prepare_store(copy)
     assert dump(copy) == before
+
+
+def test_a_store_of_before_gets_the_view_and_keeps_what_was_changed(copy: Path) -> None:
+    client, experiment = prepare_store(copy)
+    client.set_experiment_tag(experiment, TAG, "of someone")
+    with sqlite3.connect(copy / "mlflow.db") as store:
+        store.execute("DELETE FROM experiment_tags WHERE key = 'mlflow.note.content'")
+    store.close()
+    client, _ = prepare_store(copy)
+    tags = client.get_experiment(experiment).tags
+    assert tags[TAG] == "of someone" and tags["mlflow.note.content"] == experiment_tags()["mlflow.note.content"]
 
 
 def dump(root: Path) -> str:
