@@ -170,7 +170,7 @@ def test_a_scorer_is_described_as_one(store: "tuple[MlflowClient, str]", params:
     signature = Model.load(str(place)).signature
     assert (signature.inputs.input_names(), signature.outputs.input_names()) == (["text"], ["score"])
     assert signature.params is None and model.params == {} and model.model_type == "reward"
-    assert json.loads((place / "model.json").read_text())["reward"]["sign"] == params.reward.sign
+    assert json.loads((place / "model.json").read_text())["scorer"]["params"]["sign"] == params.reward.sign
 
 
 def test_results_are_logged_once(store: "tuple[MlflowClient, str]", params: Params, tmp_path: Path) -> None:
@@ -235,5 +235,7 @@ def test_a_version_writes_and_another_scores(tmp_path: Path, monkeypatch: pytest
     given = pandas.DataFrame({"prompt": ["a", "b"]})
     assert policy.predict(given, {"seed": 7, "max_new_tokens": 3}) == ["A", "B"] and opened == [tmp_path / "weights"]
     monkeypatch.setattr(scorers, "load_reward_model", lambda *_: lambda texts: torch.arange(len(texts)))
-    (tmp_path / "model.json").write_text(json.dumps({"reward": params.reward.model_dump(mode="json")}))
+    (tmp_path / "model.json").write_text(
+        json.dumps({"scorer": {"section": "reward", "params": params.reward.model_dump(mode="json")}})
+    )
     assert _load_pyfunc(str(tmp_path)).predict(pandas.DataFrame({"text": ["a", "b"]})) == [0.0, 1.0]
