@@ -170,7 +170,7 @@ def test_writes_its_outputs_twice_alike(
     assert printed.count("perplexity of 2 reference texts under models/") == len(MODELS)
     assert set(tracker.artifacts) == {"plots", "report.html", "table.md", "table.tex"}
     assert list(tracker.children) == ["base", "sft", "rlhf", "ra_rlhf"]
-    assert tracker.children["rlhf"]["reward_mean"] == tracker.values["rlhf/reward_mean"]
+    assert tracker.children["rlhf"]["reward_mean"] == round(tracker.values["rlhf/reward_mean"], 4)
     assert tracker.children["rlhf"]["std/reward_mean"] > 0
     methods = json.loads(first["metrics/evaluate.json"])["methods"]
     assert len(tracker.tables["results.json"]) == sum(len(metrics) for metrics in methods.values())
@@ -207,7 +207,7 @@ def test_a_method_of_the_users_own_needs_no_code(run_stage: Stage, two_seeds: Pa
     methods = json.loads(Path("metrics/evaluate.json").read_text())["methods"]
     assert list(methods) == ["base", "sft", "rlhf", "ra_rlhf", "cautious"]
     assert len(set(methods["cautious"]["perplexity_reference"]["per_seed"])) == 2  # a model for each seed
-    assert tracker.children["cautious"]["reward_mean"] == methods["cautious"]["reward_mean"]["mean"]
+    assert tracker.children["cautious"]["reward_mean"] == round(methods["cautious"]["reward_mean"]["mean"], 4)
     assert Path("reports/model_cards/cautious.md").is_file()
     trained = [line.split(",")[0] for line in Path("plots/training.csv").read_text().splitlines()[1:]]
     assert list(dict.fromkeys(trained)) == ["rlhf", "ra_rlhf", "cautious"]

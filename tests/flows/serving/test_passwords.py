@@ -106,8 +106,8 @@ def test_lines_of_stages_in_prefects_log(monkeypatch: pytest.MonkeyPatch, caplog
     lines: list[str] = []
     command = ["sh", "-c", f"echo 'ERROR: {ADDRESS}/x'"]
     with caplog.at_level("INFO"), flows.running.stages.Processes().start(command, {}) as process:
-        assert flows.running.stages._follow(process, lines) == 0
-    assert lines == caplog.messages == ["ERROR: http://127.0.0.1/x"]
+        assert flows.running.stages._follow("sft", process, lines) == 0
+    assert lines == ["ERROR: http://127.0.0.1/x"] and caplog.messages == [f"sft: {lines[0]}"]
 
 
 def test_warnings_of_the_flow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
