@@ -81,6 +81,7 @@ def test_stages_that_no_key_changes_are_shared() -> None:
         *FITS,
         *START,
         "samples@test",
+        "second_scorer",
     ]
     assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == [
         "fit@cvar_fit-4",
@@ -89,36 +90,31 @@ def test_stages_that_no_key_changes_are_shared() -> None:
         "ppo@ra_rlhf-4",
         "ppo@rlhf-4",
         "samples@test",
+        "second_scorer",
     ]
     assert shared({}, {"ppo.lr": 1e-4, "prompts.seed": 1}, {"ppo.lr": 2e-4, "prompts.seed": 2}) == [
         "base",
         "reward",
+        "second_scorer",
     ]
     assert shared({}, {"data.seed": 8}, {"data.seed": 9}) == ["check"]
 
 
 def test_other_answers_change_the_methods_that_they_plan_alone() -> None:
     unplanned = ["generate@ra_rlhf", "generate@rlhf"]
-    assert shared({"seeds": [4]}, {"plan.seed": 1}, {"plan.seed": 2}) == [*unplanned, *START]
+    assert shared({"seeds": [4]}, {"plan.seed": 1}, {"plan.seed": 2}) == [*unplanned, *START, "second_scorer"]
     prompts = ({"plan.train.prompts": 100}, {"plan.train.prompts": 200})
-    assert shared({"seeds": [4]}, *prompts) == [*unplanned, *START, "samples@test"]
+    assert shared({"seeds": [4]}, *prompts) == [*unplanned, *START, "samples@test", "second_scorer"]
 
 
 def test_neither_test_answers_nor_the_frontiers_kl_change_a_training() -> None:
-    everything = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf", *FITS, *START]
-    assert shared({"seeds": [4]}, {"plan.test.samples": 40}, {"plan.test.samples": 50}) == everything
-    assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == [*everything, "samples@test"]
+    # Stage judge needs all that is generated.
+    assert shared({"seeds": [4]}, {"plan.test.samples": 40}, {"plan.test.samples": 50}) == ["judge"]
+    assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == ["judge", "samples@test"]
 
 
 def test_what_a_measure_does_not_read_changes_no_training() -> None:
-    assert shared({"seeds": [4]}, {"risk.mix": 0.2}, {"risk.mix": 0.3}) == [
-        "generate@cvar_rlhf",
-        "generate@ra_rlhf",
-        "generate@rlhf",
-        *FITS,
-        *START,
-        "samples@test",
-    ]
+    assert shared({"seeds": [4]}, {"risk.mix": 0.2}, {"risk.mix": 0.3}) == ["judge", "samples@test"]
 
 
 def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:
@@ -126,7 +122,7 @@ def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:
     path.write_text(path.read_text().replace("    ra_rlhf: {}", "    ra_rlhf: {}\n    cautious: {alpha: 0.2}"))
     points = ({"methods.ppo.cautious.alpha": 0.1}, {"methods.ppo.cautious.alpha": 0.3})
     kept = ["generate@cvar_rlhf", "generate@ra_rlhf", "generate@rlhf"]
-    assert shared({"seeds": [4]}, *points) == [*kept, *FITS, *START, "samples@test"]
+    assert shared({"seeds": [4]}, *points) == [*kept, *FITS, *START, "samples@test", "second_scorer"]
 
 
 def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
@@ -140,6 +136,7 @@ def test_a_method_whose_entry_sets_the_key_is_shared() -> None:
         *FITS,
         *START,
         "samples@test",
+        "second_scorer",
     ]
 
 
