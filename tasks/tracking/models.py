@@ -129,6 +129,7 @@ def _new_version(
     client.log_model_artifacts(model.model_id, str(copy.place))
     client.finalize_logged_model(model.model_id, "READY")
     about = f"Weights: `{copy.folder}`, {int(copy.tags['model_bytes']):,} bytes, SHA-256 `{copy.tags[SHA256][:16]}...`"
+    about += f". Its [test results](#/experiments/{experiment}/models/{model.model_id})"
     # Not `models:/ID`: MLflow looks that up in the store of the environment or the folder, which may be another one.
     source = str(model.artifact_location)
     version = client.create_model_version(

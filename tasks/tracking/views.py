@@ -12,7 +12,7 @@ VIEW = "results"  # key of the view, in the link
 TAG = f"mlflow.sharedViewState.{VIEW}"  # MLflow keeps the saved views of an experiment in tags of this form
 # Columns from left to right, each with its width in pixels; the first three are always shown.
 COLUMNS = {
-    "attributes.`Run Name`": 220,
+    "attributes.`Run Name`": 260,
     "runDateAndNestInfo": 130,
     "duration": 80,
     "metrics.`reward_mean`": 110,

@@ -61,6 +61,7 @@ def test_equal_weights_are_one_version(store: "tuple[MlflowClient, str]", params
     assert (version.tags["model_path"], version.tags["model_bytes"]) == ("models/rlhf/1", "5")
     made = [client.get_run(run).outputs.model_outputs[0].model_id for run in (first, second)]
     assert made[0] == made[1] == version.tags["model_id"]
+    assert version.description.endswith(f"(#/experiments/{store[1]}/models/{made[0]})")
     (FOLDER / "model.safetensors").write_bytes(b"54321")
     trained(store, params, tmp_path / "c", mine=False)  # as in DVC's temporary copy
     assert [one.version for one in versions(client)] == [2, 1]
