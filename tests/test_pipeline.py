@@ -313,7 +313,9 @@ def test_a_bad_value_stops_before_anything_runs_and_leaves_the_outputs(copy: Cop
 def test_another_alpha_reruns_what_depends_on_it_and_nothing_else(copy: Copy) -> None:
     copy.change({"risk.alpha": 0.25})
     trained = [f"ppo@ra_rlhf-{seed}" for seed in SEEDS]
-    assert sorted(ran(copy.dvc("repro"))) == sorted(["check", "plan", *trained, "generate@ra_rlhf", "evaluate"])
+    assert sorted(ran(copy.dvc("repro"))) == sorted(
+        ["check", "plan", *trained, "generate@ra_rlhf", "judge", "evaluate"]
+    )
     curve = list(csv.DictReader(copy.read("curves/ra_rlhf/3.csv").splitlines()))
     assert [int(row["risk/kept"]) for row in curve] == [8, 5, 2]  # ceil(8 x .625), 8 x .25
 
@@ -321,7 +323,9 @@ def test_another_alpha_reruns_what_depends_on_it_and_nothing_else(copy: Copy) ->
 def test_a_method_more_is_one_entry_in_params_and_runs_nothing_else_again(copy: Copy) -> None:
     copy.change({"methods.ppo.cautious": {"alpha": 0.25}})
     trained = [f"ppo@cautious-{seed}" for seed in SEEDS]
-    assert sorted(ran(copy.dvc("repro"))) == sorted(["check", "plan", *trained, "generate@cautious", "evaluate"])
+    assert sorted(ran(copy.dvc("repro"))) == sorted(
+        ["check", "plan", *trained, "generate@cautious", "judge", "evaluate"]
+    )
     results = json.loads(copy.read("metrics/evaluate.json"))
     assert list(results["methods"]) == ["base", "sft", *PPO, "cautious", *FITS]
     assert "cautious_minus_rlhf" in results["comparisons"]

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = ("pyproject.toml", "README.md", "LICENSE")
 PIPELINE = ("dvc", "prefect", "mlflow", "fastapi", "starlette", "uvicorn", "tasks", "flows")
+JUDGES = ("rarlhf.rewards.vader", "rarlhf.rewards.profanity")  # they need the packages of the extra `judges`
 SHORT = {
     "ppo.iterations": 3,
     "risk.warmup": 1,
@@ -137,8 +138,14 @@ def test_every_module_of_the_library_can_be_imported(installed: Path, tmp_path: 
     names = [
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in (REPOSITORY / "rarlhf").rglob("*.py")
     ]
+    names = [name.removesuffix(".__init__") for name in names]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    call(tmp_path, str(installed / "python"), "-c", code, *[name.removesuffix(".__init__") for name in names])
+    call(tmp_path, str(installed / "python"), "-c", code, *[name for name in names if name not in JUDGES])
+    refused = (
+        "import importlib, sys\ntry: importlib.import_module(sys.argv[1])\nexcept ImportError as error: print(error)"
+    )
+    for name in JUDGES:
+        assert "pip install -e '.[judges]'" in call(tmp_path, str(installed / "python"), "-c", refused, name)
 
 
 def test_the_loop_and_the_command_line_need_no_pipeline(installed: Path, project: Path) -> None:
