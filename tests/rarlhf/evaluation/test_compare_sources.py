@@ -31,6 +31,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        for person in ("AUTHOR", "COMMITTER"):  # `dvc exp save` makes a commit
+            patch.setenv(f"GIT_{person}_NAME", "test")
+            patch.setenv(f"GIT_{person}_EMAIL", "test")
         git("init", "-q", "-b", "main")
         dvc("init", "-q")
         Path("dvc.yaml").write_text(DVC_YAML)
