@@ -24,7 +24,8 @@ def write_continuations(run: Run, method: str, model: Path, sft: Path, reward: P
     with run.output(out) as folder:
         for seed in run.params.seeds:
             trained = model / str(seed)
-            rows = continuations(f"{method} seed {seed}", trained if trained.is_dir() else model, queries, seed)
+            parts = run.checkpoints / f"{seed}.jsonl"
+            rows = continuations(f"{method} seed {seed}", trained if trained.is_dir() else model, queries, seed, parts)
             write_jsonl(folder / f"{seed}.jsonl", rows)
             mean = sum(row["score"] for row in rows) / len(rows)
             run.log(f"{method} seed {seed}: {len(rows):,} continuations, mean score {mean:+.3f}")

@@ -1,4 +1,8 @@
-"""Eager decoding: one uncompiled pass a token, with a cache whose memory is allocated once."""
+"""Eager decoding: one uncompiled pass a token, with a cache whose memory is allocated once.
+
+Several responses to one query share the pass over it: equal queries next to each other go through the model once, and
+their keys and values are copied. Letters for shapes: B episodes, Q query tokens, T response tokens, H hidden size.
+"""
 
 from typing import Any
 
@@ -7,7 +11,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rarlhf.models.policy import positions
+from rarlhf.models.episodes import Episodes
+from rarlhf.models.policy import Sampling, logits_of, positions, token_logprobs
+
+WORTH = 2  # responses to a query, in the mean, from which on sharing its pass saves more than the copies cost
 
 
 class EagerDecoder:
@@ -23,15 +30,59 @@ class EagerDecoder:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, 1, H) hidden states after `tokens` (B, t)."""
+        return self.states(tokens)[:, -1:]
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """(B, t, H) hidden states of new tokens (B, t)."""
         start, self.seen = self.seen, self.seen + tokens.shape[1]
+        if start:
+            return self._pass(tokens, slice(None), start)
+        first, copies = alike(tokens, self.mask[:, : self.seen])
+        if len(first) * WORTH > len(tokens):
+            return self._pass(tokens, slice(None), start)
+        states = self._pass(tokens[first], first, start)
+        self.cache.reorder_cache(copies)
+        return states[copies]
+
+    def _pass(self, tokens: Tensor, rows: Tensor | slice, start: int) -> Tensor:
         padding: dict[str, Any] = {}
         if self.padded:
             padding = {
-                "attention_mask": self.mask[:, : self.seen],
-                "position_ids": self.positions[:, start : self.seen],
+                "attention_mask": self.mask[rows, : self.seen],
+                "position_ids": self.positions[rows, start : self.seen],
             }
         output = self.lm.base_model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **padding)
-        return output.last_hidden_state[:, -1:]
+        return output.last_hidden_state
+
+
+def alike(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows differ from the one before them.
+
+    Args:
+        tokens: (B, Q).
+        mask: (B, Q).
+
+    Returns: (D,) int64, the first of each run of equal rows; and (B,) int64, of each row the index of its run.
+    """
+    both = torch.stack([tokens, mask.to(tokens.dtype)])
+    new = (both[:, 1:] != both[:, :-1]).any(dim=2).any(dim=0)
+    starts = torch.nn.functional.pad(new, (1, 0), value=True)
+    return starts.nonzero().squeeze(1), starts.cumsum(dim=0) - 1
+
+
+def shared_logprobs(lm: PreTrainedModel, episodes: Episodes, sampling: Sampling) -> Tensor:
+    """(B, T) log-probabilities of the responses, as `response_logprobs`, with one pass over each query.
+
+    Args:
+        lm: a plain language model; no gradient flows.
+        episodes: those of one query next to each other.
+        sampling: temperature and lengths.
+    """
+    decoder = EagerDecoder(lm, episodes.query_mask, episodes.responses.shape[1])
+    states = [decoder(episodes.queries)]
+    if episodes.responses.shape[1] > 1:
+        states.append(decoder.states(episodes.responses[:, :-1]))
+    return token_logprobs(logits_of(lm, torch.cat(states, dim=1)), episodes.responses, sampling)
 
 
 class _RoomyLayer(DynamicLayer):
@@ -51,6 +102,11 @@ class _RoomyLayer(DynamicLayer):
             room[:, :, start:end] = new
         self.keys, self.values = (room[:, :, :end] for room in self.rooms)
         return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        end = self.get_seq_length()
+        self.rooms = tuple(room.index_select(0, beam_idx) for room in self.rooms)
+        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
 
 
 def roomy_cache(lm: PreTrainedModel, room: int) -> DynamicCache:

@@ -3,6 +3,8 @@
 The name is that of what comes out, scored continuations; drawing them is `rarlhf.decoding.sampling`.
 """
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,20 @@ from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query, plain_prompts
 from rarlhf.data.queries import TextQuery, continuation, episode_texts
 from rarlhf.decoding.compiled import LatestCompiled
+from rarlhf.decoding.eager import shared_logprobs
 from rarlhf.decoding.rules import DecodingRule
 from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
 from rarlhf.messages.progress import progress
 from rarlhf.models.backbone import ModelFolders
 from rarlhf.models.episodes import Episodes, chunks, real_tokens
 from rarlhf.models.loading import load_tokenizer
-from rarlhf.models.policy import response_logprobs, sampling_of
+from rarlhf.models.policy import sampling_of
 from rarlhf.models.reference import RefPolicy
 from rarlhf.rewards.scorers import Score
 from rarlhf.system.machine import Machine
 
 Job = tuple[Query, int]  # a query and the index of its sample
+Drawn = tuple[dict[str, Any], str]  # a row without its score, and the text that is scored
 
 
 class ScoredContinuations:
@@ -45,33 +49,48 @@ class ScoredContinuations:
         self.sampling = sampling_of(params, self.tokenizer.eos_token_id)
         self.compiled = LatestCompiled()
 
-    def __call__(self, name: str, model: Path, queries: Sequence[Query], seed: int) -> list[dict[str, Any]]:
+    def __call__(
+        self, name: str, model: Path, queries: Sequence[Query], seed: int, parts: Path | None = None
+    ) -> list[dict[str, Any]]:
         """Samples `generate.samples` continuations of each query.
+
+        Queries of like length share a batch, and all samples of one query its pass.
 
         Args:
             name: what the progress bar calls it.
             model: folder of the model or adapter that is evaluated; it shares the SFT model's tokenizer.
             queries: test queries.
             seed: the run's seed; every method draws the same uniform numbers for it.
+            parts: file that keeps what is drawn, a line for each batch; a call that was cut short goes on from there.
         Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum
             over the response of log pi - log pi_sft in nats.
         """
-        policy, chat = self.folders.open(model), self.params.prompts.chat_template
-        jobs = [(query, sample) for query in queries for sample in range(self.params.generate.samples)]
+        policy, samples = self.folders.open(model), self.params.generate.samples
+        jobs = [(query, sample) for query in queries for sample in range(samples)]
         names, shape = ("generate", self.params.generate.seed, seed), (len(jobs), self.sampling.max_new_tokens)
         uniforms = uniform_numbers(names, shape, self.rule.draws if self.rule else 1)
-        rows: list[dict[str, Any]] = []
-        texts: list[str] = []
+        by_length = sorted(range(len(jobs)), key=lambda i: len(jobs[i][0]["input_ids"]))
+        drawn: list[Drawn] = []
         with progress(name, len(jobs)) as show:
-            for index in chunks(torch.arange(len(jobs)), self.params.generate.batch_size):
-                some = [jobs[i] for i in index]
-                episodes, kl = self._batch(policy, some, uniforms[:, index])
-                rows += _rows(some, episodes, kl, self.tokenizer, chat)
-                messages = plain_prompts((query for query, _ in some), chat)
-                texts += episode_texts(episodes, self.tokenizer, messages)
-                show(len(rows), "")
-        scores = self.score(texts).tolist()
-        return [row | {"score": value} for row, value in zip(rows, scores, strict=True)]
+            kept = _read(parts) if parts else []
+            for number, index in enumerate(chunks(torch.tensor(by_length), self.params.generate.batch_size)):
+                if number < len(kept):
+                    drawn += kept[number]
+                else:
+                    some = [jobs[i] for i in index]
+                    drawn += self._drawn(some, *self._batch(policy, some, uniforms[:, index]))
+                    if parts:
+                        _append(parts, drawn[-len(some) :])
+                show(len(drawn), "")
+        ordered = [one for _, one in sorted(zip(by_length, drawn, strict=True), key=lambda pair: pair[0])]
+        scores = self.score([text for _, text in ordered]).tolist()
+        return [row | {"score": value} for (row, _), value in zip(ordered, scores, strict=True)]
+
+    def _drawn(self, jobs: Sequence[Job], episodes: Episodes, kl: Tensor) -> list[Drawn]:
+        chat = self.params.prompts.chat_template
+        rows = _rows(jobs, episodes, kl, self.tokenizer, chat)
+        messages = plain_prompts((query for query, _ in jobs), chat)
+        return list(zip(rows, episode_texts(episodes, self.tokenizer, messages), strict=True))
 
     @torch.no_grad()
     def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> tuple[Episodes, Tensor]:
@@ -87,9 +106,9 @@ class ScoredContinuations:
                 decoding = Decoding(lm, self.sampling, self.rule, self.compiled.of(lm, self.machine))
                 episodes, logprobs, choice_kl = draw(decoding, prompts, uniforms.to(self.machine.device))
                 if logprobs is None:
-                    logprobs = response_logprobs(lm, episodes, self.sampling)
+                    logprobs = shared_logprobs(lm, episodes, self.sampling)
             with self.sft() as lm:
-                log_ratio = logprobs - response_logprobs(lm, episodes, self.sampling)
+                log_ratio = logprobs - shared_logprobs(lm, episodes, self.sampling)
         return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1) + choice_kl
 
 
@@ -114,3 +133,21 @@ def _rows(
             }
         )
     return rows
+
+
+def _read(parts: Path) -> list[list[Drawn]]:
+    """The batches that `_append` wrote. A last one that a kill cut off is deleted from the file."""
+    if not parts.is_file():
+        return []
+    lines = parts.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        parts.write_bytes(b"".join(whole))
+    return [[(row, text) for row, text in json.loads(line)] for line in whole]
+
+
+def _append(parts: Path, batch: Sequence[Drawn]) -> None:
+    with parts.open("a", encoding="utf-8", newline="\n") as stream:
+        stream.write(json.dumps(batch) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())

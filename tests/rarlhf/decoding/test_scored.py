@@ -110,7 +110,8 @@ def test_kl_is_the_summed_log_ratio_over_the_response(
     rows = make(batch_size=12)("other", other_folder, queries, 1)
     other = GPT2LMHeadModel.from_pretrained(other_folder).eval()
     assert len({row["tokens"] for row in rows}) > 1  # padding is at stake
-    for row, response, mask in zip(rows, drawn[0].responses, drawn[0].response_mask, strict=True):
+    by_length = sorted(range(12), key=lambda i: len(queries[i // 3]["input_ids"]))  # as they are drawn
+    for row, response, mask in zip((rows[i] for i in by_length), *drawn[0][2:], strict=True):
         prompt = queries[row["prompt_id"] - 10]["input_ids"]
         ids = [*prompt, *response[mask].tolist()]
         with torch.no_grad():
@@ -206,3 +207,26 @@ def test_training_and_evaluation_score_one_text(
 def test_a_prompt_that_decodes_otherwise_leaves_the_response_alone(tokenizer: PreTrainedTokenizerBase) -> None:
     given = TextQuery("other text", [40])
     assert continuation(given, tokenizer(" film")["input_ids"], tokenizer, False) == " film"
+
+
+def test_a_call_that_was_cut_short_goes_on(
+    make: Make, lm_folder: Path, queries: list[Query], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make()("x", lm_folder, queries, 1)
+    parts = tmp_path / "1.jsonl"
+    assert make()("x", lm_folder, queries, 1, parts) == whole
+    lines = parts.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3  # 12 continuations in batches of 5
+    parts.write_bytes(b"".join(lines[:2])[:-7])  # killed in the middle of the second line
+    batches: list[int] = []
+    batch = ScoredContinuations._batch
+
+    def counted(self: ScoredContinuations, policy: object, jobs: Sequence[object], uniforms: Tensor) -> object:
+        batches.append(len(jobs))
+        return batch(self, policy, jobs, uniforms)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ScoredContinuations, "_batch", counted)
+    assert make()("x", lm_folder, queries, 1, parts) == whole
+    assert batches == [5, 2]
+    assert make()("x", lm_folder, queries, 1, parts) == whole
+    assert batches == [5, 2]  # nothing more
