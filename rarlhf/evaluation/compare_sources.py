@@ -1,23 +1,20 @@
 """Where the runs of a comparison come from: a folder, a git revision, or a DVC experiment.
 
-A revision's files are copied to a folder: params.yaml and metrics from git, generations from DVC's cache by the hashes
-of that revision's dvc.lock.
+The files of a revision are copied to a folder by `python -m tasks.revision`, which knows DVC.
 """
 
-import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.escapes import one_line
 
-if TYPE_CHECKING:
-    from dvc.api import DVCFileSystem
-
+ERROR = "error: "  # how a line begins that says what is wrong
 PARAMS, METRICS, GENERATIONS = "params.yaml", "metrics/evaluate.json", "generations"
 
 
@@ -43,7 +40,7 @@ def opened(place: str) -> Iterator[Source]:
     A folder that holds params.yaml goes before a revision of the same name. A revision's files are deleted at the end.
 
     Raises: UserError if there is no such folder or revision, it has no params.yaml, it has neither generations nor
-        metrics, or DVC is needed and not installed.
+        metrics, or the pipeline is needed and not there.
     """
     folder, name = Path(place), one_line(place)
     if (folder / PARAMS).is_file():
@@ -61,39 +58,18 @@ def _checked(source: Source) -> Source:
 
 
 def _copied(name: str, revision: str, folder: Path) -> Source:
-    files = _revision(name, revision)
-    if not files.isfile(PARAMS):
-        raise UserError(f"{name} has no {PARAMS}: name a revision of this project")
-    for path in (PARAMS, METRICS):
-        if files.isfile(path):
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_bytes(files.read_bytes(path))
-    try:
-        files.get(GENERATIONS, str(folder / GENERATIONS), recursive=True)
-        return Source(name, folder)
-    except Exception:  # DVC raises errors of many classes where its cache lacks a file or dvc.lock a stage
-        shutil.rmtree(folder / GENERATIONS, ignore_errors=True)
+    command = [sys.executable, "-m", "tasks.revision", revision, str(folder)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # the library knows no DVC
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise UserError(last.removeprefix(ERROR) if last.startswith(ERROR) else _no_pipeline(name))
     how = f"`dvc fetch --all-commits` or, for an experiment, `dvc exp pull REMOTE {name}` gets them from a remote"
-    return Source(name, folder, f"DVC's cache lacks them; {how}")
+    lacking = "" if (folder / GENERATIONS).is_dir() else f"DVC's cache lacks them; {how}"
+    return Source(name, folder, lacking)
 
 
-def _revision(name: str, revision: str) -> "DVCFileSystem":
-    if Path(revision).is_dir():
-        unknown = f"the folder {name} has no {PARAMS}, and there is no git revision or DVC experiment of that name"
-    else:
-        unknown = f"{name} is no folder, git revision or DVC experiment here"
-    how = "look at `git branch --all`, `git tag` and `dvc exp list --all-commits`, or name a folder"
-    try:
-        from dvc.api import DVCFileSystem
-        from dvc.exceptions import DvcException
-    except ImportError:
-        raise UserError(
-            f"{name} is no folder with {PARAMS}, and DVC, which reads git revisions and experiments, is not installed: "
-            "name a folder, or install the extra `pipeline` of this project"
-        ) from None
-    try:
-        files = DVCFileSystem(".", rev=revision)
-        files.repo.get_rev()
-    except DvcException as error:
-        raise UserError(f"{unknown} ({one_line(str(error))[:120]}); {how}") from error
-    return files
+def _no_pipeline(name: str) -> str:
+    return (
+        f"{name} is no folder with {PARAMS}, and the pipeline that opens git revisions and DVC experiments cannot be "
+        "started here: call this in the project's folder with its extra `pipeline` installed, or name a folder"
+    )

@@ -1,8 +1,8 @@
 """Folders, git revisions and DVC experiments as places of runs."""
 
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,18 @@ from rarlhf.config.errors import UserError
 from rarlhf.evaluation.compare_sources import opened
 from tests.rarlhf.evaluation.runs import compared, write_metrics, write_run
 
+ROOT = Path(__file__).parents[3]
 DVC_YAML = "stages:\n  generate:\n    cmd: python3 -c pass\n    outs:\n      - generations/rlhf\n"
 SHIFTS = {"rlhf": {1: 0.0, 2: 0.0}}
 
 
 def git(*words: str) -> None:
     subprocess.run(["git", "-c", "user.name=test", "-c", "user.email=test", *words], check=True, capture_output=True)
+
+
+def with_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `python -m tasks.revision` start in any folder."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 def dvc(*words: str) -> None:
@@ -61,6 +67,7 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     folder = tmp_path / "project"
     shutil.copytree(made, folder, symlinks=True)
     monkeypatch.chdir(folder)
+    with_pipeline(monkeypatch)
     return folder
 
 
@@ -115,16 +122,24 @@ def test_a_revision_without_params_is_refused(project: Path) -> None:
 
 def test_where_there_is_no_repository_only_folders_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    with_pipeline(monkeypatch)
     with pytest.raises(UserError, match=r"^main is no folder, git revision or DVC experiment here"):
         compared("main", ".")
 
 
-def test_without_dvc_only_folders_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("dvc", "dvc.api", "dvc.exceptions"):
-        monkeypatch.setitem(sys.modules, name, None)
+@pytest.mark.parametrize("lacking", ["tasks", "dvc"])
+def test_without_the_pipeline_only_folders_are_known(
+    lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if lacking == "dvc":
+        Path("dvc.py").write_text("raise ImportError")
+        with_pipeline(monkeypatch)
+    else:
+        monkeypatch.setenv("PYTHONPATH", "")
     run = write_run(tmp_path / "run", SHIFTS)
     assert compared(run, run).pairs[0].equal
-    with pytest.raises(UserError, match="DVC, which reads git revisions and experiments, is not installed"):
+    with pytest.raises(UserError, match=r"^main is no folder with params.yaml, and the pipeline .* cannot be started"):
         compared("main", run)
 
 
