@@ -40,7 +40,7 @@ class Responses(NamedTuple):
     """What was drawn."""
 
     episodes: Episodes
-    logprobs: Tensor | None  # (B, T) float32, under the rule's distribution; None: without a rule the model's own
+    logprobs: Tensor  # (B, T) float32, under the distributions that the tokens were drawn from
     choice_kl: float = 0.0  # nats that the choice of a draw adds to a response's KL at most, in the mean
 
 
@@ -63,10 +63,8 @@ def draw(decoding: Decoding, prompts: Prompts, uniforms: Tensor) -> Responses:
     Raises: UserError as `sample_responses`.
     """
     rule = decoding.rule
-    if rule is None:
-        return Responses(sample_responses(decoding, prompts, uniforms[0]), None)
     drawn, logprobs = zip(*(_with_logprobs(decoding, prompts, numbers) for numbers in uniforms), strict=True)
-    if rule.draws == 1:
+    if rule is None or rule.draws == 1:
         return Responses(drawn[0], logprobs[0])
     count = len(prompts.tokens)
     rows = rule.choose(drawn) * count + torch.arange(count, device=prompts.tokens.device)

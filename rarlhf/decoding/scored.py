@@ -40,6 +40,7 @@ class ScoredContinuations:
         self, sft: Path, score: Score, params: Params, machine: Machine, rule: DecodingRule | None = None
     ) -> None:
         self.folders = ModelFolders(params.model, machine.device)
+        self.sft_folder = sft
         self.tokenizer = load_tokenizer(str(sft))
         self.sft = self.folders.open(sft)
         self.score = score
@@ -65,7 +66,8 @@ class ScoredContinuations:
         Returns: rows of generations/METHOD/SEED.jsonl, all of a prompt together, prompts in order; `kl_sft` is the sum
             over the response of log pi - log pi_sft in nats.
         """
-        policy, samples = self.folders.open(model), self.params.generate.samples
+        unchanged = self.rule is None and model.samefile(self.sft_folder)
+        policy, samples = self.sft if unchanged else self.folders.open(model), self.params.generate.samples
         jobs = [(query, sample) for query in queries for sample in range(samples)]
         names, shape = ("generate", self.params.generate.seed, seed), (len(jobs), self.sampling.max_new_tokens)
         uniforms = uniform_numbers(names, shape, self.rule.draws if self.rule else 1)
@@ -96,17 +98,16 @@ class ScoredContinuations:
     def _batch(self, policy: RefPolicy, jobs: Sequence[Job], uniforms: Tensor) -> tuple[Episodes, Tensor]:
         """One response to each job, and their KL (B,) to the SFT model in nats.
 
-        It is the KL of the distribution that the responses were drawn from. Without a rule both log-probabilities come
-        from full passes. With a rule, drawing has kept the log-probabilities under the rule. If the rule chooses among
-        several draws, the most that this can add is added to every response, so that their mean is an upper bound.
+        It is the KL of the distribution that the responses were drawn from. If a rule chooses among several draws, the
+        most that this can add is added to every response, so that their mean is an upper bound.
         """
         prompts = left_pad([query["input_ids"] for query, _ in jobs], self.sampling.end_id, self.machine.device)
         with self.machine.autocast():
             with policy() as lm:
                 decoding = Decoding(lm, self.sampling, self.rule, self.compiled.of(lm, self.machine))
                 episodes, logprobs, choice_kl = draw(decoding, prompts, uniforms.to(self.machine.device))
-                if logprobs is None:
-                    logprobs = shared_logprobs(lm, episodes, self.sampling)
+            if policy is self.sft:
+                return episodes, torch.zeros(len(jobs))
             with self.sft() as lm:
                 log_ratio = logprobs - shared_logprobs(lm, episodes, self.sampling)
         return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1) + choice_kl

@@ -1,11 +1,13 @@
 """What stage `judge` does: the answers as judges see them that no training saw.
 
-Equal texts of one file are judged once, so that the cost falls with their number.
+Equal texts are judged once, whichever methods they come from, so that the cost falls with their number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from rarlhf.config.errors import UserError
@@ -17,29 +19,32 @@ from rarlhf.evaluation.language_judge import LanguageJudge
 from rarlhf.rewards.scorers import Score, load_reward_model
 from rarlhf.system.machine import Machine
 
+Pair = tuple[str, str]  # a prompt and its continuation
+Asked = TypeVar("Asked", bound=Hashable)
+
 
 class Judges:
-    """The scorers of section `judge`; made once for all generations."""
+    """The judges of section `judge`; made once for all generations, so that they remember what they have judged."""
 
-    def __init__(self, reward: Path, second_scorer: Path, params: Params, machine: Machine) -> None:
+    def __init__(
+        self, reward: Path, second_scorer: Path, language: LanguageJudge | None, params: Params, machine: Machine
+    ) -> None:
         judge = params.judge
         self.second = None
         if judge.second_scorer.source != NO_JUDGE:
-            self.second = load_reward_model(second_scorer, judge.second_scorer, machine)
+            self.second = Remembered(_scores(load_reward_model(second_scorer, judge.second_scorer, machine)))
         self.whole = judge.toxicity.text == "whole"
         sections: dict[str, tuple[Path, ScorerParams]] = {
             "reward": (reward, params.reward),
             "second_scorer": (second_scorer, judge.second_scorer),
         }
         chosen = sections.get(judge.toxicity.scorer)
-        self.toxicity = Toxicity(*chosen, machine) if chosen else None
+        self.toxicity = Remembered(_scores(Toxicity(*chosen, machine))) if chosen else None
+        self.language = Remembered(_likelihoods(language)) if language else None
 
-    def __call__(self, table: Generations, language: LanguageJudge | None) -> Judgement:
+    def __call__(self, table: Generations) -> Judgement:
         """What the judges say of one model's generations.
 
-        Args:
-            table: the generations.
-            language: the language model; None where there is none.
         Raises: UserError as `load_reward_model`'s scorers, and `Toxicity`.
         """
         pairs = [
@@ -47,19 +52,40 @@ class Judges:
         ]
         shape = table.scores.shape
         whole = [prompt + text for prompt, text in pairs]
-        second = once(self.second, whole).reshape(shape) if self.second else None
-        toxicity = None
-        if self.toxicity:
-            toxicity = once(self.toxicity, whole if self.whole else [text for _, text in pairs]).reshape(shape)
-        if language is None:
+        alone = [text for _, text in pairs]
+        second = self.second(whole).reshape(shape) if self.second else None
+        toxicity = self.toxicity(whole if self.whole else alone).reshape(shape) if self.toxicity else None
+        if self.language is None:
             return Judgement(second, toxicity=toxicity)
-        distinct = list(dict.fromkeys(pairs))
-        place = {pair: i for i, pair in enumerate(distinct)}
-        rows = [place[pair] for pair in pairs]
-        nll, tokens = language.likelihoods([prompt for prompt, _ in distinct], [text for _, text in distinct])
-        return Judgement(
-            second, nll.double().numpy()[rows].reshape(shape), tokens.long().numpy()[rows].reshape(shape), toxicity
-        )
+        nll, tokens = self.language(pairs).T
+        return Judgement(second, nll.reshape(shape), tokens.astype(np.int64).reshape(shape), toxicity)
+
+
+class Remembered(Generic[Asked]):
+    """Asks a judge of each different text once."""
+
+    def __init__(self, judge: Callable[[Sequence[Asked]], FloatArray]) -> None:
+        self.judge = judge
+        self.known: dict[Asked, FloatArray] = {}
+
+    def __call__(self, asked: Sequence[Asked]) -> FloatArray:
+        """(N,) or (N, c), what the judge says of N texts."""
+        new = [one for one in dict.fromkeys(asked) if one not in self.known]
+        if new:
+            self.known.update(zip(new, self.judge(new), strict=True))
+        return np.array([self.known[one] for one in asked])
+
+
+def _scores(score: Score) -> Callable[[Sequence[str]], FloatArray]:
+    return lambda texts: score(texts).double().numpy()
+
+
+def _likelihoods(language: LanguageJudge) -> Callable[[Sequence[Pair]], FloatArray]:
+    def judge(pairs: Sequence[Pair]) -> FloatArray:
+        nll, tokens = language.likelihoods([prompt for prompt, _ in pairs], [text for _, text in pairs])
+        return np.stack([nll.double().numpy(), tokens.double().numpy()], axis=1)
+
+    return judge
 
 
 class Toxicity:
@@ -83,10 +109,3 @@ class Toxicity:
                 "probability; name another scorer or none"
             )
         return values
-
-
-def once(score: Score, texts: Sequence[str]) -> FloatArray:
-    """(N,) scores of N texts, each different text scored once."""
-    distinct = list(dict.fromkeys(texts))
-    place = {text: i for i, text in enumerate(distinct)}
-    return score(distinct).double().numpy()[[place[text] for text in texts]]

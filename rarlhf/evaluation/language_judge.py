@@ -53,8 +53,9 @@ class LanguageJudge:
             prompts: N texts.
             continuations: N texts.
         """
-        starts = {prompt: len(self._ids(prompt)) for prompt in dict.fromkeys(prompts)}
-        whole = [self._ids(prompt + text) for prompt, text in zip(prompts, continuations, strict=True)]
+        distinct = list(dict.fromkeys(prompts))
+        starts = {prompt: len(ids) for prompt, ids in zip(distinct, self._ids(distinct), strict=True)}
+        whole = self._ids([prompt + text for prompt, text in zip(prompts, continuations, strict=True)])
         new = [len(ids) - max(starts[prompt], 1) for ids, prompt in zip(whole, prompts, strict=True)]
         nll = torch.zeros(len(whole))
         rows = sorted((i for i, count in enumerate(new) if count > 0), key=lambda i: (len(whole[i]), i))
@@ -71,7 +72,7 @@ class LanguageJudge:
     @torch.no_grad()
     def embeddings(self, prompts: Sequence[str]) -> Tensor:
         """The mean of the last hidden states over each prompt's tokens: (N, H) float32; 0 for a prompt without one."""
-        rows = [ids[-self.context :] if self.context else ids for ids in map(self._ids, prompts)]
+        rows = [ids[-self.context :] if self.context else ids for ids in self._ids(prompts)]
         found = torch.zeros(len(rows), self.model.get_input_embeddings().weight.shape[1])
         for _, group in groupby(sorted(range(len(rows)), key=lambda i: len(rows[i])), key=lambda i: len(rows[i])):
             alike = [i for i in group if rows[i]]
@@ -83,8 +84,8 @@ class LanguageJudge:
                 found[some] = states.float().mean(dim=1).cpu()
         return found
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
 
 
 @contextmanager

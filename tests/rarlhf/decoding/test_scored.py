@@ -189,7 +189,7 @@ def test_training_and_evaluation_score_one_text(
     def answers(_: Decoding, prompts: Prompts, uniforms: Tensor) -> Responses:
         response = torch.tensor([[*ids[4:], end]]).expand(len(prompts.tokens), -1)
         drawn.append(Episodes(*prompts, response, torch.ones_like(response, dtype=torch.bool)))
-        return Responses(drawn[-1], None)
+        return Responses(drawn[-1], torch.zeros(response.shape))
 
     def score(texts: Sequence[str]) -> Tensor:
         seen.extend(texts)

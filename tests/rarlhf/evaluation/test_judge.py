@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from rarlhf.evaluation.judge import Judges, Toxicity, once
+from rarlhf.evaluation.generations import FloatArray
+from rarlhf.evaluation.judge import Judges, Remembered, Toxicity
 from rarlhf.evaluation.language_judge import Likelihoods
 from rarlhf.system.machine import Machine
 from tests.rarlhf.conftest import changed
@@ -45,13 +45,13 @@ class Pairs:
         return Likelihoods(lengths.float() / 2, lengths.int())
 
 
-def judges(params: Params, machine: Machine, **values: object) -> Judges:
+def judges(params: Params, machine: Machine, language: object = None, **values: object) -> Judges:
     chosen = {
         "judge.second_scorer.source": "python:judging_functions:length",
         "judge.toxicity.scorer": "none",
         **{key.replace("__", "."): value for key, value in values.items()},
     }
-    return Judges(NONE, NONE, changed(params, chosen), machine)
+    return Judges(NONE, NONE, language, changed(params, chosen), machine)  # type: ignore[arg-type]
 
 
 def test_what_each_judge_sees(params: Params, machine: Machine, make_table: MakeTable) -> None:
@@ -61,20 +61,20 @@ def test_what_each_judge_sees(params: Params, machine: Machine, make_table: Make
         "judge__second_scorer__source": "python:judging_functions:share_of_a",
     }
     language = Pairs()
-    found = judges(params, machine, **second)(table, language)
+    found = judges(params, machine, language, **second)(table)
     share = 1 / len("prompt 0a")
     assert found.second_scores == pytest.approx(np.array([[share, 0.0], [share, share]]))
     assert found.toxicity == pytest.approx(np.array([[0.0, 1.0], [0.0, 0.0]]))  # sign 1: less of it is more toxic
     assert language.asked == [("prompt 0", "a"), ("prompt 0", "bb"), ("prompt 1", "a")]  # equal ones once
     assert found.nll is not None and found.nll.tolist() == [[0.5, 1.0], [0.5, 0.5]]
     assert found.tokens is not None and found.tokens.tolist() == [[1, 2], [1, 1]]
-    whole = judges(params, machine, **second, judge__toxicity__text="whole")(table, None)
+    whole = judges(params, machine, **second, judge__toxicity__text="whole")(table)
     assert whole.toxicity == pytest.approx(1 - np.array([[share, 0.0], [share, share]]))
     assert whole.nll is None
 
 
 def test_no_judge(params: Params, machine: Machine, make_table: MakeTable) -> None:
-    found = judges(params, machine, judge__second_scorer__source="none")(make_table([[0.0]]), None)
+    found = judges(params, machine, judge__second_scorer__source="none")(make_table([[0.0]]))
     assert found.second_scores is None and found.toxicity is None and found.nll is None
 
 
@@ -89,12 +89,15 @@ def test_toxicity_is_a_probability(params: Params, machine: Machine) -> None:
         Toxicity(NONE, bad, machine)(["b", "aab"])
 
 
-def test_equal_texts_are_scored_once() -> None:
+def test_equal_texts_are_judged_once() -> None:
     seen: list[str] = []
 
-    def score(texts: Sequence[str]) -> Tensor:
+    def score(texts: Sequence[str]) -> FloatArray:
         seen.extend(texts)
-        return torch.tensor([float(len(text)) for text in texts])
+        return np.array([float(len(text)) for text in texts])
 
-    assert once(score, ["b", "aa", "b"]).tolist() == [1.0, 2.0, 1.0]
-    assert seen == ["b", "aa"]
+    remembered = Remembered(score)
+    assert remembered(["b", "aa", "b"]).tolist() == [1.0, 2.0, 1.0]
+    assert remembered(["ccc", "aa"]).tolist() == [3.0, 2.0]
+    assert remembered(["b"]).tolist() == [1.0]
+    assert seen == ["b", "aa", "ccc"]

@@ -19,9 +19,9 @@ CONTEXT = 8
 class Digits:
     """Token id = the character's digit."""
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
         assert not add_special_tokens
-        return [int(character) for character in text]
+        return {"input_ids": [[int(character) for character in text] for text in texts]}
 
 
 @pytest.fixture(scope="module")
