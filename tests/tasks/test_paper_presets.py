@@ -68,6 +68,7 @@ SMALL = {
     "fit.epochs": 1,
     "fit.batch_size": 12,
     "fit.micro_batch_size": 6,
+    "generate.samples": 1,
     "evaluate.tail_threshold": 1.0,  # scores of random classifiers are about 0
 }
 
@@ -181,7 +182,8 @@ def test_prompts_and_responses_have_the_papers_lengths(done: Done) -> None:
     queries = rows("data/prompts/train.jsonl")
     assert max(len(query["input_ids"]) for query in queries) == tokens
     generations = rows("generations/ra_rlhf/1.jsonl")
-    assert len(generations) == 20  # one sample a prompt
+    assert len(generations) == 20  # one sample a prompt, as it was run
+    assert done.preset.generate.samples == 25
     assert max(row["tokens"] for row in generations) == new
     chars = 1000 if not done.name.startswith("jigsaw") else (120 if done.name.endswith("gptj") else 500)
     assert done.preset.prompts.perplexity_chars == chars
@@ -263,6 +265,7 @@ def test_as_shipped_differs_in_what_the_code_does_otherwise_alone(tmp_path: Path
         "ppo.min_new_tokens",
         "ppo.min_counts_query",
         "kl.average",
+        "generate.samples",
         "risk.alpha",
         "risk.warmup",
         "risk.rho",
