@@ -17,7 +17,7 @@ from rarlhf.evaluation.compare_sources import METRICS
 from rarlhf.evaluation.comparisons import COMPARED, Evaluation, TestSet, compare_methods
 from rarlhf.evaluation.generations import Tables
 from rarlhf.evaluation.statistics import Difference, Spread, like_kl, over_seeds, paired_difference
-from rarlhf.evaluation.tables import NONE
+from rarlhf.evaluation.tables import NONE, flat
 from rarlhf.evaluation.words import joined, listed
 
 A, B = "A", "B"  # what the two runs are called
@@ -113,15 +113,6 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, objec
     one, other = flat(a), flat(b)
     values = {key: (one.get(key, NONE), other.get(key, NONE)) for key in [*one, *other]}
     return [(key, first, second) for key, (first, second) in values.items() if first != second]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Nested values by their dotted keys; an empty section is a value."""
-    found: dict[str, object] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return found
 
 
 def _pairs(a: MeasuredRun, b: MeasuredRun, methods: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:

@@ -15,7 +15,6 @@ from rarlhf.evaluation.words import percent
 
 HEIGHT = 3.6  # inches
 SPREAD = 0.7  # of a cluster's width, over which the methods' marks are spread
-MARKERS = "os^Dv*PX<>hHdp8"  # of clusters; further ones begin again
 
 
 def name_of(index: int) -> str:
@@ -40,12 +39,9 @@ def _plane(found: CriticalPrompts, axis: Axes) -> None:
     places = np.array(found["places"])
     for index in range(len(found["clusters"])):
         inside = places[places[:, 2] == index]
-        marker = MARKERS[index % len(MARKERS)]
-        axis.scatter(inside[:, 0], inside[:, 1], s=26, marker=marker, color="#8a8a8a", alpha=0.7, linewidths=0)
-        axis.annotate(
-            name_of(index), inside[:, :2].mean(axis=0), ha="center", va="center", fontweight="bold", fontsize=12
-        )
-    axis.set_title("tail prompts by meaning")
+        letter = rf"$\mathrm{{{name_of(index)}}}$"
+        axis.scatter(inside[:, 0], inside[:, 1], s=42, marker=letter, color="#8a8a8a", linewidths=0)
+    axis.set_title("tail prompts by meaning; letter: cluster")
     axis.set_xlabel(f"first principal component (both: {percent(round(found['explained'], 2))} of the variance)")
     axis.set_ylabel("second")
 

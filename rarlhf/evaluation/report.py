@@ -6,7 +6,7 @@ no inline `style`, no handler in an attribute.
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import resources
@@ -31,6 +31,7 @@ from rarlhf.evaluation.tables import (
     cell_text,
     columns_of,
     difference_text,
+    flat,
     judged_columns,
     oracle_rows,
     result_rows,
@@ -144,8 +145,8 @@ def render_report(
         samples=texts.samples,
         browser=texts.browser,
         offensive=texts.offensive,
-        counts=list(_flat(counts)),
-        params=list(_flat(params.model_dump(mode="json"))),
+        counts=_lines(counts),
+        params=_lines(params.model_dump(mode="json")),
         experiment=origin.experiment,
         inputs_hash=origin.inputs_hash,
         provenance=origin.hashes,
@@ -232,10 +233,5 @@ def _all_metrics(evaluation: Evaluation) -> list[list[str]]:
     return [[metric, *(cell_text(spreads, metric, confidence) for spreads in methods)] for metric in metrics]
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested keys joined by dots with their values as text."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", "null" if value is None else str(value)
+def _lines(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [(key, "null" if value is None else str(value)) for key, value in flat(values).items()]

@@ -1,6 +1,7 @@
 """The results as text, for the terminal, the report and the cards."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rarlhf.config.methods import label_of
 from rarlhf.config.params import EvaluateParams
@@ -155,3 +156,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested values by their dotted keys; an empty section is a value."""
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.errors import UserError
+from rarlhf.config.judging import BASE, ScorerParams
 from rarlhf.config.params import Params
 from rarlhf.models.hub import UnreachableError, fetch_config
 
@@ -139,7 +140,8 @@ def estimate(params: Params) -> Needs | None:
     runs = by_ppo + fits
     seconds = _training_seconds(params, shape, rate) * by_ppo + _supervised_seconds(params, shape, rate)
     seconds += _planning_seconds(params, shape, rate) + _fit_seconds(params, shape, rate) * fits
-    seconds += _generation_seconds(params, shape, rate) + STAGE_SECONDS * (8 + runs + len(params.methods.names))
+    seconds += _generation_seconds(params, shape, rate) + _judging_seconds(params, shape, rate)
+    seconds += STAGE_SECONDS * (10 + runs + len(params.methods.names))
     training, loading = _training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype]
     if _on_accelerator(params):
         return Needs(seconds, PROCESS_BYTES + loading, _disk_bytes(params, shape, runs), training)
@@ -182,28 +184,37 @@ def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 
 def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
-    """Seconds of SFT and of base and reward model from scratch; an unknown number of rows is taken as 20,000."""
+    """Seconds of SFT, and of base model and scorers from scratch; an unknown number of rows is taken as 20,000."""
     rows = params.data.train_rows or 20_000
     tokens = rows / 2 * params.sft.tokens * params.sft.epochs
     if params.model.source == "scratch":
         tokens += rows * params.model.scratch.context * params.model.scratch.epochs
-    reward = params.reward.scratch
-    scorer = transformer_shape(reward.vocab_size, params.reward.max_length, reward.layers, reward.width)
-    cost = 6.0 * shape.parameters * tokens
-    if params.reward.source == "scratch":
-        cost += (
-            6.0
-            * (scorer.parameters - reward.vocab_size * reward.width)
-            * rows
-            * params.reward.max_length
-            * reward.epochs
-        )
-    return cost / rate
+    scorers = ((params.reward, rows), (params.judge.second_scorer, params.data.second_scorer_rows))
+    cost = sum(6.0 * _scorer_matrices(scorer) * n * scorer.max_length * scorer.scratch.epochs for scorer, n in scorers)
+    return (6.0 * shape.parameters * tokens + cost) / rate
+
+
+def _scorer_matrices(scorer: ScorerParams) -> int:
+    """Parameters of the matrices of a classifier from scratch; 0 for any other, whose shape is not known here."""
+    made = scorer.scratch
+    shape = transformer_shape(made.vocab_size, scorer.max_length, made.layers, made.width)
+    return shape.matrices if scorer.source == "scratch" else 0
+
+
+def _answers(params: Params) -> int:
+    return params.prompts.test * params.generate.samples * len(params.seeds) * len(params.methods.names)
 
 
 def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
-    rows = params.prompts.test * params.generate.samples * len(params.seeds) * len(params.methods.names)
-    return 6.0 * shape.parameters * rows * _episode_tokens(params) / rate
+    return 6.0 * shape.parameters * _answers(params) * _episode_tokens(params) / rate
+
+
+def _judging_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds of the judges that the pipeline itself makes, with a pass over each answer."""
+    judge = params.judge
+    language = shape.parameters if judge.language_model.source == BASE else 0
+    passes = (language + _scorer_matrices(judge.second_scorer)) * _answers(params)
+    return 2.0 * passes * _episode_tokens(params) / rate
 
 
 def _planning_seconds(params: Params, shape: Shape, rate: float) -> float:

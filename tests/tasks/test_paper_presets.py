@@ -183,7 +183,7 @@ def test_prompts_and_responses_have_the_papers_lengths(done: Done) -> None:
     assert max(len(query["input_ids"]) for query in queries) == tokens
     generations = rows("generations/ra_rlhf/1.jsonl")
     assert len(generations) == 20  # one sample a prompt, as it was run
-    assert done.preset.generate.samples == 25
+    assert done.preset.generate.samples == (1 if done.name.endswith("as-shipped") else 25)
     assert max(row["tokens"] for row in generations) == new
     chars = 1000 if not done.name.startswith("jigsaw") else (120 if done.name.endswith("gptj") else 500)
     assert done.preset.prompts.perplexity_chars == chars

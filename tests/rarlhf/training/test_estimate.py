@@ -235,6 +235,11 @@ def test_the_estimate_is_positive_and_grows_with_the_work(params: Params, rate: 
     given = estimate(params.model_copy(update={"reward": params.reward.model_copy(update={"source": "x"})}))
     assert given is not None
     assert given.seconds < slow.seconds
+    for judge in ("second_scorer", "language_model"):
+        none = getattr(params.judge, judge).model_copy(update={"source": "none"})
+        without = estimate(params.model_copy(update={"judge": params.judge.model_copy(update={judge: none})}))
+        assert without is not None
+        assert without.seconds < slow.seconds
 
 
 def test_the_estimate_says_how_rough_it_is() -> None:
