@@ -15,17 +15,20 @@ def judge(run: Run, generations: Path, base: Path, reward: Path, second_scorer: 
     from rarlhf.evaluation.judgements import EMBEDDINGS, write_embeddings, write_judgement
     from rarlhf.evaluation.language_judge import open_language_judge
     from rarlhf.messages.progress import progress
+    from rarlhf.rewards.scorers import scorer_hash
     from rarlhf.system.machine import prepare
 
     machine, params = prepare(run.params.runtime), run.params
     tables = read_tables(generations, params.methods.names, params.seeds)
     with_language = params.judge.language_model.source != NO_JUDGE
     opened = open_language_judge(base, params, machine) if with_language else nullcontext()
+    asked = params.judge.second_scorer
+    scorer = scorer_hash(second_scorer, asked) if asked.source != NO_JUDGE else ""
     files = [(method, seed, table) for method, by_seed in tables.items() for seed, table in by_seed.items()]
     with run.output(out) as folder, opened as language, progress("judges", len(files)) as show:
         judges = Judges(reward, second_scorer, language, params, machine)
         for done, (method, seed, table) in enumerate(files, start=1):
-            write_judgement(judges(table), folder / method / f"{seed}.safetensors")
+            write_judgement(judges(table), folder / method / f"{seed}.safetensors", scorer)
             show(done, f"{method} seed {seed}")
         if language is not None:
             write_embeddings(language.embeddings(files[0][2].prompts).double().numpy(), folder / EMBEDDINGS)

@@ -1,7 +1,7 @@
 """The files of a git revision or DVC experiment that a comparison needs: `python -m tasks.revision REVISION FOLDER`.
 
-`rarlhf compare` calls this. params.yaml and the metrics come from git, generations from DVC's cache by the hashes of
-that revision's dvc.lock.
+`rarlhf compare` calls this. params.yaml and the metrics come from git, generations and judgements from DVC's cache by
+the hashes of that revision's dvc.lock.
 """
 
 import shutil
@@ -13,11 +13,11 @@ from dvc.exceptions import DvcException
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.escapes import one_line
-from rarlhf.evaluation.compare_sources import ERROR, GENERATIONS, METRICS, PARAMS
+from rarlhf.evaluation.compare_sources import ERROR, GENERATIONS, JUDGEMENTS, METRICS, PARAMS
 
 
 def copy_revision(revision: str, folder: Path) -> None:
-    """Copies params.yaml and, as far as they are there, metrics/evaluate.json and generations/ to a folder.
+    """Copies params.yaml and, where they are there, the evaluation, generations and judgements to a folder.
 
     Raises: UserError if there is no such revision, or it has no params.yaml.
     """
@@ -28,10 +28,11 @@ def copy_revision(revision: str, folder: Path) -> None:
         if files.isfile(path):
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes(files.read_bytes(path))
-    try:
-        files.get(GENERATIONS, str(folder / GENERATIONS), recursive=True)
-    except Exception:  # DVC raises errors of many classes where its cache lacks a file or dvc.lock a stage
-        shutil.rmtree(folder / GENERATIONS, ignore_errors=True)
+    for path in (GENERATIONS, JUDGEMENTS):
+        try:
+            files.get(path, str(folder / path), recursive=True)
+        except Exception:  # DVC raises errors of many classes where its cache lacks a file or dvc.lock a stage
+            shutil.rmtree(folder / path, ignore_errors=True)
 
 
 def _opened(revision: str) -> DVCFileSystem:

@@ -14,8 +14,10 @@ from rarlhf.config.params import Params
 from rarlhf.evaluation.compare_checks import check_same_metrics, check_same_prompts, check_same_tables
 from rarlhf.evaluation.compare_runs import MeasuredRun
 from rarlhf.evaluation.compare_sources import METRICS
-from rarlhf.evaluation.comparisons import COMPARED, Evaluation, TestSet, compare_methods
+from rarlhf.evaluation.comparisons import COMPARED, TestSet, compare_methods
 from rarlhf.evaluation.generations import Tables
+from rarlhf.evaluation.judged import SECOND
+from rarlhf.evaluation.judgements import NO_JUDGEMENTS, Judgements
 from rarlhf.evaluation.statistics import Difference, Spread, like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.tables import NONE, flat
 from rarlhf.evaluation.words import joined, listed
@@ -137,7 +139,9 @@ def _by_prompts(
         tables = {A: a.table(first, params.seeds), B: b.table(second, params.seeds)}
         check_same_tables(tables, (a.name, b.name))
         own = {A: a.per_seed(first, PERPLEXITY, params.seeds), B: b.per_seed(second, PERPLEXITY, params.seeds)}
-        evaluation = _measured(tables, own, params)
+        judgements, lacking = _second_opinions(a, b, (first, second), tables)
+        notes += lacking
+        evaluation = compare_methods(tables, _known(own, params.seeds), params, judgements)
         for run, side, method in ((a, A, first), (b, B, second)):
             if own[side] is None:
                 notes.append(f"The perplexity is left out: {METRICS} of {run.name} does not have it.")
@@ -155,13 +159,25 @@ def _by_prompts(
     return compared, evaluation["test"], list(dict.fromkeys(notes))
 
 
-def _measured(tables: Tables, perplexities: Mapping[str, Sequence[float] | None], params: Params) -> Evaluation:
-    """Both as if they were two methods of one run. A perplexity that is not known is 1 in every seed."""
-    known = {
-        side: dict(zip(params.seeds, values or [1.0] * len(params.seeds), strict=True))
-        for side, values in perplexities.items()
-    }
-    return compare_methods(tables, known, params)
+def _known(perplexities: Mapping[str, Sequence[float] | None], seeds: Sequence[int]) -> dict[str, dict[int, float]]:
+    """Perplexities by seed; one that is not known is 1."""
+    return {side: dict(zip(seeds, values or [1.0] * len(seeds), strict=True)) for side, values in perplexities.items()}
+
+
+def _second_opinions(
+    a: MeasuredRun, b: MeasuredRun, methods: tuple[str, str], tables: Tables
+) -> tuple[Judgements, list[str]]:
+    """What the second scorer says of A and B, and why it says nothing where it does not."""
+    (of_a, one), (of_b, other) = (
+        run.second_opinions(method, tables[side]) for run, side, method in zip((a, b), (A, B), methods, strict=True)
+    )
+    if one and one == other:
+        return Judgements({A: of_a, B: of_b}), []
+    lead = "The second scorer is left out:"
+    if one and other:
+        return NO_JUDGEMENTS, [f"{lead} {a.name} and {b.name} have different ones."]
+    without = [run.name for run, scorer in ((a, one), (b, other)) if not scorer]
+    return NO_JUDGEMENTS, [f"{lead} {without[0]} has no judgements."] if len(without) == 1 else []
 
 
 def _is_stale(run: MeasuredRun, method: str, measured: Mapping[str, Spread], seeds: Sequence[int]) -> bool:
@@ -171,7 +187,7 @@ def _is_stale(run: MeasuredRun, method: str, measured: Mapping[str, Spread], see
 
 
 def _without(spreads: Mapping[str, Spread], left_out: Sequence[str]) -> dict[str, Spread]:
-    return {metric: spreads[metric] for metric in COMPARED if metric in spreads and metric not in left_out}
+    return {metric: spreads[metric] for metric in (*COMPARED, *SECOND) if metric in spreads and metric not in left_out}
 
 
 def _by_seeds(

@@ -9,9 +9,10 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.config.refusals import read_yaml
-from rarlhf.evaluation.compare_sources import GENERATIONS, METRICS, PARAMS, Source
+from rarlhf.evaluation.compare_sources import GENERATIONS, JUDGEMENTS, METRICS, PARAMS, Source
 from rarlhf.evaluation.comparisons import DEFINITIONS, Evaluation
 from rarlhf.evaluation.generations import Generations, read_generations
+from rarlhf.evaluation.judgements import Judgement, read_second_opinions
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ class MeasuredRun:
         folder = self.source.folder / GENERATIONS / method
         try:
             return {seed: read_generations(folder / f"{seed}.jsonl") for seed in seeds}
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
+
+    def second_opinions(self, method: str, by_seed: Mapping[int, Generations]) -> tuple[dict[int, Judgement], str]:
+        """Its second scorer's judgements of a method's generations by seed, and that scorer's hash; empty without.
+
+        Raises: UserError naming the run, if a file is missing or broken.
+        """
+        try:
+            return read_second_opinions(self.source.folder / JUDGEMENTS / method, by_seed)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
 

@@ -16,6 +16,7 @@ from rarlhf.config.escapes import one_line
 
 ERROR = "error: "  # how a line begins that says what is wrong
 PARAMS, METRICS, GENERATIONS = "params.yaml", "metrics/evaluate.json", "generations"
+JUDGEMENTS = "judgements"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Source:
 
     Attributes:
         name: as the user gave it, in one line.
-        folder: with params.yaml, and with metrics/evaluate.json, generations/METHOD/SEED.jsonl, or both.
+        folder: with params.yaml, and with metrics/evaluate.json, generations/METHOD/SEED.jsonl, or both; perhaps with
+            judgements/METHOD/SEED.safetensors.
         lacking: how to get the generations, where there are none; else empty.
     """
 

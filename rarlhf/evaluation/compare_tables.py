@@ -9,6 +9,7 @@ from rarlhf.config.methods import is_trained, label_of
 from rarlhf.config.refusals import shown
 from rarlhf.evaluation.compare import A, B, ComparedPair, RunComparison, seeds_named
 from rarlhf.evaluation.findings import MARK, METRIC_LABELS, SIGN, Verdict, mark_explained, verdict
+from rarlhf.evaluation.judged import SECOND
 from rarlhf.evaluation.statistics import distinguishable
 from rarlhf.evaluation.tables import COLUMNS, NONE, aligned, with_half_width
 from rarlhf.evaluation.words import counted, joined, percent
@@ -82,7 +83,8 @@ def rows_of(pair: ComparedPair, confidence: float) -> list[Row]:
 
 
 def _columns(pair: ComparedPair) -> dict[str, str]:
-    return {metric: COLUMNS.get(metric, metric) for metric in pair.differences}
+    names = {**COLUMNS, **{second: f"second scorer: {COLUMNS[first]}" for second, first in SECOND.items()}}
+    return {metric: names.get(metric, metric) for metric in pair.differences}
 
 
 def _cells(pair: ComparedPair, metric: str, confidence: float) -> tuple[str, str, str, str]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from rarlhf.config.errors import UserError
-from rarlhf.evaluation.generations import FloatArray, IntArray, Tables
+from rarlhf.evaluation.generations import FloatArray, Generations, IntArray, Tables
 
 EMBEDDINGS = "prompts.safetensors"  # file of the prompts' embeddings
+SECOND_SCORER = "second_scorer"  # key of the second scorer's hash in a file's metadata
 AGAIN = "run `dvc repro judge` again"
 
 
@@ -49,13 +50,18 @@ def second_scores(judgements: Judgements) -> dict[str, FloatArray]:
     }
 
 
-def write_judgement(judgement: Judgement, path: Path) -> None:
-    """Writes one judgements/METHOD/SEED.safetensors: float32, and int32 for counts."""
+def write_judgement(judgement: Judgement, path: Path, second_scorer: str = "") -> None:
+    """Writes one judgements/METHOD/SEED.safetensors: float32, and int32 for counts.
+
+    Args:
+        judgement: what is written.
+        path: of the file.
+        second_scorer: hash of the second scorer, by which `rarlhf compare` knows it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: value for name, value in vars(judgement).items() if value is not None}
-    save_file(
-        {name: value.astype(np.int32 if name == "tokens" else np.float32) for name, value in fields.items()}, path
-    )
+    arrays = {name: value.astype(np.int32 if name == "tokens" else np.float32) for name, value in fields.items()}
+    save_file(arrays, path, metadata={SECOND_SCORER: second_scorer})
 
 
 def write_embeddings(embeddings: FloatArray, path: Path) -> None:
@@ -80,6 +86,26 @@ def read_judgements(folder: Path, tables: Tables) -> Judgements:
     if len(asked) > 1:
         raise UserError(f"{folder}: the files differ in what was judged: {AGAIN}")
     return Judgements(found, _embeddings(folder / EMBEDDINGS))
+
+
+def read_second_opinions(folder: Path, by_seed: Mapping[int, Generations]) -> tuple[dict[int, Judgement], str]:
+    """The second scorer's part of one method's judgements by seed, and the scorer's hash; empty if there is none.
+
+    Args:
+        folder: SEED.safetensors.
+        by_seed: the method's generations.
+
+    Raises: UserError if a file is missing or broken, or is of other generations.
+    """
+    if not folder.is_dir():
+        return {}, ""
+    found = {}
+    for seed, table in by_seed.items():
+        path = folder / f"{seed}.safetensors"
+        found[seed] = Judgement(_read(path, table.scores.shape).second_scores)
+        with safe_open(path, "np") as file:
+            scorer = (file.metadata() or {}).get(SECOND_SCORER, "")
+    return (found, scorer) if scorer else ({}, "")
 
 
 def _present(judgement: Judgement) -> list[str]:

@@ -4,7 +4,6 @@ The function takes a list of texts and returns a list of as many floats, higher 
 is an installed package, or is in the folder that the command runs in (for stages, the repository's root).
 """
 
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import function_name
+from rarlhf.system.files import files_hash
 
 INSTALLED = ("site-packages", "dist-packages")  # folders of installed packages, which change only with their version
 
@@ -88,13 +88,9 @@ def code_fingerprint(source: str) -> dict[str, Any]:
     """
     module_name, _ = _parts(source)
     folder, files = _code(module_name, Path(_spec(source).origin or ""))
-    total = hashlib.sha256()
-    for path in files:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
     distributions = packages_distributions().get(module_name.partition(".")[0], [])
     number = version(distributions[0]) if distributions else None
-    return {"function": source, "sha256": total.hexdigest(), "version": number}
+    return {"function": source, "sha256": files_hash(folder, files), "version": number}
 
 
 def _code(module_name: str, file: Path) -> tuple[Path, list[Path]]:

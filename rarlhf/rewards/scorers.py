@@ -12,7 +12,8 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
 from rarlhf.config.judging import OtherScorerParams, RewardParams, ScorerParams
 from rarlhf.models.context import positions_of
-from rarlhf.rewards.functions import PythonScorer
+from rarlhf.rewards.functions import PythonScorer, code_fingerprint
+from rarlhf.system.files import files_hash
 from rarlhf.system.machine import Machine
 
 Score = Callable[[Sequence[str]], Tensor]  # B texts to (B,) scores, higher is better; a reward model is one
@@ -205,6 +206,13 @@ def load_scorer(folder: Path, params: ScorerParams, machine: Machine) -> Score:
         return FunctionScore(params)
     model, tokenizer = load_classifier(str(folder), key=f"{params.section}.source")
     return RewardModel(model, tokenizer, params, machine)
+
+
+def scorer_hash(folder: Path, params: ScorerParams) -> str:
+    """By what a scorer is known again: a classifier's files, or a function's name and code; by SHA-256."""
+    if is_function(params.source):
+        return f"{params.source} {code_fingerprint(params.source)['sha256']}"
+    return files_hash(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
 def folder_of(folder: Path, number: int) -> Path:

@@ -1,6 +1,7 @@
 """JSON, JSON lines and CSV as this project writes them: UTF-8, keys in the order given, equal bytes for equal data."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -23,6 +24,15 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for record in records:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def files_hash(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of the names of files below a folder and of what is in them, in the given order."""
+    total = hashlib.sha256()
+    for path in files:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
+    return total.hexdigest()
 
 
 def write_json(path: Path, data: object) -> None:

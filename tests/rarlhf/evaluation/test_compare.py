@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.evaluation.compare import changes
-from tests.rarlhf.evaluation.runs import compared, set_perplexities, write_metrics, write_run
+from rarlhf.evaluation.compare_tables import terminal
+from rarlhf.evaluation.judgements import Judgement, write_judgement
+from tests.rarlhf.evaluation.runs import PROMPTS, compared, set_perplexities, write_metrics, write_run
 
 T1 = 12.7062  # t quantile at 97.5 % with one degree of freedom
 MEAN = 0.95 + 0.5  # of p / 10 over 20 prompts, and of two samples 0 and 1
@@ -166,3 +169,34 @@ def test_changes_name_every_key_that_differs() -> None:
         ("empty", {}, "–"),
         ("empty.new", "–", 1),
     ]
+
+
+def judge(run: Path, method: str, shifts: dict[int, float], scorer: str) -> None:
+    """A second scorer that gives p / 10 plus the shift to both samples of prompt p."""
+    for seed, shift in shifts.items():
+        scores = np.repeat(np.arange(PROMPTS)[:, None] / 10 + shift, 2, axis=1)
+        write_judgement(Judgement(scores), run / "judgements" / method / f"{seed}.safetensors", scorer)
+
+
+def test_the_second_scorer_is_compared_if_both_runs_have_the_same(a: Path, tmp_path: Path) -> None:
+    b = write_run(tmp_path / "b", {"rlhf": {1: 1.5, 2: 2.5}})
+    judge(a, "rlhf", {1: 0.0, 2: 0.0}, "one")
+    assert any(note == f"The second scorer is left out: {b} has no judgements." for note in compared(a, b).notes)
+    judge(b, "rlhf", {1: 1.0, 2: 2.0}, "other")
+    found = compared(a, b)
+    assert "second_mean" not in found.pairs[0].differences
+    assert f"The second scorer is left out: {a} and {b} have different ones." in found.notes
+    judge(b, "rlhf", {1: 1.0, 2: 2.0}, "one")
+    (pair,) = compared(a, b).pairs
+    for metric in ("second_mean", "second_prompt_tail", "second_cvar_10"):
+        assert pair.differences[metric]["per_seed"] == pytest.approx([1.0, 2.0], abs=1e-6)
+    assert pair.spreads[1]["second_mean"]["per_seed"] == pytest.approx([1.95, 2.95], abs=1e-6)
+    assert "second scorer: CVaR 10 %" in terminal(compared(a, b))
+
+
+def test_a_broken_judgement_is_refused(a: Path) -> None:
+    judge(a, "rlhf", {1: 0.0, 2: 0.0}, "one")
+    path = a / "judgements/rlhf/2.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=rf"^{a}: .*2.safetensors is missing or not whole"):
+        compared(a, a, ("rlhf", "rlhf"))

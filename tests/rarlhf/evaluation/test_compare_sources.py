@@ -13,7 +13,7 @@ from rarlhf.evaluation.compare_sources import opened
 from tests.rarlhf.evaluation.runs import compared, write_metrics, write_run
 
 ROOT = Path(__file__).parents[3]
-DVC_YAML = "stages:\n  generate:\n    cmd: python3 -c pass\n    outs:\n      - generations/rlhf\n"
+DVC_YAML = "stages:\n  generate:\n    cmd: python3 -c pass\n    outs:\n      - generations/rlhf\n      - judgements\n"
 SHIFTS = {"rlhf": {1: 0.0, 2: 0.0}}
 
 
@@ -57,6 +57,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _make(shift: float) -> None:
     shutil.rmtree("generations", ignore_errors=True)
+    Path("judgements").mkdir(exist_ok=True)
+    Path("judgements/told").write_text(str(shift))
     write_run(Path(), {"rlhf": {1: shift, 2: shift}}, risk__alpha=(shift + 1) / 4)
     write_metrics(Path(), {"rlhf": {1: shift, 2: shift}})
     dvc("commit", "-q", "-f")
@@ -83,7 +85,8 @@ def test_revisions_and_experiments_are_compared(a: str, b: str, apart: float, pr
 def test_the_files_of_a_revision_are_deleted_at_the_end(project: Path) -> None:
     with opened("one") as source:
         folder = source.folder
-        assert sorted(path.name for path in folder.iterdir()) == ["generations", "metrics", "params.yaml"]
+        assert sorted(path.name for path in folder.iterdir()) == ["generations", "judgements", "metrics", "params.yaml"]
+        assert (folder / "judgements/told").read_text() == "0.0"
     assert not folder.exists()
 
 

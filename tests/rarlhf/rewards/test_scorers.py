@@ -21,7 +21,14 @@ from rarlhf.config.judging import OtherScorerParams, RewardParams
 from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.loading import load_classifier, save_model
-from rarlhf.rewards.scorers import RewardModel, WeightedSum, load_reward_model, load_scorer, output_index
+from rarlhf.rewards.scorers import (
+    RewardModel,
+    WeightedSum,
+    load_reward_model,
+    load_scorer,
+    output_index,
+    scorer_hash,
+)
 from rarlhf.system.machine import Machine
 from rarlhf.training.reward import make_scorer, train_tokenizer
 
@@ -271,3 +278,18 @@ def test_no_more_tokens_are_read_than_there_are_positions(
     assert score(["film " * 1000]).isfinite().all()
     with pytest.raises(UserError, match="reward.max_length = 39: the reward model has 38 positions"):
         open_reward_model(place, params.model_copy(update={"max_length": 39}), machine)
+
+
+def test_a_scorer_is_known_by_its_files_or_its_code(reward: RewardParams, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("a")
+    first = scorer_hash(tmp_path, reward)
+    assert scorer_hash(tmp_path, reward) == first
+    (tmp_path / "one").write_text("b")
+    second = scorer_hash(tmp_path, reward)
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert len({first, second, scorer_hash(tmp_path, reward)}) == 3
+    vader, profanity = (
+        scorer_hash(tmp_path, reward.model_copy(update={"source": f"python:rarlhf.rewards.{name}"}))
+        for name in ("vader:compound", "profanity:probability")
+    )
+    assert vader != profanity
