@@ -12,7 +12,7 @@ def judge(run: Run, generations: Path, base: Path, reward: Path, second_scorer: 
     from rarlhf.config.judging import NO_JUDGE
     from rarlhf.evaluation.generations import read_tables
     from rarlhf.evaluation.judge import Judges
-    from rarlhf.evaluation.judgements import EMBEDDINGS, write_embeddings, write_judgement
+    from rarlhf.evaluation.judgements import EMBEDDINGS, answers_hash, write_embeddings, write_judgement
     from rarlhf.evaluation.language_judge import open_language_judge
     from rarlhf.messages.progress import progress
     from rarlhf.rewards.scorers import scorer_hash
@@ -28,7 +28,8 @@ def judge(run: Run, generations: Path, base: Path, reward: Path, second_scorer: 
     with run.output(out) as folder, opened as language, progress("judges", len(files)) as show:
         judges = Judges(reward, second_scorer, language, params, machine)
         for done, (method, seed, table) in enumerate(files, start=1):
-            write_judgement(judges(table), folder / method / f"{seed}.safetensors", scorer)
+            path = folder / method / f"{seed}.safetensors"
+            write_judgement(judges(table), path, scorer, answers_hash(table))
             show(done, f"{method} seed {seed}")
         if language is not None:
             write_embeddings(language.embeddings(files[0][2].prompts).double().numpy(), folder / EMBEDDINGS)

@@ -207,6 +207,12 @@ def _judge_rules(p: Params) -> Iterable[Rule]:
         "the second scorer learns from rows that nothing else uses: set some aside, or its source to none",
     )
     yield (
+        second in ("scratch", NO_JUDGE)
+        or second not in (p.reward.source, *(other.source for other in p.reward.others)),
+        ("judge.second_scorer.source", "reward.source", "reward.others"),
+        "training sees this scorer: name another one, or none",
+    )
+    yield (
         toxicity != "second_scorer" or second != NO_JUDGE,
         ("judge.toxicity.scorer", "judge.second_scorer.source"),
         "there is no second scorer to measure toxicity by",

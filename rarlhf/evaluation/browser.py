@@ -129,7 +129,7 @@ def _told(shown: tuple[int, int, int], there: tuple[int, int, int], of_tail: int
         if less < more
     ]
     held = (
-        f"{counted(prompts, 'prompt')}, {of_tail} of them in the tail; of every method {counted(samples, 'answer')} to "
-        f"each from {counted(seeds, 'seed') if seeds == 1 else f'each of {seeds} seeds'}"
+        f"{counted(prompts, 'prompt')}, {of_tail} of them in the tail; {counted(samples, 'answer')} per prompt, method "
+        f"and seed, from {counted(seeds, 'seed')}"
     )
     return f"{held}. Left out: {'; '.join(left) or 'nothing'}."

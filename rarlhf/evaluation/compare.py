@@ -23,7 +23,13 @@ from rarlhf.evaluation.tables import NONE, flat
 from rarlhf.evaluation.words import joined, listed
 
 A, B = "A", "B"  # what the two runs are called
+NOISE = 1e-6
 PERPLEXITY = "perplexity_reference"  # the one metric that is not measured on generations
+
+
+def differs(difference: Difference) -> bool:
+    """Whether the two differ in any seed by more than a judge's rounding, which depends on the texts of its batch."""
+    return any(abs(value) > NOISE for value in difference["per_seed"])
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class ComparedPair:
     @property
     def equal(self) -> bool:
         """Whether nothing differs in any seed."""
-        return not any(any(difference["per_seed"]) for difference in self.differences.values())
+        return all(not differs(difference) for difference in self.differences.values())
 
 
 @dataclass(frozen=True)
@@ -168,16 +174,16 @@ def _second_opinions(
     a: MeasuredRun, b: MeasuredRun, methods: tuple[str, str], tables: Tables
 ) -> tuple[Judgements, list[str]]:
     """What the second scorer says of A and B, and why it says nothing where it does not."""
-    (of_a, one), (of_b, other) = (
+    of_a, of_b = (
         run.second_opinions(method, tables[side]) for run, side, method in zip((a, b), (A, B), methods, strict=True)
     )
-    if one and one == other:
-        return Judgements({A: of_a, B: of_b}), []
     lead = "The second scorer is left out:"
-    if one and other:
-        return NO_JUDGEMENTS, [f"{lead} {a.name} and {b.name} have different ones."]
-    without = [run.name for run, scorer in ((a, one), (b, other)) if not scorer]
-    return NO_JUDGEMENTS, [f"{lead} {without[0]} has no judgements."] if len(without) == 1 else []
+    lacking = [f"{lead} {run.name} {of.lacking}." for run, of in ((a, of_a), (b, of_b)) if of.lacking]
+    if not lacking and of_a.scorer != of_b.scorer:
+        lacking = [f"{lead} {a.name} and {b.name} have different ones."]
+    if lacking:
+        return NO_JUDGEMENTS, lacking if len(lacking) == 1 else []  # without judges nobody misses one
+    return Judgements({A: of_a.by_seed, B: of_b.by_seed}), []
 
 
 def _is_stale(run: MeasuredRun, method: str, measured: Mapping[str, Spread], seeds: Sequence[int]) -> bool:
@@ -229,7 +235,11 @@ def _left_out(a: MeasuredRun, b: MeasuredRun, seeds: Sequence[int]) -> list[str]
     for run, side in ((a, A), (b, B)):
         alone = [seed for seed in run.seeds if seed not in seeds]
         if alone:
-            notes.append(f"Left out, as only in {side}: {seeds_named(alone)}.")
+            notes.append(f"Only {side} has {seeds_named(alone)}, which {'is' if len(alone) == 1 else 'are'} left out.")
     if len(seeds) == 1:
-        notes.append("One seed in common has no spread over seeds, so the differences have no intervals.")
+        notes.append(
+            "One seed in common: the intervals contain the error of the test prompts alone, not that of the training."
+            if a.has_generations and b.has_generations
+            else "One seed in common has no spread over seeds, so the differences have no intervals."
+        )
     return notes

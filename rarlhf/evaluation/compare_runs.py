@@ -12,7 +12,7 @@ from rarlhf.config.refusals import read_yaml
 from rarlhf.evaluation.compare_sources import GENERATIONS, JUDGEMENTS, METRICS, PARAMS, Source
 from rarlhf.evaluation.comparisons import DEFINITIONS, Evaluation
 from rarlhf.evaluation.generations import Generations, read_generations
-from rarlhf.evaluation.judgements import Judgement, read_second_opinions
+from rarlhf.evaluation.judgements import SecondOpinions, read_second_opinions
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class MeasuredRun:
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
 
-    def second_opinions(self, method: str, by_seed: Mapping[int, Generations]) -> tuple[dict[int, Judgement], str]:
-        """Its second scorer's judgements of a method's generations by seed, and that scorer's hash; empty without.
+    def second_opinions(self, method: str, by_seed: Mapping[int, Generations]) -> SecondOpinions:
+        """What its second scorer says of a method's generations.
 
-        Raises: UserError naming the run, if a file is missing or broken.
+        Raises: UserError naming the run, if a file is broken.
         """
         try:
             return read_second_opinions(self.source.folder / JUDGEMENTS / method, by_seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rarlhf.config.escapes import one_line
 from rarlhf.config.methods import is_trained, label_of
 from rarlhf.config.refusals import shown
-from rarlhf.evaluation.compare import A, B, ComparedPair, RunComparison, seeds_named
+from rarlhf.evaluation.compare import A, B, ComparedPair, RunComparison, differs, seeds_named
 from rarlhf.evaluation.findings import MARK, METRIC_LABELS, SIGN, Verdict, mark_explained, verdict
 from rarlhf.evaluation.judged import SECOND
 from rarlhf.evaluation.statistics import distinguishable
@@ -95,7 +95,8 @@ def _cells(pair: ComparedPair, metric: str, confidence: float) -> tuple[str, str
 
 
 def _apart(pair: ComparedPair, metric: str) -> bool:
-    return distinguishable(pair.differences[metric]["interval"])
+    difference = pair.differences[metric]
+    return differs(difference) and distinguishable(difference["interval"])
 
 
 def sentences(comparison: RunComparison) -> list[str]:
@@ -109,15 +110,28 @@ def _sentence(pair: ComparedPair) -> str:
     lead = f"{first}: " if first == second else ""
     if not pair.like_kl and all(map(is_trained, pair.methods)):
         return f"{lead}{one} and {other} are not at like KL, so the rewards do not show which is better."
-    if not any(pair.differences[metric]["interval"] for metric in SIGN if metric in pair.differences):
-        return f"{lead}without intervals nothing is concluded about {one} and {other}."
-    found = {m: verdict(pair.differences[m], sign) for m, sign in SIGN.items() if m in pair.differences}
+    measured = [pair.differences[metric] for metric in SIGN if metric in pair.differences]
+    if not any(difference["interval"] and difference["n"] > 1 for difference in measured):
+        return f"{lead}without intervals over seeds nothing is concluded about {one} and {other}."
+    parts = _verdicts(pair, SIGN, METRIC_LABELS, one)
+    labels = {second: METRIC_LABELS[first] for second, first in SECOND.items()}
+    by_second = _verdicts(pair, dict.fromkeys(SECOND, 1), labels, one)
+    told = [f"{lead}{other} is {'; '.join(parts)}."]
+    if by_second:
+        told.append(f"By the second scorer, {other} is {'; '.join(by_second)}.")
+    return " ".join(told)
+
+
+def _verdicts(pair: ComparedPair, signs: Mapping[str, int], labels: Mapping[str, str], other: str) -> list[str]:
+    """`ahead of A on mean reward`, and so on; nothing of metrics without an interval."""
+    measured = {metric: pair.differences[metric] for metric in signs if metric in pair.differences}
+    found = {metric: verdict(value, signs[metric]) for metric, value in measured.items() if value["interval"]}
     parts = []
     for value, words in PLACES.items():
-        metrics = [METRIC_LABELS[metric] for metric, is_value in found.items() if is_value == value]
+        metrics = [labels[metric] for metric, is_value in found.items() if is_value == value]
         if metrics:
-            parts.append(f"{words.format(other=one)} {joined(metrics)}")
-    return f"{lead}{other} is {'; '.join(parts)}."
+            parts.append(f"{words.format(other=other)} {joined(metrics)}")
+    return parts
 
 
 def notes(comparison: RunComparison) -> list[str]:

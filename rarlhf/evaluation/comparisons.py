@@ -158,7 +158,11 @@ def _spreads(method: str, measured: Mapping[int, Mapping[str, float]]) -> dict[s
                     f"{name} of {method}, seed {seed}, is {value}: the model diverged, or its scores are too large"
                 )
     names = next(iter(measured.values()))
-    return {name: over_seeds([values[name] for values in measured.values()]) for name in names}
+    return {
+        name: over_seeds([values[name] for values in measured.values()])
+        for name in names
+        if all(name in values for values in measured.values())
+    }
 
 
 def _test_set(tables: Tables, tail: BoolArray, params: Params) -> TestSet:

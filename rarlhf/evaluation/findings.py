@@ -49,8 +49,11 @@ def compared_with_rlhf(evaluation: Evaluation) -> list[str]:
 
 
 def verdict(difference: Difference, sign: int) -> Verdict:
-    """Whether the first method is better, worse, or not distinguishable (`open`), for a metric of that sign."""
-    if not distinguishable(difference["interval"]):
+    """Whether the first method is better, worse, or `open`, for a metric of that sign.
+
+    It is open where zero lies in the interval, and for one seed, which says nothing of methods.
+    """
+    if difference["n"] < 2 or not distinguishable(difference["interval"]):
         return "open"
     return "better" if difference["mean"] * sign > 0 else "worse"
 
@@ -125,6 +128,10 @@ def _sentence(first: str, second: str, label: str, difference: Difference) -> st
         return f"{first} and {second}, {label}: difference {difference['mean']:+.2f}, no interval."
     low, high = difference["interval"]
     mean = difference["mean"]
+    if difference["n"] < 2:
+        return (
+            f"{first} and {second}, {label}: difference {mean:+.2f} [{low:.2f}, {high:.2f}] over prompts, of one seed."
+        )
     if not distinguishable(difference["interval"]):
         return f"{first} and {second}, {label}: not distinguishable (difference {mean:+.2f} [{low:.2f}, {high:.2f}])."
     word, bounds = ("higher", (low, high)) if mean > 0 else ("lower", (-high, -low))
@@ -146,7 +153,7 @@ def at_lower_kl(evaluation: Evaluation, comparison: Comparison, metric: str) -> 
     difference, kl = comparison["metrics"][metric], comparison["metrics"]["kl_sft"]
     interval = difference["interval"]
     sign = 1 if difference["mean"] > 0 else -1
-    if interval is None or not distinguishable(interval) or any(value * sign >= 0 for value in kl["per_seed"]):
+    if verdict(difference, 1) == "open" or interval is None or any(value * sign >= 0 for value in kl["per_seed"]):
         return None
     pair = (comparison["first"], comparison["second"])[::sign]
     higher, lower = map(label_of, pair)

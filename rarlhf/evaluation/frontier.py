@@ -195,7 +195,10 @@ def paired(
     both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not both:
         return None
-    return paired_difference([a for a, _ in both], [b for _, b in both], prompt_error, confidence)
+    known = (
+        prompt_error if len(both) > 1 else None
+    )  # the prompts' error alone would make an interval that is too narrow
+    return paired_difference([a for a, _ in both], [b for _, b in both], known, confidence)
 
 
 def _prompt_error(evaluations: Sequence[Evaluation], method: str, metric: str, kl: float) -> float | None:

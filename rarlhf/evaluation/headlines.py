@@ -37,7 +37,8 @@ def headlines(evaluation: Evaluation, params: EvaluateParams) -> list[str]:
         return [_nothing_compared(evaluation, others)]
     if len(evaluation["seeds"]) < 2:
         names = joined(label_of(method) for method in others)
-        return [f"One seed: no intervals, so nothing is concluded about {names} against {label_of(RLHF)}."]
+        alone = "One seed: intervals speak of the test prompts alone"
+        return [f"{alone}, so nothing is concluded about {names} against {label_of(RLHF)}."]
     pairs = (evaluation["comparisons"][f"{method}_minus_{RLHF}"] for method in others)
     told = [_at_like_kl(pair) if comparable(pair) else _at_unlike_kl(evaluation, pair, params) for pair in pairs]
     return [sentence for _, sentence in sorted(told, key=lambda one: ORDER.index(one[0]))]

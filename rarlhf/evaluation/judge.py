@@ -104,8 +104,9 @@ class Toxicity:
         values = -scores if self.params.sign == -1 else 1 - scores
         bad = ((values < 0) | (values > 1)).nonzero().flatten().tolist()
         if bad:
+            given = self.params.sign * float(scores[bad[0]])
             raise UserError(
-                f"judge.toxicity.scorer: {self.params.source} gave {abs(float(scores[bad[0]])):g}, which is no "
-                "probability; name another scorer or none"
+                f"judge.toxicity.scorer: {self.params.source} gave {given:g}, which is no probability; name another "
+                "scorer or none"
             )
         return values

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rarlhf.config.errors import UserError
 from rarlhf.evaluation.generations import BoolArray, FloatArray
 from rarlhf.evaluation.judgements import Judgement
 from rarlhf.evaluation.metrics import cvar
@@ -30,8 +29,6 @@ def measure_judgement(judgement: Judgement, tail: BoolArray, toxic_from: float) 
         toxic_from: probability from which on a continuation is toxic, params `judge.toxicity.threshold`.
 
     Returns: metric name -> value, of the judges that there are.
-
-    Raises: UserError if no continuation has a perplexity below `DROPPED_FROM`.
     """
     values: dict[str, float] = {}
     scores = judgement.second_scores
@@ -55,22 +52,15 @@ def perplexity(nll: FloatArray, tokens: np.ndarray) -> dict[str, float]:
         nll: (P, k) nats of each continuation given its prompt.
         tokens: (P, k) its tokens; an empty continuation has none and is left out.
 
-    Returns: `perplexity_continuation`, and `perplexity_dropped`, the share of all that was left out.
-
-    Raises: UserError if nothing is left.
+    Returns: `perplexity_continuation`, if anything is left, and `perplexity_dropped`, the share that was left out.
 
     Source: scripts/evaluation/evaluate_generations.py of alisawuffles/DExperts.
     """
     written = tokens > 0
     each = np.exp(np.minimum(nll[written] / tokens[written], 700.0))  # exp overflows above 709
     kept = each[each < DROPPED_FROM]
-    if not len(kept):
-        raise UserError(
-            f"no continuation has a perplexity below {DROPPED_FROM:g} under judge.language_model: the model diverged, "
-            "or the judge knows another language; set judge.language_model.source to none"
-        )
-    dropped = 1 - len(kept) / nll.size
-    return {"perplexity_continuation": float(kept.mean()), "perplexity_dropped": float(dropped)}
+    dropped = {"perplexity_dropped": 1 - len(kept) / nll.size}
+    return {"perplexity_continuation": float(kept.mean()), **dropped} if len(kept) else dropped
 
 
 def expected_maximum(toxicity: FloatArray) -> float:

@@ -3,6 +3,8 @@
 Letters for shapes: P test prompts, k samples per prompt, H width of an embedding.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.evaluation.generations import FloatArray, Generations, IntArray, Tables
 
 EMBEDDINGS = "prompts.safetensors"  # file of the prompts' embeddings
-SECOND_SCORER = "second_scorer"  # key of the second scorer's hash in a file's metadata
+SECOND_SCORER, ANSWERS = "second_scorer", "answers"  # keys in a file's metadata: by what scorer and answers are known
 AGAIN = "run `dvc repro judge` again"
 
 
@@ -50,18 +52,24 @@ def second_scores(judgements: Judgements) -> dict[str, FloatArray]:
     }
 
 
-def write_judgement(judgement: Judgement, path: Path, second_scorer: str = "") -> None:
+def answers_hash(table: Generations) -> str:
+    """SHA-256 of the prompts and continuations of one model."""
+    return hashlib.sha256(json.dumps([table.prompts, table.continuations]).encode()).hexdigest()
+
+
+def write_judgement(judgement: Judgement, path: Path, second_scorer: str = "", answers: str = "") -> None:
     """Writes one judgements/METHOD/SEED.safetensors: float32, and int32 for counts.
 
     Args:
         judgement: what is written.
         path: of the file.
-        second_scorer: hash of the second scorer, by which `rarlhf compare` knows it.
+        second_scorer: by what the second scorer is known again; empty if there is none.
+        answers: `answers_hash` of what was judged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: value for name, value in vars(judgement).items() if value is not None}
     arrays = {name: value.astype(np.int32 if name == "tokens" else np.float32) for name, value in fields.items()}
-    save_file(arrays, path, metadata={SECOND_SCORER: second_scorer})
+    save_file(arrays, path, metadata={SECOND_SCORER: second_scorer, ANSWERS: answers})
 
 
 def write_embeddings(embeddings: FloatArray, path: Path) -> None:
@@ -79,60 +87,98 @@ def read_judgements(folder: Path, tables: Tables) -> Judgements:
     Raises: UserError if a file is missing or broken, is of other generations, or the files differ in their judges.
     """
     found = {
-        method: {seed: _read(folder / method / f"{seed}.safetensors", table.scores.shape) for seed, table in by.items()}
+        method: {seed: _read(folder / method / f"{seed}.safetensors", table)[0] for seed, table in by.items()}
         for method, by in tables.items()
     }
     asked = {frozenset(_present(judgement)) for by_seed in found.values() for judgement in by_seed.values()}
     if len(asked) > 1:
         raise UserError(f"{folder}: the files differ in what was judged: {AGAIN}")
-    return Judgements(found, _embeddings(folder / EMBEDDINGS))
+    return Judgements(
+        found, _embeddings(folder / EMBEDDINGS, len(next(iter(next(iter(tables.values())).values())).prompts))
+    )
 
 
-def read_second_opinions(folder: Path, by_seed: Mapping[int, Generations]) -> tuple[dict[int, Judgement], str]:
-    """The second scorer's part of one method's judgements by seed, and the scorer's hash; empty if there is none.
+@dataclass(frozen=True)
+class SecondOpinions:
+    """What the second scorer says of one method in a run.
+
+    Attributes:
+        by_seed: seed -> judgement with the second scores alone; empty if something is lacking.
+        scorer: by what the scorer is known again.
+        lacking: why there is nothing, as in "has no judgements"; else empty.
+    """
+
+    by_seed: Mapping[int, Judgement]
+    scorer: str
+    lacking: str
+
+
+def read_second_opinions(folder: Path, by_seed: Mapping[int, Generations]) -> SecondOpinions:
+    """Reads the second scorer's part of one method's judgements.
 
     Args:
         folder: SEED.safetensors.
         by_seed: the method's generations.
 
-    Raises: UserError if a file is missing or broken, or is of other generations.
+    Raises: UserError if a file is broken.
     """
-    if not folder.is_dir():
-        return {}, ""
-    found = {}
+    found, scorers = {}, set()
     for seed, table in by_seed.items():
         path = folder / f"{seed}.safetensors"
-        found[seed] = Judgement(_read(path, table.scores.shape).second_scores)
-        with safe_open(path, "np") as file:
-            scorer = (file.metadata() or {}).get(SECOND_SCORER, "")
-    return (found, scorer) if scorer else ({}, "")
+        if not path.is_file():
+            return SecondOpinions({}, "", f"has no judgement of {folder.name}, seed {seed}")
+        try:
+            judgement, scorer = _read(path, table)
+        except StaleError:
+            return SecondOpinions({}, "", f"has a judgement of other answers of {folder.name}, seed {seed}")
+        found[seed] = Judgement(judgement.second_scores)
+        scorers.add(scorer)
+    if len(scorers) != 1 or not all(scorers):
+        return SecondOpinions({}, "", f"was not judged by one second scorer, in {folder.name}")
+    return SecondOpinions(found, scorers.pop(), "")
+
+
+class StaleError(UserError):
+    """A judgement of other answers."""
 
 
 def _present(judgement: Judgement) -> list[str]:
     return [name for name, value in vars(judgement).items() if value is not None]
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Judgement:
+def _read(path: Path, table: Generations) -> tuple[Judgement, str]:
+    """The judgement, and by what its second scorer is known again."""
     try:
         fields = load_file(path)
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{path} is missing or not whole ({error}): {AGAIN}") from error
+    shape, answers = table.scores.shape, metadata.get(ANSWERS)
+    if answers and answers != answers_hash(table):
+        raise StaleError(f"{path} is of other answers than the generations: {AGAIN}")
     for name, values in fields.items():
         if values.shape != shape:
-            raise UserError(f"{path}: {name} is of {values.shape} answers, and there are {shape}: {AGAIN}")
+            raise StaleError(f"{path}: {name} is of {values.shape} answers, and there are {shape}: {AGAIN}")
         if not np.isfinite(values).all():
             raise UserError(f"{path}: a value of {name} is not finite: check section judge of params.yaml")
     tokens = fields.pop("tokens", None)
-    return Judgement(
+    judgement = Judgement(
         **{name: values.astype(np.float64) for name, values in fields.items()},
         tokens=None if tokens is None else tokens.astype(np.int64),
     )
+    return judgement, metadata.get(SECOND_SCORER, "")
 
 
-def _embeddings(path: Path) -> FloatArray | None:
+def _embeddings(path: Path, prompts: int) -> FloatArray | None:
     if not path.is_file():
         return None
     try:
-        return load_file(path)["embeddings"].astype(np.float64)
+        found = load_file(path)["embeddings"].astype(np.float64)
     except (KeyError, SafetensorError) as error:
         raise UserError(f"{path} is not whole ({error}): {AGAIN}") from error
+    if found.ndim != 2 or len(found) != prompts:
+        raise UserError(f"{path} is of {len(found)} prompts, and there are {prompts}: {AGAIN}")
+    if not np.isfinite(found).all():
+        raise UserError(f"{path}: an embedding is not finite: check judge.language_model of params.yaml")
+    return found

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 from rarlhf.config.methods import RLHF, in_order, is_trained, label_of
 from rarlhf.evaluation.comparisons import Comparison, Evaluation
-from rarlhf.evaluation.findings import METRIC_LABELS, Verdict, comparable, verdict
+from rarlhf.evaluation.findings import METRIC_LABELS, Verdict, at_lower_kl, comparable, verdict
 from rarlhf.evaluation.judged import SECOND
-from rarlhf.evaluation.statistics import Difference
+from rarlhf.evaluation.tables import difference_text
 from rarlhf.evaluation.words import joined
 
 START = "sft"
 
 
 def second_opinions(evaluation: Evaluation) -> list[str]:
-    """Sentences on each trained method's gains over SFT, then over RLHF where the two are comparable.
+    """Sentences on each trained method's gains over SFT, then over RLHF: those that the report claims.
 
     Returns: nothing where there was no second scorer, or no gain to look at.
     """
@@ -25,14 +25,14 @@ def second_opinions(evaluation: Evaluation) -> list[str]:
     pairs = [f"{method}_minus_{START}" for method in trained]
     pairs += [f"{method}_minus_{RLHF}" for method in trained if method != RLHF]
     found = (evaluation["comparisons"].get(pair) for pair in pairs)
-    return [sentence for pair in found if pair is not None for sentence in _of_pair(pair)]
+    return [sentence for pair in found if pair is not None for sentence in _of_pair(evaluation, pair)]
 
 
-def _of_pair(comparison: Comparison) -> Iterator[str]:
+def _of_pair(evaluation: Evaluation, comparison: Comparison) -> Iterator[str]:
     metrics = comparison["metrics"]
-    if not comparable(comparison) or not set(SECOND) <= set(metrics):
+    if not set(SECOND) <= set(metrics):
         return
-    gained = [second for second, first in SECOND.items() if verdict(metrics[first], 1) == "better"]
+    gained = [second for second, first in SECOND.items() if _is_gain(evaluation, comparison, first)]
     by_verdict: dict[Verdict, list[str]] = {"better": [], "worse": [], "open": []}
     for second in gained:
         by_verdict[verdict(metrics[second], 1)].append(second)
@@ -48,10 +48,16 @@ def _of_pair(comparison: Comparison) -> Iterator[str]:
         )
 
 
+def _is_gain(evaluation: Evaluation, comparison: Comparison, metric: str) -> bool:
+    """Whether the report claims a gain of the first method: at like KL, or though its KL is lower."""
+    claimed = comparable(comparison) or at_lower_kl(evaluation, comparison, metric) is not None
+    return claimed and verdict(comparison["metrics"][metric], 1) == "better"
+
+
 def _listed(comparison: Comparison, metrics: list[str]) -> str:
-    return joined(f"{METRIC_LABELS[SECOND[m]]} ({_shown(comparison['metrics'][m])})" for m in metrics)
-
-
-def _shown(difference: Difference) -> str:
-    interval = difference["interval"]
-    return f"{difference['mean']:+.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ", no interval")
+    found = comparison["metrics"]
+    return joined(
+        f"{METRIC_LABELS[SECOND[m]]} (reward model {difference_text(found[SECOND[m]])}; "
+        f"second scorer {difference_text(found[m])})"
+        for m in metrics
+    )

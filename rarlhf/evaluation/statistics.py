@@ -35,7 +35,7 @@ class Difference(TypedDict):
     n: int  # seeds
     seed_error: float | None  # standard error of the mean over seeds
     prompt_error: float | None  # bootstrap standard error from the choice of test prompts; None for a single prompt
-    interval: list[float] | None  # at evaluate.confidence, both errors in it; None where one is not known
+    interval: list[float] | None  # at evaluate.confidence, both errors in it; of one seed, the prompts' error alone
     per_seed: list[float]
 
 
@@ -81,8 +81,9 @@ def paired_difference(
             is not known.
         confidence: in (0, 1).
 
-    Returns: the difference. Its interval is None for one seed, for one prompt, and where nothing varies (the perplexity
-        of two methods with one model each): the error is unknown then, which does not mean that it is 0.
+    Returns: the difference. Its interval is None for one prompt, and where nothing varies (the perplexity of two
+        methods with one model each): the error is unknown then, which does not mean that it is 0. The interval of one
+        seed has the prompts' error alone, so it says nothing of another training.
 
     Raises: ValueError if the numbers of seeds differ.
     """
@@ -101,9 +102,9 @@ def paired_difference(
 
 
 def _interval(per_seed: Sequence[float], prompt_error: float | None, confidence: float) -> list[float] | None:
-    seed_half = t_half_width(per_seed, confidence)
-    if seed_half is None or prompt_error is None:
+    if prompt_error is None:
         return None
+    seed_half = t_half_width(per_seed, confidence) or 0.0
     mean = exact_mean(per_seed)
     if seed_half + prompt_error <= ROUNDING * abs(mean):
         return None

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rarlhf.config.judging import JudgeParams
 from rarlhf.config.methods import label_of
 from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.attainable import SHARES
 from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.findings import SIGN, best_methods, unlike_kl
 from rarlhf.evaluation.statistics import Difference, Spread, t_half_width
-from rarlhf.evaluation.words import counted, percent
+from rarlhf.evaluation.words import counted, joined, percent
 
 NONE = "–"  # where there is no value
 COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the results table
@@ -28,10 +29,11 @@ ORACLE_COLUMNS: Mapping[str, str] = {  # metric by the oracle -> short heading
     "exact_share_cvar_10": "share of exact, CVaR 10 %",
     "oracle_no_review": "no review",
 }
+PERPLEXITY, REPETITION = "perplexity_continuation", "repetition_4"
 JUDGED_COLUMNS: Mapping[str, str] = {  # metric by a judge that no training saw -> short heading
     "second_mean": "second scorer: mean",
-    "second_prompt_tail": "prompt tail",
-    "second_cvar_10": "CVaR 10 %",
+    "second_prompt_tail": "second scorer: prompt tail",
+    "second_cvar_10": "second scorer: CVaR 10 %",
     "toxicity_expected_max": "expected max. toxicity",
     "toxicity_probability": "toxicity probability",
     "perplexity_continuation": "perplexity of continuations",
@@ -107,7 +109,32 @@ def cell_text(spreads: Mapping[str, Spread], metric: str, confidence: float) -> 
 def judged_columns(evaluation: Evaluation) -> dict[str, str]:
     """Metric by a judge that no training saw -> short heading, of the metrics that were measured."""
     found = {metric for spreads in evaluation["methods"].values() for metric in spreads}
-    return {metric: heading for metric, heading in JUDGED_COLUMNS.items() if metric in found}
+    columns = {metric: heading for metric, heading in JUDGED_COLUMNS.items() if metric in found}
+    return columns if columns.keys() - {REPETITION} else {}
+
+
+def judged_notes(evaluation: Evaluation, params: JudgeParams) -> list[str]:
+    """How to read the columns of the judges that there are."""
+    columns, notes = judged_columns(evaluation), []
+    if "second_mean" in columns:
+        notes.append(
+            "No training uses the second scorer; metrics/second_scorer.json says how well it separates the classes. "
+            "Scores of two scorers are not in one unit: compare what each says of the same two methods."
+        )
+    if "toxicity_expected_max" in columns:
+        by = "the reward model, which training uses" if params.toxicity.scorer == "reward" else "the second scorer"
+        notes.append(
+            f"Toxicity is by {by}: the most toxic of a prompt's continuations, mean over prompts; and the share of "
+            "prompts with a toxic one. Both rise with the samples per prompt."
+        )
+    if PERPLEXITY in columns:
+        without = [label_of(method) for method, spreads in evaluation["methods"].items() if PERPLEXITY not in spreads]
+        notes.append(
+            "Perplexity is of the continuations under one fixed language model. It is low in good text, and in dull "
+            "text too."
+            + (f" {joined(without)}: in some seed every continuation was left out of it." if without else "")
+        )
+    return [*notes, "Repetition is the share of repeated 4-grams."]
 
 
 def oracle_rows(evaluation: Evaluation) -> list[list[str]]:

@@ -148,6 +148,10 @@ CLASHES = [
         "reward.watch = []: a Python scorer's code is checked in every repro",
     ),
     (
+        {"judge.second_scorer.source": "own", "reward.source": "own"},
+        "judge.second_scorer.source = 'own', reward.source = 'own', reward.others = []: training sees this scorer",
+    ),
+    (
         {"data.second_scorer_rows": 0},
         "judge.second_scorer.source = 'scratch', data.second_scorer_rows = 0: the second scorer learns from rows that",
     ),

@@ -41,7 +41,7 @@ def test_every_answer_that_is_shown_is_the_methods_own(tables, params) -> None:
         assert (number, text) == (1, table.continuations[place][1])
         assert score == pytest.approx(table.scores[place, 1], abs=0.005)
     assert made.told == (
-        "10 prompts, 5 of them in the tail; of every method 4 answers to each from each of 3 seeds. Left out: 30 of 40 "
+        "10 prompts, 5 of them in the tail; 4 answers per prompt, method and seed, from 3 seeds. Left out: 30 of 40 "
         "test prompts."
     )
 
@@ -55,9 +55,9 @@ def test_the_page_stays_small(tables, params, monkeypatch: pytest.MonkeyPatch) -
         made = browser(tables, TAIL, small(params))
         assert made is not None and (len(made.data) <= limit or limit == 1)
         told.append(made.told)
-    assert "of every method 3 answers to each from each of 3 seeds." in told[0]
+    assert "3 answers per prompt, method and seed, from 3 seeds." in told[0]
     assert "1 of 4 samples of each seed" in told[0]
-    assert "of every method 1 answer to each from each of 2 seeds." in told[1]
+    assert "1 answer per prompt, method and seed, from 2 seeds." in told[1]
     assert "1 of 3 seeds" in told[1]
     assert told[2].startswith("5 prompts, 3 of them in the tail; ")
     assert told[3].startswith("1 prompt, ")

@@ -1,5 +1,6 @@
 """Two runs compared, by numbers worked out by hand."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +96,21 @@ def test_seeds_that_one_has_are_left_out_and_named(tmp_path: Path) -> None:
     found = compared(one, other)
     assert found.seeds == [2, 3]
     assert found.pairs[0].differences["reward_mean"]["per_seed"] == pytest.approx([0.5, 1.0])
-    assert found.notes[:2] == ["Left out, as only in A: seed 1.", "Left out, as only in B: seed 4."]
+    assert found.notes[:2] == ["Only A has seed 1, which is left out.", "Only B has seed 4, which is left out."]
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     one, other = (write_run(tmp_path / str(shift), {"rlhf": {1: shift}}) for shift in (0.0, 1.0))
     found = compared(one, other)
-    assert found.pairs[0].differences["reward_mean"]["interval"] is None
-    assert found.notes[0].startswith("One seed in common")
+    assert found.pairs[0].differences["reward_mean"]["interval"] is None  # every prompt differs by the same
+    assert found.notes[0].startswith("One seed in common: the intervals contain the error of the test prompts alone")
+    for run, value in ((one, 0.0), (other, 1.0)):
+        write_metrics(run, {"rlhf": {1: value}})
+    shutil.rmtree(other / "generations")
+    assert (
+        "One seed in common has no spread over seeds, so the differences have no intervals."
+        in compared(one, other).notes
+    )
 
 
 def test_without_generations_seeds_alone_are_paired(a: Path, tmp_path: Path) -> None:
@@ -171,17 +179,20 @@ def test_changes_name_every_key_that_differs() -> None:
     ]
 
 
-def judge(run: Path, method: str, shifts: dict[int, float], scorer: str) -> None:
+def judge(run: Path, method: str, shifts: dict[int, float], scorer: str, answers: str = "") -> None:
     """A second scorer that gives p / 10 plus the shift to both samples of prompt p."""
     for seed, shift in shifts.items():
         scores = np.repeat(np.arange(PROMPTS)[:, None] / 10 + shift, 2, axis=1)
-        write_judgement(Judgement(scores), run / "judgements" / method / f"{seed}.safetensors", scorer)
+        path = run / "judgements" / method / f"{seed}.safetensors"
+        write_judgement(Judgement(scores), path, scorer, answers)
 
 
 def test_the_second_scorer_is_compared_if_both_runs_have_the_same(a: Path, tmp_path: Path) -> None:
     b = write_run(tmp_path / "b", {"rlhf": {1: 1.5, 2: 2.5}})
+    assert not any("second scorer" in note for note in compared(a, b).notes)
     judge(a, "rlhf", {1: 0.0, 2: 0.0}, "one")
-    assert any(note == f"The second scorer is left out: {b} has no judgements." for note in compared(a, b).notes)
+    lacking = f"The second scorer is left out: {b} has no judgement of rlhf, seed 1."
+    assert lacking in compared(a, b).notes
     judge(b, "rlhf", {1: 1.0, 2: 2.0}, "other")
     found = compared(a, b)
     assert "second_mean" not in found.pairs[0].differences
@@ -192,6 +203,19 @@ def test_the_second_scorer_is_compared_if_both_runs_have_the_same(a: Path, tmp_p
         assert pair.differences[metric]["per_seed"] == pytest.approx([1.0, 2.0], abs=1e-6)
     assert pair.spreads[1]["second_mean"]["per_seed"] == pytest.approx([1.95, 2.95], abs=1e-6)
     assert "second scorer: CVaR 10 %" in terminal(compared(a, b))
+    judge(b, "rlhf", {1: 1.0, 2: 2.0}, "one", answers="other")
+    stale = f"The second scorer is left out: {b} has a judgement of other answers of rlhf, seed 1."
+    assert stale in compared(a, b).notes
+
+
+def test_a_judges_rounding_is_no_difference(a: Path, tmp_path: Path) -> None:
+    b = write_run(tmp_path / "b", {"sft": {1: 0.0, 2: 0.0}, "rlhf": {1: 1.0, 2: 1.0}}, kl=1.0)
+    judge(a, "rlhf", {1: 0.0, 2: 0.0}, "one")
+    judge(b, "rlhf", {1: 2e-7, 2: 3e-7}, "one")
+    (pair,) = compared(a, b, ("rlhf", "rlhf")).pairs
+    assert any(pair.differences["second_mean"]["per_seed"]) and pair.equal
+    judge(b, "rlhf", {1: 2e-5, 2: 3e-5}, "one")
+    assert not compared(a, b, ("rlhf", "rlhf")).pairs[0].equal
 
 
 def test_a_broken_judgement_is_refused(a: Path) -> None:

@@ -148,11 +148,14 @@ def test_confidence_and_seed_change_the_intervals_alone(tables, perplexities, pa
     assert default == compare_methods(tables, perplexities, params)
 
 
-def test_one_seed_gives_means_without_intervals(tables, perplexities, params: Params) -> None:
+def test_the_intervals_of_one_seed_have_the_prompts_error_alone(tables, perplexities, params: Params) -> None:
     single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
     result = compare_methods(single, perplexities, params.model_copy(update={"seeds": [1]}))
     assert result["methods"]["rlhf"]["reward_mean"]["ci95"] is None
-    assert result["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_mean"]["interval"] is None
+    found = result["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_mean"]
+    half = 1.959964 * found["prompt_error"]
+    assert found["interval"] == pytest.approx([found["mean"] - half, found["mean"] + half])
+    assert found["seed_error"] is None
 
 
 def test_the_summary_has_short_names_and_three_decimals(evaluation: Evaluation) -> None:

@@ -39,8 +39,9 @@ def set_difference(evaluation: Evaluation, metric: str, mean: float, interval: l
     ],
 )
 def test_verdict(mean: float, interval: Any, sign: int, expected: str) -> None:
-    difference: Any = {"mean": mean, "interval": interval}
+    difference: Any = {"mean": mean, "interval": interval, "n": 2}
     assert verdict(difference, sign) == expected
+    assert verdict(difference | {"n": 1}, sign) == "open"
 
 
 def test_a_difference_beyond_its_interval_is_told_with_direction(evaluation: Evaluation) -> None:

@@ -110,7 +110,9 @@ def test_what_says_most_comes_first(tables, perplexities, params) -> None:
 def test_one_seed_concludes_nothing(tables, perplexities, params) -> None:
     single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
     result = compare_methods(single, perplexities, params.model_copy(update={"seeds": [1]}))
-    assert headlines(result, CHOSEN) == ["One seed: no intervals, so nothing is concluded about RA-RLHF against RLHF."]
+    assert headlines(result, CHOSEN) == [
+        "One seed: intervals speak of the test prompts alone, so nothing is concluded about RA-RLHF against RLHF."
+    ]
 
 
 @pytest.mark.parametrize(

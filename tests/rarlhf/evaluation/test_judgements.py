@@ -11,6 +11,7 @@ from rarlhf.evaluation.judgements import (
     EMBEDDINGS,
     Judgement,
     Judgements,
+    answers_hash,
     read_judgements,
     second_scores,
     write_embeddings,
@@ -59,8 +60,20 @@ def test_files_that_do_not_fit_are_refused(tables: Tables, tmp_path: Path) -> No
         ),
         "a value of second_scores is not finite": lambda: write_judgement(Judgement(np.full(SHAPE, np.nan)), file),
         "the files differ in what was judged": lambda: write_judgement(Judgement(nll=np.zeros(SHAPE)), file),
+        "is of other answers than the generations": lambda: write_judgement(
+            Judgement(np.zeros(SHAPE)), file, "", answers_hash(tables["rlhf"][1])
+        ),
     }
     for message, spoil in refused.items():
         spoil()
+        with pytest.raises(UserError, match=message):
+            read_judgements(folder, tables)
+    write_judgement(Judgement(np.zeros(SHAPE)), file, "", answers_hash(tables["rlhf"][2]))
+    prompts = SHAPE[0]
+    for message, embeddings in (
+        ("prompts.safetensors is of 39 prompts, and there are 40", np.zeros((prompts - 1, 3))),
+        ("an embedding is not finite", np.full((prompts, 3), np.nan)),
+    ):
+        write_embeddings(embeddings, folder / EMBEDDINGS)
         with pytest.raises(UserError, match=message):
             read_judgements(folder, tables)

@@ -200,6 +200,7 @@ def test_offensive_text_is_announced_folded_and_blurred(page: str, measured, tab
     assert f"<details>\n{folded}" in warned
     assert warned.count('class="veiled" tabindex="0"') == 4 * (1 + 4)  # prompts, and four answers to each
     assert 'data-offensive="true"' in warned and 'id="browser-unveil"' in warned
+    assert "\n.veiled:focus { filter: none; }" in warned  # wherever it stands
 
 
 def test_page_of_two_methods_without_training(tables, perplexities, params) -> None:

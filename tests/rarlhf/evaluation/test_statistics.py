@@ -57,7 +57,9 @@ def test_pairing_removes_what_seeds_share() -> None:
 
 
 def test_no_interval_without_a_known_error() -> None:
-    assert paired_difference([1.0], [0.5], 0.1, 0.95)["interval"] is None
+    assert paired_difference([1.0], [0.5], None, 0.95)["interval"] is None
+    assert paired_difference([1.0], [0.5], 0.0, 0.95)["interval"] is None
+    assert paired_difference([1.0], [0.5], 0.1, 0.95)["interval"] == pytest.approx([0.304, 0.696], abs=1e-3)
     assert paired_difference([44.0, 44.0], [39.6, 39.6], 0.0, 0.95)["interval"] is None
     assert paired_difference([44.0, 44.0], [39.6, 39.6], 0.1, 0.95)["interval"] is not None
     rounding = paired_difference([2.1, 2.1], [2.0, 2.0], 5e-17, 0.95)  # of a bootstrap of equal numbers

@@ -2,9 +2,20 @@ from copy import deepcopy
 
 import pytest
 
-from rarlhf.evaluation.comparisons import compare_methods
+from rarlhf.config.load import load_params
+from rarlhf.evaluation.comparisons import Evaluation, compare_methods
 from rarlhf.evaluation.statistics import over_seeds
-from rarlhf.evaluation.tables import aligned, difference_text, number, seed_rows, terminal_table, with_half_width
+from rarlhf.evaluation.tables import (
+    aligned,
+    difference_text,
+    judged_columns,
+    judged_notes,
+    number,
+    seed_rows,
+    terminal_table,
+    with_half_width,
+)
+from tests.rarlhf.evaluation.runs import TINY
 
 
 @pytest.mark.parametrize(
@@ -54,3 +65,16 @@ def test_a_row_for_each_seed_has_its_own_numbers(tables, perplexities, params) -
     assert [row[:2] for row in rows[6:9]] == [["RLHF", "1"], ["RLHF", "2"], ["RLHF", "3"]]
     assert rows[7][2:] == [f"{evaluation['methods']['rlhf']['reward_mean']['per_seed'][1]:.2f}", "75%"]
     assert rows[0][3] == "–"
+
+
+def test_repetition_alone_is_no_judge(tables, perplexities, params) -> None:
+    evaluation = deepcopy(compare_methods(tables, perplexities, params))
+    assert "repetition_4" in evaluation["methods"]["rlhf"]
+    assert judged_columns(evaluation) == {}
+    spread = evaluation["methods"]["rlhf"]["reward_mean"]
+    methods = {name: {**spreads, "perplexity_dropped": spread} for name, spreads in evaluation["methods"].items()}
+    methods["rlhf"]["perplexity_continuation"] = spread
+    judged: Evaluation = {**evaluation, "methods": methods}
+    assert list(judged_columns(judged)) == ["perplexity_continuation", "repetition_4"]
+    perplexity, _ = judged_notes(judged, load_params(TINY).judge)
+    assert perplexity.endswith("RA-RLHF: in some seed every continuation was left out of it.")
