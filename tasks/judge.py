@@ -23,7 +23,8 @@ def judge(run: Run, generations: Path, base: Path, reward: Path, second_scorer: 
     with_language = params.judge.language_model.source != NO_JUDGE
     opened = open_language_judge(base, params, machine) if with_language else nullcontext()
     asked = params.judge.second_scorer
-    scorer = scorer_hash(second_scorer, asked) if asked.source != NO_JUDGE else ""
+    settings = f"{asked.label} {asked.output} {asked.sign} {asked.max_length}"  # other settings give other scores
+    scorer = f"{settings} {scorer_hash(second_scorer, asked)}" if asked.source != NO_JUDGE else ""
     files = [(method, seed, table) for method, by_seed in tables.items() for seed, table in by_seed.items()]
     with run.output(out) as folder, opened as language, progress("judges", len(files)) as show:
         judges = Judges(reward, second_scorer, language, params, machine)

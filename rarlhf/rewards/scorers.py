@@ -209,11 +209,10 @@ def load_scorer(folder: Path, params: ScorerParams, machine: Machine) -> Score:
 
 
 def scorer_hash(folder: Path, params: ScorerParams) -> str:
-    """By what a scorer is known again: its settings, and the SHA-256 of a classifier's files or a function's code."""
+    """By what a scorer is known again: a classifier's files, or a function's name and code; by SHA-256."""
     if is_function(params.source):
-        return f"{params.source} {params.sign} {code_fingerprint(params.source)['sha256']}"
-    settings = f"{params.label} {params.output} {params.sign} {params.max_length}"
-    return f"{settings} {files_hash(folder, sorted(path for path in folder.rglob('*') if path.is_file()))}"
+        return f"{params.source} {code_fingerprint(params.source)['sha256']}"
+    return files_hash(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
 def folder_of(folder: Path, number: int) -> Path:
