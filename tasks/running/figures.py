@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tasks.running.stage import MODELS, Run
-from tasks.tracking.record import run_name, run_tags
+from tasks.tracking.record import NOTE, run_name, run_tags
 from tasks.tracking.results import rounded
 
 if TYPE_CHECKING:
@@ -41,17 +41,25 @@ def track_samples(run: Run, seed: int, rows: Sequence[Mapping[str, Any]]) -> Non
 
 def track_results(run: Run, evaluation: "Evaluation", texts: Mapping[str, str]) -> None:
     """The metrics of every method as a table, on this run, on a run of each method and on its models; texts by name."""
+    from rarlhf.evaluation.tables import tested_on
+    from rarlhf.evaluation.words import counted, listed
+
     rows = [
         {"method": method, "metric": metric, **{key: spread[key] for key in ("mean", "std", "n")}}
         for method, spreads in evaluation["methods"].items()
         for metric, spread in spreads.items()
     ]
     run.tracker.table(rows, "results.json")
+    seeds = f"{counted(len(evaluation['seeds']), 'seed')} ({listed(evaluation['seeds'])})"
+    about = (
+        f"Means over {seeds}, measured by the parent run, stage `evaluate`: {tested_on(evaluation)}. `std/`: standard "
+        "deviation over seeds."
+    )
     for method, spreads in evaluation["methods"].items():
         means = {metric: spread["mean"] for metric, spread in spreads.items()}
         run.tracker.metrics({f"{method}/{metric}": mean for metric, mean in means.items()})
         spans = {f"std/{metric}": spread["std"] for metric, spread in spreads.items() if spread["std"] is not None}
-        tags = {**run_tags(run.params, "results"), "method": method}
+        tags = {**run_tags(run.params, "results"), "method": method, NOTE: about}
         run.tracker.child(run_name(run.params, method, "results"), tags, rounded(means | spans))
     run.tracker.results(evaluation, Path(MODELS))
     with TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rarlhf.config.params import Params
 from tasks.inputs import digest, inputs_of
 from tasks.tracking.parent import PIPELINE, publish_parent, told_stages
-from tasks.tracking.record import RunRecord, all_params, run_name, run_tags
+from tasks.tracking.record import NOTE, RunRecord, all_params, run_name, run_tags
 from tasks.tracking.store import close_dead_runs
 from tasks.tracking.tracker import Status, Tracker
 
@@ -152,7 +152,7 @@ class Pipeline:
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         about = f"The pipeline of preset {self._params.preset}, started by `{self._source}`."
         about += f"\n\nStages: {counts}. `stages.json` names the run that made each one's outputs." if states else ""
-        client.set_tag(tracker.run_id, "mlflow.note.content", about)
+        client.set_tag(tracker.run_id, NOTE, about)
         if set(states) == {CACHED}:
             client.set_tag(tracker.run_id, "mlflow.runName", f"{self._name} {IDLE}")
 

@@ -11,6 +11,7 @@ from tasks.tracking.datasets import DataSource, data_of
 from tasks.tracking.parent import pipeline_name
 
 HASH_CHARACTERS = 6  # of the hash of the params, in names
+NOTE = "mlflow.note.content"  # tag that MLflow shows as the description
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def stage_record(stage: str, arguments: Mapping[str, object], params: Params, in
         "dvc_stage": os.environ.get("DVC_STAGE"),
         "pipeline": pipeline_name() or None,
         "mlflow.source.name": f"tasks.{stage}",
-        "mlflow.note.content": _description(stage, arguments, params, inputs) or None,
+        NOTE: _description(stage, arguments, params, inputs) or None,
     }
     flat = flatten(inputs.params) | {"preset": params.preset}
     named = {key: str(value) for key, value in tags.items() if value is not None}

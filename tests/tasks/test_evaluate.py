@@ -45,6 +45,7 @@ class RecordingTracker:
 
     def child(self, name: str, tags: dict[str, str], metrics: dict[str, float]) -> None:
         assert tags["stage"] == "results" and tags["method"] in name
+        assert tags["mlflow.note.content"].startswith("Means over 2 seeds (1, 2)")
         self.children[tags["method"]] = metrics
 
     def results(self, evaluation, models: Path) -> None:
