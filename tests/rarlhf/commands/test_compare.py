@@ -55,7 +55,8 @@ def test_a_folder_with_a_colon_in_its_name_is_a_folder(capsys: Printed) -> None:
     assert "Equal in A and B, in every seed: SFT." in printed(capsys, "run:rlhf", "b")
 
 
-def test_refusals_have_one_line(capsys: Printed) -> None:
+def test_refusals_have_one_line(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))  # where the pipeline is
     assert refusal(capsys, "compare a nowhere").startswith("nowhere is no folder, git revision or DVC experiment here")
     assert refusal(capsys, "compare a b:other") == "a has no method other; it has sft, rlhf"
     assert refusal(capsys, "compare a b --out no/c.md") == "--out no/c.md: there is no folder no; make it first"
