@@ -4,6 +4,7 @@
 the hashes of that revision's dvc.lock.
 """
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -51,9 +52,12 @@ def _opened(revision: str) -> DVCFileSystem:
 
 def main() -> int:
     """Copies a revision as the arguments say; returns the exit status."""
-    revision, folder = sys.argv[1:]
+    parser = argparse.ArgumentParser("python -m tasks.revision", description=__doc__)
+    parser.add_argument("revision", help="git revision or DVC experiment")
+    parser.add_argument("folder", type=Path, help="an existing folder")
+    arguments = parser.parse_args()
     try:
-        copy_revision(revision, Path(folder))
+        copy_revision(arguments.revision, arguments.folder)
     except UserError as error:
         print(f"{ERROR}{error}", file=sys.stderr)
         return 1

@@ -63,7 +63,7 @@ def visible(text: str) -> str:
     writing direction, zero-width spaces, tags), and halves of surrogate pairs, which cannot be written as UTF-8. The
     joiners and direction marks that scripts and emoji need stay as they are.
     """
-    if text.isascii() and text.isprintable():  # most texts, and a hundred times as fast
+    if text.isascii() and text.isprintable():  # most texts, without asking of each character
         return text
     return "".join(c if _is_plain(c) else c.encode("unicode_escape").decode() for c in text)
 
