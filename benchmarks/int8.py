@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from benchmarks.worker import reset_peak, resident
-from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.loading import Storage, load_backbone
 from rarlhf.models.policy import Sampling, response_logprobs
 from rarlhf.system.machine import quieten_libraries

@@ -67,7 +67,7 @@ class Workbench:
             train_policy(self.queries, places, self.score, params, session, seed=seed)
             seconds = time.perf_counter() - start
             generations.parent.mkdir(parents=True, exist_ok=True)
-            write_jsonl(generations, self.generate(f"{name} seed {seed}", model, self.test, seed))
+            write_jsonl(generations, self.generate(f"{name} seed {seed}", self.generate.open(model), self.test, seed))
             return self.perplexity(model), seconds
 
     def perplexity(self, model: Path) -> float:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from tasks.continuations import write_continuations
+from tasks.continuations import Places, write_continuations
 from tasks.running.stage import Run, stage
 
 
 @stage
 def generate(run: Run, method: str, model: Path, sft: Path, reward: Path, prompts: Path, out: Path) -> None:
     """Sample continuations by a PPO method, score them and measure their KL to the SFT model."""
-    write_continuations(run, method, model, sft, reward, prompts, out)
+    write_continuations(run, method, Places(model, sft, reward, prompts, out))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,7 @@ def read_inputs(
     Raises: UserError if dvc.yaml, the entry, a parameter or a file is missing.
     """
     values = params.model_dump(mode="json")
-    entry = _entry(stage)
-    names = {**values, "item": arguments}
+    entry, names = _entry(stage), _names(stage, arguments, values)
     files = [_fill(path, names) for path in entry.get("deps", [])]
     return Inputs(
         label(stage, arguments),
@@ -107,8 +106,7 @@ def work_of(stage: str, arguments: Mapping[str, object], params: Params) -> Work
     """What dvc.yaml says of one run of a stage; None for a stage that it does not have."""
     if stage not in _stages():
         return None
-    entry = _entry(stage)
-    names = {**params.model_dump(mode="json"), "item": arguments}
+    entry, names = _entry(stage), _names(stage, arguments, params.model_dump(mode="json"))
     kinds = (entry.get(kind, []) for kind in ("outs", "metrics"))
     paths = (path for kind in kinds for item in kind for path in ([item] if isinstance(item, str) else item))
     outputs = tuple(_fill(path, names) for path in paths)
@@ -183,12 +181,23 @@ def _entry(stage: str) -> Mapping[str, Any]:
     stages = _stages()
     if stage not in stages:
         raise UserError(f"dvc.yaml has no stage {stage}; it has {', '.join(stages)}")
-    return dict(stages[stage])
+    entry = dict(stages[stage])
+    return {**entry.pop("do", {}), **entry}
 
 
 def _matrix(stage: str) -> Mapping[str, Any]:
-    """The matrix of a stage: each key to a list, or to a `${key}` of params.yaml."""
-    return dict(_entry(stage).get("matrix", {}))
+    """The matrix of a stage: each key to a list, or to a `${key}` of params.yaml; a `foreach` is over methods."""
+    entry = _entry(stage)
+    return {"method": entry["foreach"]} if "foreach" in entry else dict(entry.get("matrix", {}))
+
+
+def _names(stage: str, arguments: Mapping[str, object], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `${...}` of a stage stands for: the params, and its own item; of a `foreach` also the item's key."""
+    over = _entry(stage).get("foreach")
+    if over is None:
+        return {**values, "item": arguments}
+    key = arguments["method"]
+    return {**values, "key": key, "item": lookup(values, over.removeprefix("${").removesuffix("}"))[key]}
 
 
 def _items(text: str | list[Any], values: Mapping[str, Any]) -> list[Any]:

@@ -13,11 +13,12 @@ def plan(run: Run, samples: Path, out: Path) -> None:
     from rarlhf.evaluation.figures import png
     from rarlhf.evaluation.plans import frontier_figure, frontier_table, plan_table
     from rarlhf.risk.plan import Answers, caution, frontier, reference
-    from rarlhf.risk.planned import at_one_level, file_of, plans_of
+    from rarlhf.risk.planned import at_one_level, file_of, method_values, planned_settings, plans_of
     from rarlhf.system.files import write_json
 
     answers = Answers(read_samples(samples).scores.double().numpy())
-    trained = [method for method in methods_of(run.params) if method.risk is not None]
+    methods = methods_of(run.params)
+    trained = [method for method in methods if method.risk is not None]
     plans = plans_of(trained, answers, run.params.kl.target)
     alpha, shown = at_one_level(trained, plans, answers, run.params.risk.alpha)
     start, rows = reference(answers, alpha), frontier(answers, alpha, run.params.plan.kl)
@@ -26,6 +27,10 @@ def plan(run: Run, samples: Path, out: Path) -> None:
         (folder / "methods").mkdir()
         for method in trained:
             write_json(folder / "methods" / f"{method.name}.json", file_of(method, plans.get(method.name)))
+        for method in methods:
+            if method.chosen is not None:
+                values = planned_settings(method.chosen.settings, answers, run.params.kl.target)
+                write_json(folder / "methods" / f"{method.name}.json", method_values(method) | values)
         write_json(folder / "frontier.json", frontier_table(start, rows, shown, alpha))
         (folder / "frontier.png").write_bytes(picture)
         run.tracker.artifact(folder / "frontier.png")

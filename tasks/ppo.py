@@ -22,7 +22,8 @@ def ppo(
     from rarlhf.system.machine import prepare
     from rarlhf.training.rlhf import Places, train_policy
 
-    params = run.params.model_copy(update={"risk": with_planned_eta(run.params.risk_of(method), plan)})
+    risk, ppo_params = with_planned_eta(run.params.risk_of(method), plan), run.params.ppo_of(method)
+    params = run.params.model_copy(update={"risk": risk, "ppo": ppo_params})
     run.tracker.params(all_params(params))  # as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
     session = Session(prepare(params.runtime), run.recorder, processes)

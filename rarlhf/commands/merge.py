@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from rarlhf.decoding.rules import Prompts
+from rarlhf.decoding.prompts import Prompts
 from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
 from rarlhf.models.episodes import Episodes

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from rarlhf.config.baselines import CHOICES, OWN_KEYS
 from rarlhf.config.errors import UserError
-from rarlhf.config.params import Params, RiskParams
+from rarlhf.config.params import PPO_KEYS, Params, RiskParams
 from rarlhf.config.refusals import describe, listed, read_yaml
 from rarlhf.config.rules import clashes
 
@@ -35,15 +36,40 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 
 def _method_problems(params: Params) -> Iterator[str]:
-    """A line for each value in `methods.ppo` and `methods.fit` that section `risk` would not allow."""
-    for name in params.methods.trained:
+    """A line for each value in an entry of `methods` that the section which it changes would not allow."""
+    for name in [*params.methods.trained, *params.methods.ruled]:
+        group = params.methods.group_of(name)
         try:
-            params.risk_of(name)
+            if group in {"ppo", "fit"}:
+                fields = [*RiskParams.model_fields, *(PPO_KEYS if group == "ppo" else ())]
+                params.risk_of(name)
+                if group == "ppo":
+                    params.ppo_of(name)
+                continue
+            missing = _missing_keys(params, group, name)
+            if missing:
+                yield missing
+                continue
+            kind = getattr(params.methods, group)[name][OWN_KEYS[group][0]]
+            section = getattr(params.tuning if group == "tuned" else params.decoding, kind)
+            fields = [*type(section).model_fields, *OWN_KEYS[group]]
+            params.chosen_of(name)
         except ValidationError as error:
-            kind = "ppo" if name in params.methods.ppo else "fit"
-            known = [f"methods.{kind}.{name}.{key}" for key in RiskParams.model_fields]
+            known = [f"methods.{group}.{name}.{key}" for key in fields]
             for detail in error.errors():
-                yield describe({**detail, "loc": ("methods", kind, name, *detail["loc"])}, known)
+                yield describe({**detail, "loc": ("methods", group, name, *detail["loc"])}, known)
+
+
+def _missing_keys(params: Params, group: str, name: str) -> str | None:
+    """A line for an entry that does not say its rule or training, or its models; None if it does."""
+    entry, own = getattr(params.methods, group)[name], OWN_KEYS[group]
+    where = f"  methods.{group}.{name} = {entry!r}"
+    missing = [key for key in own if not isinstance(entry.get(key), str)]
+    if missing:
+        return f"{where}: name {' and '.join(missing)}"
+    if entry[own[0]] not in CHOICES[group]:
+        return f"{where}: {own[0]} is one of {', '.join(CHOICES[group])}"
+    return None
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -1,15 +1,22 @@
 """The registry of methods: their labels, their colours, and how their models are made.
 
-`methods` in params.yaml chooses. A method is a model that training starts from (`methods.start`), or one that is
-trained once per seed, by PPO (`methods.ppo`) or on weighted answers of the SFT model (`methods.fit`). There an entry is
-a name and what differs from section `risk`. A user's own method is shown by its name, in one of the `FURTHER` colours.
+`methods` in params.yaml chooses. A method is one of these:
+
+- a model that training starts from (`methods.start`),
+- a model that is trained once per seed: by PPO (`methods.ppo`), on weighted answers of the SFT model (`methods.fit`),
+  or in another way (`methods.tuned`),
+- another method's model, continued by a rule of decoding (`methods.decoded`, `methods.guided`).
+
+An entry is a name and what differs from the sections that it reads. A user's own method is shown by its name, in one
+of the `FURTHER` colours.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rarlhf.config.baselines import Chosen
 from rarlhf.config.params import Params, RiskParams
 
 START = ("base", "sft")  # in the order in which the pipeline makes them
@@ -32,6 +39,20 @@ LOOKS: Mapping[str, Look] = {
     "cvar_rlhf": Look("CVaR-RLHF", "#7b3294"),
     "cvar_fit": Look("CVaR fit", "#b3005e"),
     "mean_fit": Look("Mean fit", "#006b6b"),
+    "rloo": Look("RLOO", "#3b6fb6"),
+    "rloo_8": Look("RLOO, 8 samples", "#1d4e89"),
+    "cvar_rloo": Look("CVaR-RLOO", "#9a5fb5"),
+    "filtering": Look("Filtering", "#7a7a00"),
+    "quark": Look("Quark", "#a0522d"),
+    "expert": Look("Expert", "#4f8f6f"),
+    "anti_expert": Look("Anti-expert", "#8f4f4f"),
+    "prompted": Look("Prompted", "#8a8a8a"),
+    "best_of_n": Look("Best of n", "#b8860b"),
+    "rejection": Look("Rejection", "#c71585"),
+    "soft_rejection": Look("Soft rejection", "#d2691e"),
+    "self_debias": Look("Self-Debias", "#5f7f9f"),
+    "dexperts": Look("DExperts", "#2e8b57"),
+    "gedi": Look("GeDi", "#6a5acd"),
 }
 # Colours of further methods, in their order.
 FURTHER = ("#8c6d00", "#5c4a3d", "#4d4dff", "#6b6b00", "#a01818", "#2f6f4f")
@@ -42,8 +63,10 @@ class Method:
     """One method of a run."""
 
     name: str
-    made_by: Literal["base", "sft", "ppo", "fit"]  # the stage that makes its models
+    made_by: Literal["base", "sft", "ppo", "fit", "tuned", "decoded", "guided"]  # the stage, or the key in `methods`
     risk: RiskParams | None = None  # of a method trained by PPO or a fit; else None
+    ppo: Mapping[str, object] = field(default_factory=dict)  # what a method trained by PPO changes of section `ppo`
+    chosen: Chosen | None = None  # rule or training of a method that `tuned`, `decoded` or `guided` has; else None
 
     @property
     def label(self) -> str:
@@ -53,7 +76,12 @@ class Method:
     @property
     def per_seed(self) -> bool:
         """Whether there is a model for each seed, rather than one for all."""
-        return self.made_by in {"ppo", "fit"}
+        return self.made_by in {"ppo", "fit", "tuned"}
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it is a model, rather than a rule on another method's."""
+        return self.made_by not in {"decoded", "guided"}
 
     def folder(self, models: Path, seed: int) -> Path:
         """Folder of the model for one seed, below the folder `models`."""
@@ -62,9 +90,14 @@ class Method:
 
 def methods_of(params: Params) -> list[Method]:
     """All methods of a run, in the order in which they are shown."""
-    start = [Method(name, name) for name in params.methods.start]
-    by_ppo = [Method(name, "ppo", params.risk_of(name)) for name in params.methods.ppo]
-    return start + by_ppo + [Method(name, "fit", params.risk_of(name)) for name in params.methods.fit]
+    methods = params.methods
+    start = [Method(name, name) for name in methods.start]
+    by_ppo = [Method(name, "ppo", params.risk_of(name), params.ppo_changes(name)) for name in methods.ppo]
+    by_fit = [Method(name, "fit", params.risk_of(name)) for name in methods.fit]
+    tuned = [Method(name, "tuned", chosen=params.chosen_of(name)) for name in methods.tuned]
+    decoded = [Method(name, "decoded", chosen=params.chosen_of(name)) for name in methods.decoded]
+    guided = [Method(name, "guided", chosen=params.chosen_of(name)) for name in methods.guided]
+    return [*start, *by_ppo, *by_fit, *tuned, *decoded, *guided]
 
 
 def label_of(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rarlhf.config.baselines import Chosen, DecodingParams, TuningParams, chosen
 from rarlhf.config.fields import (
     Batch,
     Count,
@@ -212,6 +213,9 @@ class KLParams(Section):
 NEUTRAL: Mapping[str, object] = {"critic": "kept", "hard_share": 0.0, "warmup": 0, "rho": 1.0, "of": "return"}
 
 
+PPO_KEYS = ("responses", "baseline")  # of section `ppo`, which an entry of `methods.ppo` may change too
+
+
 class RiskParams(Section):
     """The risk measure and its schedule."""
 
@@ -238,18 +242,35 @@ class MethodParams(Section):
     """The methods that are compared."""
 
     start: list[Literal["base", "sft"]]
-    ppo: dict[MethodName, dict[str, Any]]  # name to changes of section `risk`
+    ppo: dict[MethodName, dict[str, Any]]  # name to changes of section `risk`, and of the keys in `PPO_KEYS`
     fit: dict[MethodName, dict[str, Any]]  # the same, of methods without RL
+    tuned: dict[MethodName, dict[str, Any]]  # name to `by`, and changes of that section of `tuning`
+    decoded: dict[MethodName, dict[str, Any]]  # name to `rule`, its model, and changes of that section of `decoding`
+    guided: dict[MethodName, dict[str, Any]]  # the same, of rules that read an expert and an anti-expert
 
     @property
-    def trained(self) -> dict[str, dict[str, Any]]:
+    def risked(self) -> dict[str, dict[str, Any]]:
         """The methods with a risk of their own: by PPO, then by a fit."""
         return {**self.ppo, **self.fit}
 
     @property
+    def trained(self) -> dict[str, dict[str, Any]]:
+        """The methods that are trained once per seed."""
+        return {**self.risked, **self.tuned}
+
+    @property
+    def ruled(self) -> dict[str, dict[str, Any]]:
+        """The methods that decode a model by a rule."""
+        return {**self.decoded, **self.guided}
+
+    @property
     def names(self) -> list[str]:
         """All of them, in the order in which they are shown."""
-        return [*self.start, *self.trained]
+        return [*self.start, *self.trained, *self.ruled]
+
+    def group_of(self, name: str) -> str:
+        """The key under `methods` that has the method: ppo, fit, tuned, decoded or guided."""
+        return next(key for key in ("ppo", "fit", "tuned", "decoded", "guided") if name in getattr(self, key))
 
 
 class SampledParams(Section):
@@ -323,6 +344,8 @@ class Params(Section):
     risk: RiskParams
     plan: PlanParams
     fit: FitParams
+    tuning: TuningParams
+    decoding: DecodingParams
     generate: GenerateParams
     judge: JudgeParams
     evaluate: EvaluateParams
@@ -346,6 +369,27 @@ class Params(Section):
 
         Raises: pydantic.ValidationError if a change is no key of the section, or its value is not allowed.
         """
-        changes = self.methods.trained[method]
+        entry = self.methods.risked[method]
+        changes = {key: value for key, value in entry.items() if method in self.methods.fit or key not in PPO_KEYS}
         neutral = NEUTRAL if changes.get("measure") == "none" else {}
         return RiskParams.model_validate({**self.risk.model_dump(), **neutral, **changes})
+
+    def ppo_of(self, method: str) -> PPOParams:
+        """Section `ppo` with the changes of a method in `methods.ppo`.
+
+        Raises: pydantic.ValidationError if a value is not allowed.
+        """
+        changes = self.ppo_changes(method)
+        return PPOParams.model_validate({**self.ppo.model_dump(), **changes}) if changes else self.ppo
+
+    def ppo_changes(self, method: str) -> dict[str, Any]:
+        """What an entry of `methods.ppo` changes of section `ppo`."""
+        return {key: value for key, value in self.methods.ppo[method].items() if key in PPO_KEYS}
+
+    def chosen_of(self, method: str) -> Chosen:
+        """The rule or training of a method in `methods.tuned`, `methods.decoded` or `methods.guided`.
+
+        Raises: as `chosen`.
+        """
+        group = self.methods.group_of(method)
+        return chosen(group, getattr(self.methods, group)[method], self.tuning if group == "tuned" else self.decoding)

@@ -1,18 +1,18 @@
 """Rules between values of params.yaml: each may be in range, and two may still not fit together."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from math import log
 
-from rarlhf.config.exact import schedule_end
 from rarlhf.config.function_names import function_name, is_function
 from rarlhf.config.judging import NO_JUDGE
-from rarlhf.config.params import Params, RiskParams
+from rarlhf.config.method_rules import Rule, method_rules
+from rarlhf.config.params import Params
 
 RESERVED = ("base", "sft", "reward", "second_scorer")  # folders of models/ that stages other than `ppo` write
-PLANNED = ("cvar_ru", "mean_cvar")  # measures for which stage plan finds eta
+GROUPS = ("ppo", "fit", "tuned", "decoded", "guided")  # keys of `methods` whose entries have names of their own
 FULL_PRODUCTS = 1e-6  # up to this threshold, no rounded activation shows in a log-probability
 OURS = "python:rarlhf."  # functions of the library, whose code the stages depend on as it is
-Rule = tuple[bool, tuple[str, ...], str]  # whether it holds, its keys, its text
 
 
 def clashes(p: Params) -> Iterator[str]:
@@ -73,22 +73,25 @@ def rules(p: Params) -> Iterable[Rule]:
     )
     yield from _plan_rules(p)
     yield from _ppo_rules(p)
-    yield from _entry_rules(p)
+    yield from method_rules(p)
 
 
 def _general_rules(p: Params) -> Iterable[Rule]:
     yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
     yield len(set(p.methods.start)) == len(p.methods.start), ("methods.start",), "methods must be distinct"
     yield bool(p.methods.names), ("methods.start", "methods.ppo", "methods.fit"), "name at least one method"
-    taken = [name for name in p.methods.trained if name in RESERVED]
-    both = [name for name in p.methods.ppo if name in p.methods.fit]
-    yield not both, ("methods.ppo", "methods.fit"), f"{', '.join(both)}: give each method one name of its own"
+    groups = (p.methods.ppo, p.methods.fit, p.methods.tuned, p.methods.decoded, p.methods.guided)
+    counts = Counter(name for group in groups for name in group)
+    taken = [name for name in counts if name in RESERVED]
+    both = [name for name, count in counts.items() if count > 1]
+    keys = tuple(f"methods.{name}" for name in GROUPS if set(both) & set(getattr(p.methods, name)))
+    yield not both, keys, f"{', '.join(both)}: give each method one name of its own"
     plain = "rlhf" not in p.methods.ppo or p.risk_of("rlhf").measure == "none"
     plain = plain and "rlhf" not in p.methods.fit
     yield plain, ("methods.ppo",), "rlhf is plain RLHF: give it measure: none, or give the method another name"
     yield (
         not taken,
-        ("methods.ppo", "methods.fit"),
+        tuple(f"methods.{name}" for name in GROUPS if set(taken) & set(getattr(p.methods, name))),
         f"another stage writes models/{', models/'.join(taken)}; give it another name",
     )
     one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)
@@ -279,105 +282,5 @@ def _ppo_rules(p: Params) -> Iterable[Rule]:
     longest = ppo.max_new_tokens + (p.prompts.tokens if ppo.min_counts_query else 0)
     yield ppo.min_new_tokens <= longest, ("ppo.min_new_tokens", "ppo.max_new_tokens"), "min exceeds max"
     yield p.prompts.train >= ppo.queries, ("prompts.train", "ppo.batch_size"), "fewer queries than one batch"
-    yield (
-        ppo.batch_size % ppo.responses == 0,
-        ("ppo.batch_size", "ppo.responses"),
-        "responses must divide batch_size",
-    )
-    yield (
-        ppo.baseline == "critic" or ppo.responses > 1,
-        ("ppo.baseline", "ppo.responses"),
-        "the baseline is the mean of a query's other responses: set responses to 2 or more",
-    )
-    yield from _baseline_rules(p)
     moved = p.kl.controller != "pid" or p.kl.coef > 0
     yield moved, ("kl.coef", "kl.controller"), "pid multiplies the coefficient, which stays 0: start above 0"
-    yield from _risk_rules(p, p.risk, (), RiskParams.model_fields)
-
-
-def _entry_rules(p: Params) -> Iterable[Rule]:
-    for name, changes in p.methods.ppo.items():
-        if changes:
-            yield from _risk_rules(p, p.risk_of(name), (f"methods.ppo.{name}",), changes)
-    for name in p.methods.fit:
-        risk = p.risk_of(name)
-        planned = risk.measure in PLANNED and risk.of == "score" and risk.eta not in {"batch", "running"}
-        yield (
-            planned or risk.measure == "none",
-            (f"methods.fit.{name}",),
-            "a fit has measure none, or cvar_ru or mean_cvar with of: score and eta: plan or a number",
-        )
-
-
-def _baseline_rules(p: Params) -> Iterable[Rule]:
-    """What `ppo.baseline: query` asks of the risk of each method of `methods.ppo`."""
-    risks = {name: p.risk_of(name) for name in p.methods.ppo} if p.ppo.baseline == "query" else {}
-    with_critic = [name for name, risk in risks.items() if risk.critic == "all"]
-    yield (
-        not with_critic,
-        ("ppo.baseline", "methods.ppo"),
-        f"{', '.join(with_critic)}: critic all asks for a critic of all episodes, and there is none: set it to kept",
-    )
-    by_value = [name for name, risk in risks.items() if risk.measure == "cvar" and _reads_values(risk)]
-    yield (
-        not by_value,
-        ("ppo.baseline", "methods.ppo"),
-        f"{', '.join(by_value)}: rankings lambda_return and value, and hard_share, need a critic; set "
-        "ranking to episode_return and hard_share to 0, or baseline to critic",
-    )
-
-
-def _reads_values(risk: RiskParams) -> bool:
-    """Whether a critic's values choose episodes or prompts."""
-    return risk.ranking in ("lambda_return", "value") or risk.hard_share > 0
-
-
-def _risk_rules(p: Params, risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:
-    """Rules of section `risk`, or of the section as an `entry` of `methods.ppo` changes it by the keys `named`."""
-    yield (
-        risk.hard_share == 0 or risk.measure == "cvar",
-        entry or ("risk.hard_share", "risk.measure"),
-        "hard prompts are drawn more often only for measure cvar; set hard_share to 0",
-    )
-    yield (
-        risk.hard_share == 0 or p.ppo.responses == 1,
-        (*(entry or ("risk.hard_share",)), "ppo.responses"),
-        "hard prompts are drawn and weighted one for each response; set hard_share to 0 or responses to 1",
-    )
-    end = schedule_end(risk.rho, p.ppo.iterations)
-    yield (
-        risk.measure == "none" or end > risk.warmup,
-        (*(entry or ("risk.warmup", "risk.rho")), "ppo.iterations"),
-        (
-            f"the schedule reaches its end at iteration ceil(rho * iterations) = {end}, before the warmup is over: "
-            "raise rho or lower warmup"
-        ),
-    )
-    yield from _measure_rules(risk, entry, named)
-
-
-def _measure_rules(risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:
-    """What a key asks of the measure. An entry may inherit a key that its own measure does not read."""
-    hard = risk.measure == "cvar"
-    yield (
-        risk.of == "return" or not hard,
-        entry or ("risk.of", "risk.measure"),
-        "measure cvar is of the return, since dropped episodes leave the batch with their KL penalty; "
-        "set of to return, or measure to cvar_ru",
-    )
-    planned = risk.measure in PLANNED
-    yield (
-        risk.eta != "plan" or (risk.of == "score" if planned else "eta" not in named),
-        entry or ("risk.eta", "risk.measure", "risk.of"),
-        "eta is planned only for measures cvar_ru and mean_cvar with of: score; set eta to batch",
-    )
-    yield (
-        risk.ranking != "random" or hard or "ranking" not in named,
-        entry or ("risk.ranking", "risk.measure"),
-        "a random ranking chooses the episodes that measure cvar keeps; other measures keep all: set episode_return",
-    )
-    yield (
-        risk.dropped == "free" or hard or "dropped" not in named,
-        entry or ("risk.dropped", "risk.measure"),
-        "only measure cvar drops episodes; set dropped to free",
-    )

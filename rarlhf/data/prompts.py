@@ -76,7 +76,7 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
         scores = score([query["prompt"] for query in query_set]).tolist()
         for query, value in zip(query_set, scores, strict=True):
             query["prompt_score"] = value
-    sft = [record for row in wanted_rows(train, score, params) for record in _sft_records(row, tokenizer, params)]
+    sft = [record for row in wanted_rows(train, score, params) for record in sft_records(row, tokenizer, params)]
     perplexity = _perplexity_texts(wanted_rows(test, score, params), params)
     counts = {"train": train_counts, "test": test_counts, "sft": len(sft), "perplexity": len(perplexity)}
     return PromptSets(queries[: params.train], queries[params.train :], test_queries, sft, perplexity, counts)
@@ -143,7 +143,7 @@ def _query(index: int, row: Row, tokenizer: PreTrainedTokenizerBase, params: Pro
     return Query(prompt_id=index, prompt=prompt, prompt_score=0.0, label=row.label, input_ids=ids), "used"
 
 
-def _sft_records(row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams) -> list[SFTRecord]:
+def sft_records(row: Row, tokenizer: PreTrainedTokenizerBase, params: PromptParams) -> list[SFTRecord]:
     """The text to learn; in a chat the answer to the row's prompt, or None if there is no answer."""
     if not params.chat_template:
         return [{"text": row.text}]

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
-from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.policy import Sampling, logits_of, response_states
 
 LENGTHS = (5, 2)  # of the queries that are tried, in tokens

@@ -9,35 +9,26 @@ A decoding rule continues a prompt in another way than sampling from one model. 
 Letters for shapes: B prompts, Q query tokens, T response tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
-from math import log
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
 from rarlhf.decoding.eager import EagerDecoder
+from rarlhf.decoding.prompts import Prompts
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.policy import logits_of
 from rarlhf.models.reference import RefPolicy
 
 
-class Prompts(NamedTuple):
-    """Queries, padded on the left to one width."""
-
-    tokens: Tensor  # (B, Q) int64
-    mask: Tensor  # (B, Q) bool, True = real token
-
-    def rows(self, index: Tensor | slice) -> "Prompts":
-        """The prompts at `index`, in that order."""
-        return Prompts(self.tokens[index], self.mask[index])
-
-
 class DecodingRule:
-    """A rule that changes nothing; another one is a subclass with its own `processors`, or `draws` and `choose`."""
+    """A rule that changes nothing; another one is a subclass with its own `processors`, `asked` or `value`.
 
-    draws = 1  # responses that are drawn to each prompt, of which one is kept
+    A rule that chooses has `draws` above 1 and its own `value`. The first draw that is accepted, by chance with
+    `log_acceptance`, is kept; if none is, the one of highest value.
+    """
+
+    draws = 1  # responses that are drawn to each prompt at most, of which one is kept
+    reshapes = True  # whether a single draw comes from another distribution than the model's own
 
     def processors(self, prompts: Prompts, new_tokens: int) -> LogitsProcessorList:
         """What turns the model's logits into the rule's, made again for each batch.
@@ -46,23 +37,22 @@ class DecodingRule:
         Temperature and shortest length are applied to what the last one returns.
 
         Args:
-            prompts: the batch.
+            prompts: the batch, as `asked` gives it.
             new_tokens: T, the most tokens that will be drawn: the room that a further model's cache needs.
         """
         return LogitsProcessorList()
 
-    def choose(self, drawn: Sequence[Episodes]) -> Tensor:
-        """(B,) int64, the index of the draw that is kept of each prompt; asked only where `draws` is above 1."""
-        raise NotImplementedError(f"{type(self).__name__} draws {self.draws} responses and has no `choose`")
+    def asked(self, prompts: Prompts) -> Prompts:
+        """What the model is given in place of the prompts; the response belongs to the prompts themselves."""
+        return prompts
 
-    @property
-    def choice_kl(self) -> float:
-        """At most how many nats `choose` adds to the KL of a kept response, in the mean over responses.
+    def value(self, episodes: Episodes) -> Tensor:
+        """(B,) by which responses are chosen, higher is better; asked only where `draws` is above 1."""
+        raise NotImplementedError(f"{type(self).__name__} draws {self.draws} responses and has no `value`")
 
-        Choosing one of n draws makes a response at most n times as likely, so it adds at most log n. Best of n adds
-        at most log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879).
-        """
-        return log(self.draws)
+    def log_acceptance(self, values: Tensor) -> Tensor:
+        """(B,) logarithms of the probabilities with which responses of these values are accepted."""
+        return torch.full_like(values, -torch.inf)
 
 
 class Reader:

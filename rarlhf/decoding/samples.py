@@ -22,7 +22,8 @@ from rarlhf.config.params import Params, SampledParams
 from rarlhf.data.prompts import Query, plain_prompts
 from rarlhf.data.queries import episode_texts
 from rarlhf.decoding.compiled import LatestCompiled
-from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Decoding, sample_responses, uniform_numbers
 from rarlhf.messages.progress import progress
 from rarlhf.models.episodes import Episodes, chunks, widened
 from rarlhf.models.policy import response_logprobs, sampling_of
@@ -105,7 +106,7 @@ class Sampler:
         with self.machine.autocast():
             with model.policy() as lm:
                 decoding = Decoding(lm, sampling, compiled=self.compiled.of(lm, self.machine))
-                episodes = draw(decoding, prompts, uniforms.unsqueeze(0).to(device)).episodes
+                episodes = sample_responses(decoding, prompts, uniforms.to(device))
                 if model.reference is None:
                     return episodes, torch.zeros(len(queries))
                 logprobs = response_logprobs(lm, episodes, sampling)

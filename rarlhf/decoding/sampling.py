@@ -15,10 +15,12 @@ from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
 
 from rarlhf.config.errors import UserError
+from rarlhf.data.acceptance import nats_of_draws
 from rarlhf.decoding.compiled import CompiledSteps
 from rarlhf.decoding.eager import EagerDecoder
-from rarlhf.decoding.rules import DecodingRule, Prompts
-from rarlhf.models.episodes import Episodes, Measured, chunks, joined, stacked, widened
+from rarlhf.decoding.prompts import Prompts
+from rarlhf.decoding.rules import DecodingRule
+from rarlhf.models.episodes import Episodes, Measured, chunks, joined, stacked
 from rarlhf.models.policy import Policy, Sampling, logits_of
 from rarlhf.system.streams import generator
 
@@ -41,7 +43,23 @@ class Responses(NamedTuple):
 
     episodes: Episodes
     logprobs: Tensor  # (B, T) float32, under the distributions that the tokens were drawn from
-    choice_kl: float = 0.0  # nats that the choice of a draw adds to a response's KL at most, in the mean
+    choice_nats: Tensor  # (B,) float32, whose mean is at least what the choice of a draw adds to the KL
+    draws: Tensor  # (B,) int64, responses that were drawn to each prompt
+
+
+class Numbers(NamedTuple):
+    """The random numbers of a batch, in [0, 1)."""
+
+    tokens: Tensor  # (n, B, T) float32: one for each token of each draw
+    coins: Tensor  # (n, B) float32: one for each draw, by which a rule accepts it
+
+    def rows(self, index: Tensor) -> "Numbers":
+        """Those of the prompts at `index`."""
+        return Numbers(self.tokens[:, index], self.coins[:, index])
+
+    def to(self, device: torch.device) -> "Numbers":
+        """The same on a device."""
+        return Numbers(self.tokens.to(device), self.coins.to(device))
 
 
 def uniform_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 1) -> Tensor:
@@ -53,23 +71,71 @@ def uniform_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 
     return torch.stack([torch.rand(*shape, generator=stream) for stream in streams])
 
 
-def draw(decoding: Decoding, prompts: Prompts, uniforms: Tensor) -> Responses:
+def random_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 1) -> Numbers:
+    """The numbers of `draws` draws, for (B, T) tokens or for the (T,) tokens of one prompt."""
+    return Numbers(uniform_numbers(names, shape, draws), uniform_numbers((*names, "coin"), shape[:-1], draws))
+
+
+def draw(decoding: Decoding, prompts: Prompts, numbers: Numbers) -> Responses:
     """One response to each prompt, as the rule draws and chooses it.
 
     Args:
         decoding: model and rule.
         prompts: B queries.
-        uniforms: (n, B, T) float32 in [0, 1), with n the rule's draws; 1 without a rule.
+        numbers: of as many draws as the rule makes at most; one without a rule.
     Raises: UserError as `sample_responses`.
     """
-    rule = decoding.rule
-    drawn, logprobs = zip(*(_with_logprobs(decoding, prompts, numbers) for numbers in uniforms), strict=True)
-    if rule is None or rule.draws == 1:
-        return Responses(drawn[0], logprobs[0])
-    count = len(prompts.tokens)
-    rows = rule.choose(drawn) * count + torch.arange(count, device=prompts.tokens.device)
-    kept = stacked(list(drawn), decoding.sampling.end_id).rows(rows)
-    return Responses(kept, widened(list(logprobs), 0.0)[rows], rule.choice_kl)
+    rule, count = decoding.rule or DecodingRule(), len(prompts.tokens)
+    if rule.draws == 1:
+        episodes, logprobs = _with_logprobs(decoding, prompts, numbers.tokens[0])
+        return Responses(episodes, logprobs, torch.zeros(count), torch.ones(count, dtype=torch.int64))
+    return _Choice(decoding, prompts).made(numbers)
+
+
+class _Choice:
+    """Draws to each prompt until the rule accepts a response, and keeps that one or, at the end, the best."""
+
+    def __init__(self, decoding: Decoding, prompts: Prompts) -> None:
+        count, sampling = len(prompts.tokens), decoding.sampling
+        self.decoding, self.prompts = decoding, prompts
+        self.responses = torch.full((count, sampling.max_new_tokens), sampling.end_id, device=prompts.tokens.device)
+        self.mask = torch.zeros_like(self.responses, dtype=torch.bool)
+        self.logprobs = torch.zeros(self.responses.shape, device=self.responses.device)
+        self.values, self.acceptance = torch.full((count,), -torch.inf), torch.zeros(count)
+        self.draws = torch.zeros(count, dtype=torch.int64)
+        self.accepted = torch.zeros(count, dtype=torch.bool)
+
+    def made(self, numbers: Numbers) -> Responses:
+        """The kept responses."""
+        rule = self.decoding.rule or DecodingRule()
+        for uniforms, coins in zip(*numbers, strict=True):
+            rows = (~self.accepted).nonzero().squeeze(1)
+            if not len(rows):
+                break
+            episodes, logprobs = _with_logprobs(self.decoding, self.prompts.rows(rows), uniforms[rows])
+            values = rule.value(episodes).float().cpu()
+            acceptance = rule.log_acceptance(values)
+            accepted = coins[rows].cpu() < acceptance.exp()
+            self.draws[rows] += 1
+            # The first response is kept until a better one comes, whatever its value: not a number compares as false.
+            better = accepted | (values > self.values[rows]) | (self.draws[rows] == 1)
+            self._keep(rows[better], (episodes.rows(better), logprobs[better]), values[better])
+            self.accepted[rows[accepted]] = True
+            self.acceptance[rows[accepted]] = acceptance[accepted]
+        width = int(self.mask.sum(dim=1).max())
+        episodes = Episodes(*self.prompts, self.responses[:, :width], self.mask[:, :width])
+        nats = nats_of_draws(self.draws.tolist(), self.accepted.tolist(), rule.draws)
+        choice = torch.from_numpy(nats).float() + self.acceptance
+        return Responses(episodes, self.logprobs[:, :width], choice, self.draws)
+
+    def _keep(self, rows: Tensor, drawn: tuple[Episodes, Tensor], values: Tensor) -> None:
+        episodes, logprobs = drawn
+        width = episodes.responses.shape[1]
+        self.responses[rows] = self.decoding.sampling.end_id
+        self.mask[rows], self.logprobs[rows] = False, 0.0
+        self.responses[rows, :width] = episodes.responses
+        self.mask[rows, :width], self.logprobs[rows, :width] = episodes.response_mask, logprobs
+        self.values[rows] = values
 
 
 def _with_logprobs(decoding: Decoding, prompts: Prompts, uniforms: Tensor) -> tuple[Episodes, Tensor]:
@@ -97,9 +163,10 @@ def sample_responses(
     Raises: UserError if the model gives no distribution to draw from.
     """
     sampling, new_tokens = decoding.sampling, decoding.sampling.max_new_tokens
-    decoder, processors = _begin(decoding, prompts)
+    asked = decoding.rule.asked(prompts) if decoding.rule else prompts
+    decoder, processors = _begin(decoding, asked)
     running = torch.ones(len(prompts.tokens), dtype=torch.bool, device=prompts.tokens.device)
-    tokens, seen, drawn, real = prompts.tokens, [prompts.tokens], [], []
+    tokens, seen, drawn, real = asked.tokens, [asked.tokens], [], []
     for t in range(new_tokens):
         states = decoder(tokens)
         logits = logits_of(decoding.lm, states)
@@ -188,11 +255,3 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     total = cumulative[:, -1:]
     threshold = torch.minimum(uniforms.unsqueeze(1) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
-
-
-def left_pad(rows: Sequence[list[int]], pad_id: int, device: torch.device) -> Prompts:
-    """Stacks lists of token ids of unequal lengths."""
-    width = max(len(row) for row in rows)
-    tokens = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows], device=device)
-    return Prompts(tokens, mask)

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.data.queries import TextQuery, continuation
+from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.rules import DecodingRule
-from rarlhf.decoding.sampling import Decoding, draw, left_pad, uniform_numbers
+from rarlhf.decoding.sampling import Decoding, Numbers, draw, random_numbers
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
 from rarlhf.models.context import positions_of
 from rarlhf.models.episodes import Episodes, chunks, real_tokens
@@ -106,9 +107,10 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 def _episodes(decoding: Decoding, rows: Sequence[list[int]], jobs: Sequence[tuple[int, int]], seed: int) -> Episodes:
     shape, draws = (decoding.sampling.max_new_tokens,), decoding.rule.draws if decoding.rule else 1
-    uniforms = torch.stack([uniform_numbers(("write", seed, *job), shape, draws) for job in jobs], dim=1)
+    each = [random_numbers(("write", seed, *job), shape, draws) for job in jobs]
+    numbers = Numbers(*(torch.stack(fields, dim=1) for fields in zip(*each, strict=True)))
     device = decoding.lm.device
-    return draw(decoding, left_pad(rows, decoding.sampling.end_id, device), uniforms.to(device)).episodes
+    return draw(decoding, left_pad(rows, decoding.sampling.end_id, device), numbers.to(device)).episodes
 
 
 def _new_tokens(lm: PreTrainedModel, rows: Sequence[list[int]], wanted: int | None) -> int:

@@ -143,6 +143,11 @@ def logits_of(lm: PreTrainedModel, states: Tensor) -> Tensor:
         return head(states.to(head.weight.dtype)).float()
 
 
+def logits_size(lm: PreTrainedModel) -> int:
+    """V, the number of tokens that the model has logits for."""
+    return int(lm.get_output_embeddings().weight.shape[0])
+
+
 class _FullHead(torch.autograd.Function):
     """The output head with a float32 product in a pass of reduced precision; its gradients stay in that precision.
 

@@ -6,14 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rarlhf.config.baselines import Chosen, RejectionParams, SoftRejectionParams
 from rarlhf.config.errors import UserError
+from rarlhf.config.fields import Section
 from rarlhf.config.params import RiskParams
+from rarlhf.data.acceptance import threshold_at
 from rarlhf.risk.measures import MEASURES, deciding_values
 from rarlhf.risk.plan import Aim, Answers, PlannedPolicy, aim_of, at_level, solve
 
 if TYPE_CHECKING:
     from rarlhf.config.methods import Method
 
+PLAN = "plan"  # what stands for a number that stage `plan` finds
 DIGITS = 6  # significant digits of a plan that are kept: far beyond its error, and equal on all machines
 READ_BY_FITS = ("alpha", "mix", "eta")  # keys of section `risk` that a fit reads, where its measure does
 KEPT = ("eta", "kl_coef", "kl", "mean", "cvar", "effective_samples", "effective_samples_low")
@@ -27,14 +31,16 @@ def needs_plan(method: "Method") -> bool:
 
 
 def method_values(method: "Method") -> dict[str, object]:
-    """The values of section `risk` that decide a method's training, without its plan.
+    """The values that decide a method and may differ from method to method, without its plan.
 
-    Raises: ValueError for a method that is not trained.
+    Raises: ValueError for a model that training starts from.
     """
+    if method.chosen is not None:
+        return {"kind": method.chosen.kind, **method.chosen.models, **method.chosen.settings.model_dump(mode="json")}
     if method.risk is None:
-        raise ValueError(f"{method.name} is not trained")
+        raise ValueError(f"{method.name} is a model that training starts from")
     if method.made_by == "ppo":
-        return deciding_values(method.risk)
+        return {**deciding_values(method.risk), **method.ppo}
     reads = MEASURES[method.risk.measure].reads
     return {key: getattr(method.risk, key) for key in ("measure", *READ_BY_FITS) if key == "measure" or key in reads}
 
@@ -128,3 +134,38 @@ def with_planned_eta(risk: RiskParams, file: Path) -> RiskParams:
     if risk.eta != "plan" or "eta" not in MEASURES[risk.measure].reads:
         return risk
     return risk.model_copy(update={"eta": float(read_plan(file)["eta"])})
+
+
+def planned_settings(settings: Section, answers: Answers, kl_target: float) -> dict[str, object]:
+    """A rule's settings with numbers in the place of `plan`.
+
+    Args:
+        settings: of a rule or a training; those of any other than rejection and soft rejection have no `plan`.
+        answers: of the SFT model to training prompts.
+        kl_target: nats per response.
+    Raises: UserError as `solve`.
+    """
+    values = settings.model_dump(mode="json")
+    if isinstance(settings, RejectionParams) and settings.threshold == PLAN:
+        values["threshold"] = rounded(threshold_at(answers.scores, kl_target, settings.n))
+    if isinstance(settings, SoftRejectionParams) and PLAN in (settings.eta, settings.kl_coef):
+        plan = solve(answers, Aim(1.0, settings.alpha), kl_target, _number(settings.eta))
+        values["eta"] = rounded(plan.eta)
+        values["kl_coef"] = rounded(plan.kl_coef) if settings.kl_coef == PLAN else settings.kl_coef
+    return values
+
+
+def _number(value: float | str) -> float | None:
+    return None if isinstance(value, str) else value
+
+
+def read_settings(chosen: Chosen, file: Path) -> Section:
+    """The settings in a method's file, which are an entry's with numbers in the place of `plan`.
+
+    Args:
+        chosen: the entry, for the kind of its settings.
+        file: data/plan/methods/NAME.json.
+    """
+    values = json.loads(file.read_text(encoding="utf-8"))
+    kind = type(chosen.settings)
+    return kind.model_validate({key: values[key] for key in kind.model_fields})

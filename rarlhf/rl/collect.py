@@ -14,7 +14,8 @@ from torch import Tensor
 from rarlhf.config.errors import UserError
 from rarlhf.data.queries import episode_texts
 from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.decoding.sampling import Decoding, left_pad, sample_batches, uniform_numbers
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Decoding, sample_batches, uniform_numbers
 from rarlhf.models.episodes import Episodes, Measured, chunks, joined
 from rarlhf.models.policy import response_logprobs, response_states
 from rarlhf.risk.hard_prompts import HardPrompts

@@ -44,9 +44,8 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.decoding.compatible import refuse_incompatible
-from rarlhf.decoding.rules import Prompts
+from rarlhf.decoding.prompts import Prompts, left_pad
 from rarlhf.decoding.samples import Model, Sampler, Samples
-from rarlhf.decoding.sampling import left_pad
 from rarlhf.messages.progress import Recorder
 from rarlhf.models.backbone import Trainable, load_trainable
 from rarlhf.models.episodes import Episodes, chunks

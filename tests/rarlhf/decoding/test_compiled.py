@@ -11,7 +11,8 @@ from transformers import GPT2LMHeadModel
 
 from rarlhf.config.errors import UserError
 from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.policy import Sampling
 from rarlhf.rl.ppo import PPOTrainer
 from tests.rarlhf.conftest import parts

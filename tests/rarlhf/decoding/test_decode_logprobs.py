@@ -8,7 +8,8 @@ import torch
 from transformers import DynamicCache, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import rarlhf.decoding.eager
-from rarlhf.decoding.sampling import Columns, Decoding, left_pad, sample_responses
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Columns, Decoding, sample_responses
 from rarlhf.models.episodes import Measured, joined
 from rarlhf.models.policy import Policy, Sampling
 from rarlhf.rl.ppo import PPOTrainer

@@ -12,8 +12,9 @@ from transformers import GPT2LMHeadModel, LogitsProcessorList, PreTrainedModel, 
 
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
-from rarlhf.decoding.rules import DecodingRule, Prompts, Reader
-from rarlhf.decoding.sampling import Decoding, draw, invert, left_pad, sample_responses, uniform_numbers
+from rarlhf.decoding.prompts import Prompts, left_pad
+from rarlhf.decoding.rules import DecodingRule, Reader
+from rarlhf.decoding.sampling import Decoding, draw, invert, sample_responses, uniform_numbers
 from rarlhf.decoding.scored import ScoredContinuations
 from rarlhf.decoding.writing import Choices, OpenModel, write
 from rarlhf.models.episodes import Episodes

@@ -5,7 +5,8 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from rarlhf.config.errors import UserError
-from rarlhf.decoding.sampling import Decoding, invert, left_pad, sample_responses
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Decoding, invert, sample_responses
 from rarlhf.models.policy import Sampling
 
 SAMPLING = Sampling(temperature=1.0, min_new_tokens=0, max_new_tokens=6, end_id=0)

@@ -15,7 +15,7 @@ import rarlhf.decoding.scored
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.data.queries import TextQuery, continuation
-from rarlhf.decoding.rules import Prompts
+from rarlhf.decoding.prompts import Prompts
 from rarlhf.decoding.sampling import Decoding, Responses, draw
 from rarlhf.decoding.scored import ScoredContinuations
 from rarlhf.models.episodes import Episodes

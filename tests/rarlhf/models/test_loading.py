@@ -28,7 +28,8 @@ from transformers import (
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from rarlhf.decoding.sampling import Decoding, left_pad, sample_responses
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.loading import Storage, load_backbone, load_causal_lm, load_classifier, load_tokenizer, save_model
 from rarlhf.models.policy import Sampling, response_logprobs
 from rarlhf.training.reward import train_tokenizer

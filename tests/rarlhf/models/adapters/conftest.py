@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rarlhf.config.params import Params
-from rarlhf.decoding.sampling import left_pad
+from rarlhf.decoding.prompts import left_pad
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.loading import save_model

@@ -6,8 +6,9 @@ import torch
 from transformers import LogitsProcessorList, PretrainedConfig, PreTrainedTokenizerBase
 
 from rarlhf.config.params import Params
-from rarlhf.decoding.rules import DecodingRule, Prompts, Reader
-from rarlhf.decoding.sampling import Decoding, draw, left_pad, sample_responses
+from rarlhf.decoding.prompts import Prompts, left_pad
+from rarlhf.decoding.rules import DecodingRule, Reader
+from rarlhf.decoding.sampling import Decoding, draw, sample_responses
 from rarlhf.models.backbone import AdapterModel, ModelFolders
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.models.policy import Sampling

@@ -1,0 +1,28 @@
+"""Stage `generate_guided`: scored continuations by a rule that reads an expert and an anti-expert too, all seeds."""
+
+from pathlib import Path
+
+from tasks.continuations import Places
+from tasks.ruled import write_ruled
+from tasks.running.stage import Run, stage
+
+
+@stage
+def generate_guided(  # noqa: PLR0913, PLR0917, the command line of dvc.yaml
+    run: Run,
+    method: str,
+    settings: Path,
+    model: Path,
+    expert: Path,
+    anti_expert: Path,
+    sft: Path,
+    reward: Path,
+    prompts: Path,
+    out: Path,
+) -> None:
+    """Sample continuations of a model that two others guide, score them and measure their KL to the SFT model."""
+    write_ruled(run, method, settings, Places(model, sft, reward, prompts, out), (expert, anti_expert))
+
+
+if __name__ == "__main__":
+    generate_guided()
