@@ -9,10 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from rarlhf.config.baselines import read_models
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.methods import methods_of
-from rarlhf.config.params import Params
+from rarlhf.config.params import GROUPS, Params
 from tasks.inputs import lookup
 from tasks.preset import PARAMS, params_of, set_values
 
@@ -28,17 +29,16 @@ PAPER: Mapping[str, list[dict[str, Any]]] = {
         for n, alpha in ((1, 0.4), (30, 0.4), (30, 0.3), (30, 0.2))
     ]
 }
-CHOSEN = ("methods.ppo", "methods.fit")  # what `chosen_methods` restricts
+CHOSEN = tuple(f"methods.{group}" for group in GROUPS)  # what `chosen_methods` restricts
 NO_GRID = {  # dvc.yaml makes stages from these, so that cells would not be comparable
     "seeds": "every cell has the same seeds: --seeds 1,2",
     "methods": "every cell has the same methods: set them in params.yaml",
     "methods.start": "every cell has the same methods: set them in params.yaml",
-    "methods.ppo": "every cell has the same methods: set them in params.yaml, or choose of them by --methods",
-    "methods.fit": "every cell has the same methods: set them in params.yaml, or choose of them by --methods",
+    **dict.fromkeys(CHOSEN, "every cell has the same methods: set them in params.yaml, or choose of them by --methods"),
     "data.watch": "set it in params.yaml",
 }
 
-TRAINING = ("ppo", "fit")  # stages with a run for each method and seed, which depend on the method's plan
+TRAINING = ("ppo", "fit", "tuned")  # stages with a run for each method and seed, which depend on the method's plan
 WITHOUT_PLANS = ("risk.", "methods.", "plan.kl.")  # keys that change stage `plan`, but no plan of the same risk
 
 
@@ -50,7 +50,7 @@ class Cell:
         name: of the DVC experiment, unless that is taken.
         values: its own params.
         params: all its params, valid.
-        methods: `methods.ppo` and `methods.fit` of a cell that trains fewer methods than params.yaml has.
+        methods: the entries of `methods` of a cell that has fewer methods than params.yaml.
     """
 
     name: str
@@ -76,17 +76,22 @@ def grid_values(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def chosen_methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`methods.ppo` and `methods.fit` with these trained methods alone, as params.yaml has them.
+    """The entries of `methods` with these methods alone, as params.yaml has them.
 
-    Raises: UserError for a name that is in neither.
+    Raises: UserError for a name that is in none, and for a rule without the models that it reads.
     """
     methods = load_params(PARAMS).methods
+    known = {**methods.trained, **methods.ruled}
     for name in names:
-        if name not in methods.trained:
-            raise UserError(f"{name} is no method of {PARAMS}; it trains {', '.join(methods.trained)}")
+        if name not in known:
+            raise UserError(f"{name} is no method of {PARAMS}; it has {', '.join(known)}")
+        missing = [model for model in read_models(known[name]) if model in known and model not in names]
+        if missing:
+            raise UserError(f"{name} reads {', '.join(missing)}: name that too")
+    groups = {group: getattr(methods, group) for group in GROUPS}
     return {
-        "methods.ppo": {name: changes for name, changes in methods.ppo.items() if name in names},
-        "methods.fit": {name: changes for name, changes in methods.fit.items() if name in names},
+        f"methods.{group}": {name: changes for name, changes in entries.items() if name in names}
+        for group, entries in groups.items()
     }
 
 

@@ -164,8 +164,7 @@ def _changes(key: str, value: Any) -> list[str]:
     """
     if key not in CHOSEN:
         return [f"{key}={json.dumps(value)}"]
-    methods = load_params(PARAMS).methods
-    there = methods.ppo if key == "methods.ppo" else methods.fit
+    there = getattr(load_params(PARAMS).methods, key.removeprefix("methods."))
     return [f"~{key}.{name}" for name in there if name not in value]
 
 

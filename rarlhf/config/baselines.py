@@ -127,6 +127,11 @@ class Chosen(NamedTuple):
     models: Mapping[str, str]  # of, expert, anti_expert: names of methods; empty for a training
 
 
+def read_models(entry: Mapping[str, Any]) -> list[str]:
+    """The methods whose models an entry of `methods` names; none of a training."""
+    return [entry[key] for key in OWN_KEYS["guided"][1:] if key in entry]
+
+
 def chosen(of: str, entry: Mapping[str, Any], sections: DecodingParams | TuningParams) -> Chosen:
     """Reads an entry.
 

@@ -238,6 +238,9 @@ class RiskParams(Section):
 MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # part of paths and of stages' names
 
 
+GROUPS = ("ppo", "fit", "tuned", "decoded", "guided")  # keys of `methods` whose entries have names of their own
+
+
 class MethodParams(Section):
     """The methods that are compared."""
 
@@ -270,7 +273,7 @@ class MethodParams(Section):
 
     def group_of(self, name: str) -> str:
         """The key under `methods` that has the method: ppo, fit, tuned, decoded or guided."""
-        return next(key for key in ("ppo", "fit", "tuned", "decoded", "guided") if name in getattr(self, key))
+        return next(key for key in GROUPS if name in getattr(self, key))
 
 
 class SampledParams(Section):

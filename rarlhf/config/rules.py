@@ -7,10 +7,9 @@ from math import log
 from rarlhf.config.function_names import function_name, is_function
 from rarlhf.config.judging import NO_JUDGE
 from rarlhf.config.method_rules import Rule, method_rules
-from rarlhf.config.params import Params
+from rarlhf.config.params import GROUPS, Params
 
 RESERVED = ("base", "sft", "reward", "second_scorer")  # folders of models/ that stages other than `ppo` write
-GROUPS = ("ppo", "fit", "tuned", "decoded", "guided")  # keys of `methods` whose entries have names of their own
 FULL_PRODUCTS = 1e-6  # up to this threshold, no rounded activation shows in a log-probability
 OURS = "python:rarlhf."  # functions of the library, whose code the stages depend on as it is
 

@@ -124,6 +124,7 @@ def _less(evaluation: Evaluation, first: Evaluation, method: str) -> dict[str, D
     return {
         metric: paired_difference(one[metric]["per_seed"], other[metric]["per_seed"], 0.0, first["confidence"])
         for metric in COMPARED
+        if metric in one and metric in other
     }
 
 

@@ -187,6 +187,7 @@ def _on(table: Generations, prompts: Prompts) -> Generations:
         scores=table.scores[rows],
         kl=table.kl[rows],
         tokens=table.tokens[rows],
+        draws=None if table.draws is None else table.draws[rows],
     )
 
 

@@ -15,7 +15,7 @@ from rarlhf.config.methods import in_order
 from rarlhf.config.params import EvaluateParams, Params
 from rarlhf.evaluation.attainable import Attainable
 from rarlhf.evaluation.clusters import CriticalPrompts, critical_prompts
-from rarlhf.evaluation.cost import scored_answers
+from rarlhf.evaluation.cost import Cost, costs, scored_answers
 from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Tables, check_comparable, stacked
 from rarlhf.evaluation.judged import SECOND, measure_judgement
 from rarlhf.evaluation.judgements import NO_JUDGEMENTS, Judgements, second_scores
@@ -66,7 +66,8 @@ class Evaluation(TypedDict):
     kl_target: float  # nats
     definitions: int
     kl_by_decile: dict[str, list[list[float]]]  # method -> S lists of the mean KL by decile of the prompt score, nats
-    scored_answers: dict[str, int]  # trained method -> answers that one training of it has scored, the plan's included
+    scored_answers: dict[str, int]  # method -> answers that one training of it has scored, the plan's included
+    costs: dict[str, Cost]
     attainable: NotRequired[Attainable]
     critical_prompts: NotRequired[CriticalPrompts]  # where a language model judges and evaluate.clusters is above 1
     oracle: NotRequired[dict[str, dict[str, Spread]]]  # source generator: method -> metric, as docs/evaluation.md says
@@ -83,7 +84,7 @@ def compare_methods(
     Args:
         tables: generations of every method and seed on the same prompts; a method that training starts from is one
             model with a set of generations per seed, so that its spread comes from sampling alone.
-        perplexities: perplexity of the reference texts of every method and seed.
+        perplexities: perplexity of the reference texts of every method that is a model, and seed.
         params: `data.source`, `evaluate`, `kl.target`, `ppo.max_new_tokens`, `preset` and `seeds` are read; for the
             answers scored also `methods`, `ppo`, `plan` and `fit`; `judge.toxicity.threshold` with judgements.
         judgements: what the judges say of the same generations.
@@ -96,7 +97,7 @@ def compare_methods(
     check_comparable(tables)
     tail = tail_of(tables, params)
     methods = {
-        method: _spreads(method, _measured(method, by_seed, perplexities[method], tail, params, judgements))
+        method: _spreads(method, _measured(method, by_seed, perplexities.get(method, {}), tail, params, judgements))
         for method, by_seed in tables.items()
     }
     evaluation = Evaluation(
@@ -110,6 +111,7 @@ def compare_methods(
         definitions=DEFINITIONS,
         kl_by_decile={method: [kl_by_decile(t) for t in by_seed.values()] for method, by_seed in tables.items()},
         scored_answers=scored_answers(params),
+        costs=costs(params, tables),
     )
     if judgements.embeddings is not None:
         chosen = params.evaluate
@@ -142,7 +144,9 @@ def _measured(
     """Seed -> metric -> value."""
     measured = {}
     for seed, table in by_seed.items():
-        values = measure(table, tail, params.ppo.max_new_tokens) | {"perplexity_reference": perplexities[seed]}
+        values = measure(table, tail, params.ppo.max_new_tokens)
+        if seed in perplexities:
+            values["perplexity_reference"] = perplexities[seed]
         judged = judgements.methods.get(method)
         if judged is not None:
             values |= measure_judgement(judged[seed], tail, params.judge.toxicity.threshold)
@@ -215,7 +219,7 @@ def _compare(
                 params.evaluate.confidence,
             )
             for metric in (*COMPARED, *SECOND)
-            if metric in methods[first]
+            if metric in methods[first] and metric in methods[second]
         }
         alike = like_kl(metrics["kl_sft"], params.kl.target, params.evaluate)
         comparisons[f"{first}_minus_{second}"] = Comparison(first=first, second=second, like_kl=alike, metrics=metrics)

@@ -7,7 +7,17 @@ from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.comparisons import COMPARED, Comparison, Evaluation
 from rarlhf.evaluation.findings import MARK, SIGN, best_methods, compared_with_rlhf, mark_explained, pair_label
 from rarlhf.evaluation.statistics import distinguishable
-from rarlhf.evaluation.tables import COLUMNS, columns_of, difference_text, result_rows, tested_on
+from rarlhf.evaluation.tables import (
+    COLUMNS,
+    COST_COLUMNS,
+    NONE,
+    columns_of,
+    cost_rows,
+    difference_cells,
+    difference_text,
+    result_rows,
+    tested_on,
+)
 from rarlhf.evaluation.words import listed, percent
 from rarlhf.messages.markdown import table
 
@@ -32,12 +42,17 @@ def results_markdown(
     columns = columns_of(evaluation)
     rows = result_rows(evaluation, list(columns))
     bold = [[f"**{cell}**" for cell in row] if method and row[0] == label_of(method) else row for row in rows]
-    differences = [[pair_label(c), *(difference_text(c["metrics"][metric]) for metric in COMPARED)] for c in pairs]
+    differences = [[pair_label(c), *difference_cells(c, COMPARED)] for c in pairs]
     parts = [
         f"Seeds {listed(evaluation['seeds'])}; {tested_on(evaluation)}. Mean and half-width of the {confidence} t "
         "interval over seeds; rewards and tails: higher is better, perplexity: lower.",
         table(["method", *columns.values()], bold),
     ]
+    if method is None:
+        parts += [
+            "What each method costs. Passes are over a token of a response; draws and scores are for one answer.",
+            table(["method", *COST_COLUMNS.values()], cost_rows(evaluation)),
+        ]
     if differences:
         parts += [
             f"Paired differences with their {confidence} intervals; what includes zero is not distinguishable.",
@@ -88,8 +103,11 @@ def latex_table(evaluation: Evaluation, params: EvaluateParams) -> str:
 
 
 def _differences(pair: Comparison) -> list[str]:
-    found = [pair["metrics"][metric] for metric in COMPARED]
-    return [_cell(difference_text(difference), distinguishable(difference["interval"])) for difference in found]
+    found = [pair["metrics"].get(metric) for metric in COMPARED]
+    return [
+        NONE if difference is None else _cell(difference_text(difference), distinguishable(difference["interval"]))
+        for difference in found
+    ]
 
 
 def _tabular(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -73,7 +73,8 @@ def best_methods(evaluation: Evaluation, metric: str) -> list[str]:
 
 def _beats_all(evaluation: Evaluation, method: str, metric: str) -> bool:
     for comparison in evaluation["comparisons"].values():
-        if method not in (comparison["first"], comparison["second"]):
+        measured = metric in comparison["metrics"]
+        if method not in (comparison["first"], comparison["second"]) or not measured:
             continue
         wanted = "better" if method == comparison["first"] else "worse"
         if not comparable(comparison) or verdict(comparison["metrics"][metric], SIGN[metric]) != wanted:

@@ -39,8 +39,8 @@ class SeedCurve:
     metrics: Mapping[str, tuple[float, ...]]
 
     def at(self, metric: str, kl: float) -> float | None:
-        """The metric at a KL, between the two points beside it; None outside the points."""
-        if not self.kl[0] <= kl <= self.kl[-1]:
+        """The metric at a KL, between the two points beside it; None outside the points, and if it was not measured."""
+        if metric not in self.metrics or not self.kl[0] <= kl <= self.kl[-1]:
             return None
         scale = np.asarray if metric in LINEAR_IN_KL else np.sqrt
         return float(np.interp(scale(kl), scale(self.kl), self.metrics[metric]))
@@ -142,7 +142,8 @@ def _curve(starts: Sequence[Mapping[str, Spread]], own: Sequence[Mapping[str, Sp
     def column(metric: str) -> tuple[float, ...]:
         return tuple(spreads[metric]["per_seed"][seed] for spreads in points)
 
-    return SeedCurve(column("kl_sft"), {metric: column(metric) for metric in METRICS})
+    measured = [metric for metric in METRICS if all(metric in spreads for spreads in points)]
+    return SeedCurve(column("kl_sft"), {metric: column(metric) for metric in measured})
 
 
 def common_kls(targets: Iterable[float], curves: Iterable[Sequence[SeedCurve]]) -> list[float]:

@@ -6,7 +6,7 @@ Letters for shapes: P test prompts, k samples per prompt.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class Continuation(TypedDict):
     tokens: int  # response tokens, the end of text included
     score: float  # score of prompt + continuation
     kl_sft: float  # nats: log pi(y|x) - log pi_sft(y|x), summed over the response
+    draws: NotRequired[int]  # responses that a rule drew for this one
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Generations:
     scores: FloatArray  # (P, k) score of prompt + continuation, higher is better
     kl: FloatArray  # (P, k) nats against the SFT model, summed over the response
     tokens: IntArray  # (P, k) response tokens
+    draws: IntArray | None = None  # (P, k) responses that were drawn for each; None: one
 
 
 Tables = Mapping[str, Mapping[int, Generations]]  # method -> seed -> generations
@@ -105,11 +107,18 @@ def _arrays(groups: Mapping[int, Sequence[Continuation]], where: str) -> Generat
         scores=np.array([[row["score"] for row in group] for group in groups.values()], dtype=np.float64),
         kl=np.array([[row["kl_sft"] for row in group] for group in groups.values()], dtype=np.float64),
         tokens=np.array([[row["tokens"] for row in group] for group in groups.values()], dtype=np.int64),
+        draws=_draws(groups),
     )
     for name, values in (("prompt_score", table.prompt_scores), ("score", table.scores), ("kl_sft", table.kl)):
         if not np.isfinite(values).all():
             raise UserError(f"{where}: a {name} is not finite: the model diverged; lower ppo.lr or raise kl.coef")
     return table
+
+
+def _draws(groups: Mapping[int, Sequence[Continuation]]) -> IntArray | None:
+    if "draws" not in next(iter(groups.values()))[0]:
+        return None
+    return np.array([[row["draws"] for row in group] for group in groups.values()], dtype=np.int64)
 
 
 def read_generations(path: Path) -> Generations:

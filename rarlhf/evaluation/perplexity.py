@@ -30,6 +30,8 @@ def perplexities_of_methods(
 ) -> dict[str, dict[int, float]]:
     """Perplexity of the reference texts under the model of every method and seed; one model is measured once.
 
+    A rule of decoding has none: it is the perplexity of models.
+
     Args:
         models: folder with the models of all methods.
         texts: at least one, none empty.
@@ -52,6 +54,8 @@ def perplexities_of_methods(
 
     perplexities: dict[str, dict[int, float]] = {}
     for method in methods_of(params):
+        if not method.has_model:
+            continue  # a rule has no likelihood of a given text, or only that of its model
         if method.per_seed:
             perplexities[method.name] = {seed: measured(method.folder(models, seed)) for seed in params.seeds}
         else:

@@ -27,16 +27,19 @@ from rarlhf.evaluation.second_opinion import second_opinions
 from rarlhf.evaluation.statistics import distinguishable
 from rarlhf.evaluation.tables import (
     COLUMNS,
+    COST_COLUMNS,
     ORACLE_COLUMNS,
     cell_text,
     columns_of,
-    difference_text,
+    cost_rows,
+    difference_cells,
     flat,
     judged_columns,
     judged_notes,
     oracle_rows,
     result_rows,
     seed_rows,
+    shown_pairs,
 )
 from rarlhf.evaluation.words import counted, listed, percent
 
@@ -57,6 +60,7 @@ TITLES: Mapping[str, str] = {  # id of a heading -> its text
     "oracle": "By the oracle",
     "figures": "Figures",
     "browse": "Browse the samples",
+    "costs": "Costs",
     "samples": "Samples from the prompt tail",
     "metrics": "All metrics",
     "definitions": "Definitions",
@@ -191,6 +195,9 @@ def _tables(evaluation: Evaluation) -> dict[str, object]:
         "judged": result_rows(evaluation, list(judged_columns(evaluation))),
         "judged_headings": list(judged_columns(evaluation).values()),
         "cluster_methods": [label_of(method) for method in gains_of(evaluation)],
+        "costs": cost_rows(evaluation),
+        "cost_headings": list(COST_COLUMNS.values()),
+        "pairs_left_out": len(evaluation["comparisons"]) - len(shown_pairs(evaluation)),
         "oracle": oracle_rows(evaluation),
         "oracle_headings": list(ORACLE_COLUMNS.values()),
         "all_metrics": _all_metrics(evaluation),
@@ -221,9 +228,13 @@ def _differences(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
     return [
         [
             (pair_label(c), False),
-            *((difference_text(d), distinguishable(d["interval"])) for d in (c["metrics"][m] for m in COMPARED)),
+            *zip(
+                difference_cells(c, COMPARED),
+                (m in c["metrics"] and distinguishable(c["metrics"][m]["interval"]) for m in COMPARED),
+                strict=True,
+            ),
         ]
-        for c in evaluation["comparisons"].values()
+        for c in shown_pairs(evaluation)
     ]
 
 

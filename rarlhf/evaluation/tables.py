@@ -1,13 +1,14 @@
 """The results as text, for the terminal, the report and the cards."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from rarlhf.config.judging import JudgeParams
-from rarlhf.config.methods import label_of
+from rarlhf.config.methods import RLHF, label_of
 from rarlhf.config.params import EvaluateParams
-from rarlhf.evaluation.attainable import SHARES
-from rarlhf.evaluation.comparisons import Evaluation
+from rarlhf.evaluation.attainable import SFT, SHARES
+from rarlhf.evaluation.comparisons import Comparison, Evaluation
+from rarlhf.evaluation.cost import Cost
 from rarlhf.evaluation.findings import SIGN, best_methods, unlike_kl
 from rarlhf.evaluation.statistics import Difference, Spread, t_half_width
 from rarlhf.evaluation.words import counted, joined, percent
@@ -39,6 +40,14 @@ JUDGED_COLUMNS: Mapping[str, str] = {  # metric by a judge that no training saw 
     "perplexity_continuation": "perplexity of continuations",
     "repetition_4": "repetition",
 }
+COST_COLUMNS: Mapping[str, str] = {
+    "training": "answers scored in training",
+    "draws": "draws per answer",
+    "scored": "scored per answer",
+    "passes": "passes per token",
+    "models": "models",
+}
+FEW_METHODS = 8  # up to as many, tables show every pair of methods
 PLAIN_COLUMNS: Mapping[str, str] = {"dist_2": "dist-2", "length_mean": "tokens"}  # shown without interval
 
 
@@ -104,6 +113,33 @@ def cell_text(spreads: Mapping[str, Spread], metric: str, confidence: float) -> 
         return with_half_width(spread, confidence)
     half = t_half_width(spread["per_seed"], confidence)
     return f"{spread['mean']:.0%}" if not half else f"{spread['mean']:.0%} ±{half:.0%}"
+
+
+def difference_cells(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
+    """A comparison's difference of each metric; a dash where one of the two methods has none."""
+    found = comparison["metrics"]
+    return [difference_text(found[metric]) if metric in found else NONE for metric in metrics]
+
+
+def shown_pairs(evaluation: Evaluation) -> list[Comparison]:
+    """The comparisons that tables show: all of few methods; of many, those with SFT or RLHF."""
+    pairs = list(evaluation["comparisons"].values())
+    if len(evaluation["methods"]) <= FEW_METHODS:
+        return pairs
+    return [pair for pair in pairs if {SFT, RLHF} & {pair["first"], pair["second"]}]
+
+
+def cost_rows(evaluation: Evaluation) -> list[list[str]]:
+    """One row per method: its name, then each column of `COST_COLUMNS`."""
+    return [
+        [label_of(method), *(_cost_text(column, cost) for column in COST_COLUMNS)]
+        for method, cost in evaluation["costs"].items()
+    ]
+
+
+def _cost_text(column: str, cost: Cost) -> str:
+    value = float(cast("Mapping[str, float]", cost)[column])
+    return f"{value:,.0f}" if value == round(value) else f"{value:.1f}"
 
 
 def judged_columns(evaluation: Evaluation) -> dict[str, str]:

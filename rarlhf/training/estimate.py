@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rarlhf.config.baselines import QuarkParams
 from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.config.judging import BASE, ScorerParams
@@ -136,10 +137,12 @@ def estimate(params: Params) -> Needs | None:
     shape = model_shape(params)
     if shape is None:
         return None
-    fits, by_ppo = (len(params.seeds) * len(of) for of in (params.methods.fit, params.methods.ppo))
-    runs = by_ppo + fits
+    methods = params.methods
+    fits, by_ppo, tuned = (len(params.seeds) * len(of) for of in (methods.fit, methods.ppo, methods.tuned))
+    runs = by_ppo + fits + tuned
     seconds = _training_seconds(params, shape, rate) * by_ppo + _supervised_seconds(params, shape, rate)
     seconds += _planning_seconds(params, shape, rate) + _fit_seconds(params, shape, rate) * fits
+    seconds += _tuned_seconds(params, shape, rate) + _rules_seconds(params, shape, rate)
     seconds += _generation_seconds(params, shape, rate) + _judging_seconds(params, shape, rate)
     seconds += STAGE_SECONDS * (10 + runs + len(params.methods.names))
     training, loading = _training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype]
@@ -207,6 +210,27 @@ def _answers(params: Params) -> int:
 
 def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
     return 6.0 * shape.parameters * _answers(params) * _episode_tokens(params) / rate
+
+
+def _tuned_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds of the trainings of `methods.tuned`, all seeds; an unknown number of rows is taken as 20,000."""
+    seconds = 0.0
+    for name in params.methods.tuned:
+        settings = params.chosen_of(name).settings
+        if isinstance(settings, QuarkParams):
+            learned = 3.0 * settings.rounds * settings.steps * settings.batch_size  # with the reference's pass and ours
+            tokens = (learned + settings.rounds * settings.prompts) * _episode_tokens(params)
+        else:
+            tokens = 3.0 * (params.data.train_rows or 20_000) / 2 * params.sft.tokens * params.sft.epochs
+        seconds += 2.0 * shape.parameters * tokens / rate
+    return seconds * len(params.seeds)
+
+
+def _rules_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds of what rules of decoding do besides one response to each answer; half of the draws are taken as made."""
+    each = _generation_seconds(params, shape, rate) / len(params.methods.names)
+    settings = [params.chosen_of(name) for name in params.methods.ruled]
+    return each * sum(len(one.models) - 1 + getattr(one.settings, "n", 1) / 2 for one in settings)
 
 
 def _judging_seconds(params: Params, shape: Shape, rate: float) -> float:

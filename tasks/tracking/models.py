@@ -143,7 +143,7 @@ def _new_version(
 
 def _risk(folder: Path, params: Params) -> dict[str, str]:
     method = folder.parts[1]
-    if method not in {**params.methods.ppo, **params.methods.fit}:
+    if method not in params.methods.risked:
         return {}
     return {f"risk.{key}": str(value) for key, value in params.risk_of(method).model_dump(mode="json").items()}
 

@@ -39,7 +39,7 @@ def test_chosen_methods_are_the_only_ones_that_a_cell_trains() -> None:
     assert (list(cell.params.methods.ppo), list(cell.params.methods.fit)) == (["rlhf"], ["mean_fit"])
     assert _changes("methods.ppo", choice.common["methods.ppo"]) == ["~methods.ppo.ra_rlhf", "~methods.ppo.cvar_rlhf"]
     assert _changes("kl.stop_above", None) == ["kl.stop_above=null"]
-    with pytest.raises(UserError, match="ppo is no method of params.yaml; it trains rlhf, ra_rlhf"):
+    with pytest.raises(UserError, match="ppo is no method of params.yaml; it has rlhf, ra_rlhf"):
         chosen_methods(["ppo"])
 
 

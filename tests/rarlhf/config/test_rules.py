@@ -24,7 +24,7 @@ CLASHES = [
     ),
     (
         {"methods.ppo": {"reward": {}}, "methods.fit": {}},
-        "methods.ppo = {'reward': {}}, methods.fit = {}: another stage writes models/reward; give it another name",
+        "methods.ppo = {'reward': {}}: another stage writes models/reward; give it another name",
     ),
     (
         {"methods.ppo": {"twice": {}}, "methods.fit": {"twice": {"measure": "none"}}},

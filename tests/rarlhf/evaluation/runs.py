@@ -28,7 +28,14 @@ def write_params(folder: Path, methods: Sequence[str], seeds: Sequence[int], **c
     values: dict[str, Any] = deepcopy(_tiny())
     values["evaluate"]["bootstrap_draws"] = 100
     ppo = {m: {"measure": "none"} if m == "rlhf" else {} for m in methods if m not in ("base", "sft")}
-    values["methods"] = {"start": [m for m in methods if m in ("base", "sft")], "ppo": ppo, "fit": {}}
+    values["methods"] = {
+        "start": [m for m in methods if m in ("base", "sft")],
+        "ppo": ppo,
+        "fit": {},
+        "tuned": {},
+        "decoded": {},
+        "guided": {},
+    }
     values["seeds"] = list(seeds)
     for key, value in changed.items():
         section, name = key.split("__")
