@@ -19,6 +19,7 @@ from rarlhf.config.methods import is_trained, label_of
 from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, IntArray, Tables
 from rarlhf.evaluation.metrics import cvar, prompt_tail
+from rarlhf.evaluation.pool import BestOfNCurve, best_of_n_curve
 from rarlhf.evaluation.statistics import Spread, over_seeds
 from rarlhf.risk.plan import Answers, frontier, largest_kl, reference
 
@@ -46,6 +47,7 @@ class Attainable(TypedDict):
     kl: list[float]  # nats, rising from 0, which is SFT
     metrics: dict[str, list[float]]  # the mean of the best mean; CVaR and prompt tail of the best CVaR
     left_out: dict[str, str]  # method -> reason
+    best_of_n: BestOfNCurve  # of the same samples
 
 
 class Prompts(TypedDict):
@@ -81,7 +83,14 @@ def attainable(scores: FloatArray, prompts: Prompts, params: EvaluateParams) -> 
     size = 0 if tail is None else int(tail.sum())
     count, samples = scores.shape
     return Attainable(
-        prompts=count, samples=samples, tail_prompts=size, kl_cap=cap, kl=[0.0, *kls], metrics=metrics, left_out={}
+        prompts=count,
+        samples=samples,
+        tail_prompts=size,
+        kl_cap=cap,
+        kl=[0.0, *kls],
+        metrics=metrics,
+        left_out={},
+        best_of_n=best_of_n_curve(scores, tail, LEVEL),
     )
 
 

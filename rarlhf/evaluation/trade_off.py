@@ -13,6 +13,7 @@ from rarlhf.config.methods import label_of
 from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.figures import DASHES, Colours, Drawing, Finish
 from rarlhf.evaluation.generations import FloatArray
+from rarlhf.evaluation.pool import BestOfNCurve
 
 PANELS: Mapping[str, str] = {
     "reward_cvar_10": "CVaR 10 %: the worst answers",
@@ -26,7 +27,7 @@ TURNS = tuple(k * pi / 12 for k in range(24))
 
 
 def trade_off(evaluation: Evaluation, colours: Colours) -> Drawing:
-    """CVaR 10 % and mean against KL: dots are seeds, discs their mean, dashed the attainable.
+    """CVaR 10 % and mean against KL: dots are seeds, discs their mean, dashed the attainable, crosses best of n.
 
     Args:
         evaluation: content of metrics/evaluate.json; without `attainable` there is no dashed curve.
@@ -76,10 +77,22 @@ def _attainable(axis: Axes, evaluation: Evaluation, metric: str, reach: float) -
     kl = np.linspace(0, np.sqrt(min(reach, curves["kl"][-1])), 60)
     value = np.interp(kl, np.sqrt(curves["kl"]), curves["metrics"][metric])
     axis.plot(kl**2, value, color="#555555", linestyle=DASHES, linewidth=1.4)
+    _best_of_n(axis, curves["best_of_n"], metric, reach)
     axis.annotate(
         "attainable", (kl[26] ** 2, value[26]), xytext=(7, -3), textcoords="offset points", va="top", fontsize=8,
         color="#555555",
     )  # fmt: skip
+
+
+def _best_of_n(axis: Axes, curve: BestOfNCurve, metric: str, reach: float) -> None:
+    """A small cross for each n, at the KL that was estimated."""
+    shown = [(n, kl, value) for n, kl, value in zip(curve["n"], curve["kl"], curve["metrics"][metric], strict=True)]
+    for n, kl, value in [one for one in shown if one[0] > 1 and one[1] < reach]:
+        axis.plot([kl], [value], marker="x", markersize=4, color="#777777", linestyle="none")
+        axis.annotate(
+            f"best of {n}", (kl, value), xytext=(4, -2), textcoords="offset points", va="top", fontsize=7,
+            color="#777777",
+        )  # fmt: skip
 
 
 def _name(

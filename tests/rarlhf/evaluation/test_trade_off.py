@@ -31,6 +31,11 @@ def test_the_attainable_is_drawn_as_far_as_the_axis_goes(evaluation) -> None:
     curves = {
         "kl": [0.0, 1.0, 9.0],
         "metrics": {"reward_mean": [0.0, 2.0, 6.0], "reward_cvar_10": [-2.0, 0.0, 4.0]},
+        "best_of_n": {
+            "n": [1, 2, 4, 64],
+            "kl": [0.0, 0.2, 0.6, 3.1],
+            "metrics": {"reward_mean": [0.0, 0.5, 1.0, 3.0], "reward_cvar_10": [-2.0, -1.5, -1.0, 1.0]},
+        },
     }
     drawing = trade_off({**evaluation, "attainable": curves}, colours_of(evaluation["methods"]))
     line = drawing.parts()[1].axes[0].lines[0].get_xydata()
@@ -38,7 +43,10 @@ def test_the_attainable_is_drawn_as_far_as_the_axis_goes(evaluation) -> None:
     kl, value = line[-1]
     assert kl == pytest.approx(1.25 * 2.1)  # the highest KL of a seed
     assert value == pytest.approx(2 * np.sqrt(1.25 * 2.1))  # 2 at 1 and 6 at 9: twice the root of the KL
-    assert "attainable" in names(drawing.parts()[0].axes[0])
+    shown = names(drawing.parts()[0].axes[0])
+    assert "attainable" in shown
+    assert {"best of 2", "best of 4"} <= set(shown)
+    assert not {"best of 1", "best of 64"} & set(shown)  # SFT itself, and one beyond the axis
     assert "attainable" not in names(trade_off(evaluation, colours_of(evaluation["methods"])).parts()[0].axes[0])
 
 
