@@ -7,10 +7,11 @@ this machine's speed, which is measured briefly, and adds a fixed cost per forwa
 import shutil
 import time
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rarlhf.config.baselines import QuarkParams
+from rarlhf.config.baselines import BestOfNParams, QuarkParams
 from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.config.judging import BASE, ScorerParams
@@ -227,10 +228,17 @@ def _tuned_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 
 def _rules_seconds(params: Params, shape: Shape, rate: float) -> float:
-    """Seconds of what rules of decoding do besides one response to each answer; half of the draws are taken as made."""
-    each = _generation_seconds(params, shape, rate) / len(params.methods.names)
-    settings = [params.chosen_of(name) for name in params.methods.ruled]
-    return each * sum(len(one.models) - 1 + getattr(one.settings, "n", 1) / 2 for one in settings)
+    """Seconds of what rules of decoding do besides one response to each answer.
+
+    Rejection at a KL of k nats accepts about one response in exp(k).
+    """
+    each, accepted = _generation_seconds(params, shape, rate) / len(params.methods.names), exp(params.kl.target)
+    seconds = 0.0
+    for chosen in (params.chosen_of(name) for name in params.methods.ruled):
+        most = getattr(chosen.settings, "n", 1)
+        draws = most if isinstance(chosen.settings, BestOfNParams) else min(most, accepted)
+        seconds += each * (draws - 1 + len(chosen.models) - 1)
+    return seconds
 
 
 def _judging_seconds(params: Params, shape: Shape, rate: float) -> float:
