@@ -11,8 +11,8 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from rarlhf.decoding.samples import Model, Sampler, Samples
 from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.samples import Model, Sampler, Samples
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.backbone import load_trainable
 from rarlhf.models.policy import response_logprobs

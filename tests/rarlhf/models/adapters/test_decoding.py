@@ -8,7 +8,7 @@ from transformers import LogitsProcessorList, PretrainedConfig, PreTrainedTokeni
 from rarlhf.config.params import Params
 from rarlhf.decoding.prompts import Prompts, left_pad
 from rarlhf.decoding.rules import DecodingRule, Reader
-from rarlhf.decoding.sampling import Decoding, draw, sample_responses
+from rarlhf.decoding.sampling import Decoding, Numbers, draw, sample_responses
 from rarlhf.models.backbone import AdapterModel, ModelFolders
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.models.policy import Sampling
@@ -71,12 +71,11 @@ def test_a_rule_may_read_an_adapter_on_the_models_own_backbone(sft: Path, base: 
     tuned, bare = folders.open(sft), folders.open(base)
     apart = load_causal_lm(str(base))[0]
     prompts = left_pad(QUERIES, 0, CPU)
-    uniforms = torch.rand(1, 14, 8, generator=generator("draws"))
+    numbers = Numbers(torch.rand(1, 14, 8, generator=generator("draws")), torch.zeros(1, 14))
     with bare() as lm:
         before = lm(prompts.tokens[:1]).logits
-        episodes, kept, _ = draw(Decoding(lm, Sampling(1.0, 8, 8, 0), Products(tuned)), prompts, uniforms)
+        episodes, kept, *_ = draw(Decoding(lm, Sampling(1.0, 8, 8, 0), Products(tuned)), prompts, numbers)
         assert torch.equal(lm(prompts.tokens[:1]).logits, before)  # the adapter is off again
-    assert kept is not None
     with tuned() as lm, torch.no_grad():
         for query, response, logprobs in zip(QUERIES, episodes.responses, kept, strict=True):
             text = torch.tensor([[*query, *response.tolist()]])
