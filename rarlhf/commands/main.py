@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rarlhf.commands.compare import add_compare
+from rarlhf.commands.rules import add_rule_options, chosen_rule, open_rule
 from rarlhf.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument("--base", type=Path, help="folder of an adapter's base, if it is not the one it names")
     _add_device(parser)
     parser.add_argument("--json", action="store_true", help="JSON lines: prompt, sample, continuation, tokens, ended")
+    add_rule_options(parser)
     parser.set_defaults(run=_generate, refuse=parser.error)
 
 
@@ -62,13 +64,15 @@ def _generate(arguments: argparse.Namespace) -> None:
     from rarlhf.models.folders import refuse_no_language_model
 
     refuse_no_language_model(arguments.model, arguments.base)  # before slow imports
+    chosen = chosen_rule(arguments)
     prompts = given_texts(arguments.texts, arguments.file, "prompt", [("prompt",)])
     machine = _machine(arguments.device)
     from rarlhf.decoding.writing import Choices, open_model, write
 
     model = open_model(arguments.model, machine.device, arguments.base)
-    chosen = (arguments.samples, arguments.max_new_tokens, arguments.temperature, arguments.seed, arguments.batch_size)
-    for written in write(model, [prompt.text for prompt in prompts], Choices(*chosen)):
+    rule = open_rule(chosen, model, machine) if chosen else None
+    how = (arguments.samples, arguments.max_new_tokens, arguments.temperature, arguments.seed, arguments.batch_size)
+    for written in write(model, [prompt.text for prompt in prompts], Choices(*how), rule):
         prompt = prompts[written.prompt]
         if arguments.json:
             found = {"sample": written.sample, "continuation": written.text}

@@ -31,12 +31,13 @@ class ScoreOptions(NamedTuple):
     batch_size: int | None
 
 
-def chosen_scorer(folder: Path | None, options: ScoreOptions) -> tuple[Path, RewardParams]:
+def chosen_scorer(folder: Path | None, options: ScoreOptions, named: str = "--reward") -> tuple[Path, RewardParams]:
     """The reward model that a command line names, found without slow imports.
 
     Args:
         folder: of a classifier. None: the pipeline's, with section `reward` of params.yaml if that file exists.
         options: values that replace those of params.yaml.
+        named: the option of the command that names a folder.
     Returns: its folder, and section `reward`.
     Raises: UserError if there is no such model, it has several outputs and none is chosen, or an option does not apply
         to it.
@@ -47,32 +48,32 @@ def chosen_scorer(folder: Path | None, options: ScoreOptions) -> tuple[Path, Rew
     if folder is not None or not PARAMS.is_file():
         place = folder or PIPELINES
         if folder is None and not (place / "config.json").is_file():
-            raise _not_made(place)
+            raise _not_made(place, named)
         refuse_no_classifier(place)
         return place, RewardParams.model_construct(**(_defaults(place, given) | given))
     params = load_params(PARAMS).reward
     if is_function(params.source):
-        _refuse_useless(params.source, given)
+        _refuse_useless(params.source, given, named)
     elif not (PIPELINES / "config.json").is_file():
-        raise _not_made(PIPELINES)
+        raise _not_made(PIPELINES, named)
     if not PIPELINES.is_dir():
-        raise _not_made(PIPELINES)
+        raise _not_made(PIPELINES, named)
     return PIPELINES, params.model_copy(update=given)
 
 
-def _not_made(place: Path) -> UserError:
+def _not_made(place: Path, named: str) -> UserError:
     return UserError(
         f"{place} is no folder of a reward model: it has no config.json; make it (`dvc repro reward`) or name a folder "
-        "by --reward"
+        f"by {named}"
     )
 
 
-def _refuse_useless(source: str, given: Mapping[str, Any]) -> None:
+def _refuse_useless(source: str, given: Mapping[str, Any], named: str) -> None:
     useless = [f"--{name.replace('_', '-')}" for name in ("label", "max_length") if name in given]
     if useless:
         raise UserError(
             f"{' and '.join(useless)}: reward.source = {source!r} in {PARAMS} is a function, which knows no such "
-            "thing; leave it out, or name a classifier by --reward"
+            f"thing; leave it out, or name a classifier by {named}"
         )
 
 

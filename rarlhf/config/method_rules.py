@@ -78,7 +78,7 @@ def _reads_values(risk: RiskParams) -> bool:
 
 def _tuning_rules(p: Params) -> Iterable[Rule]:
     """What each entry of `methods.tuned` asks of the rest."""
-    for name in p.methods.tuned:
+    for name in _own(p, "tuned"):
         settings, entry = p.chosen_of(name).settings, f"methods.tuned.{name}"
         if isinstance(settings, SupervisedParams):
             yield p.sft.epochs > 0, (entry, "sft.epochs"), "it trains as section sft says: set epochs above 0"
@@ -109,7 +109,7 @@ def _tuning_rules(p: Params) -> Iterable[Rule]:
 def _decoding_rules(p: Params) -> Iterable[Rule]:
     """What each entry of `methods.decoded` and `methods.guided` asks of the rest."""
     models = [*p.methods.start, *p.methods.trained]
-    for name in p.methods.ruled:
+    for name in (*_own(p, "decoded"), *_own(p, "guided")):
         chosen, entry = p.chosen_of(name), f"methods.{p.methods.group_of(name)}.{name}"
         for key, model in chosen.models.items():
             rule = f"{key} = {model}: name one of the methods that are models ({', '.join(models)})"
@@ -120,6 +120,11 @@ def _decoding_rules(p: Params) -> Iterable[Rule]:
             (entry, "prompts.chat_template"),
             "a text before the prompt would stand before the template: set it to false",
         )
+
+
+def _own(p: Params, group: str) -> list[str]:
+    """Names of a group's methods, without those that another group has too, which a rule of their own refuses."""
+    return [name for name in getattr(p.methods, group) if p.methods.group_of(name) == group]
 
 
 def _risk_rules(p: Params, risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:

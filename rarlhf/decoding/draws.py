@@ -52,6 +52,8 @@ class SoftRejection(BestOfN):
     of highest CVaR_alpha at its KL if eta is its own alpha-quantile (`rarlhf.risk.plan`).
     """
 
+    by_chance = True
+
     def __init__(self, params: SoftRejectionParams, score: ScoreOf) -> None:
         """Raises: UserError if eta or beta is still `plan`."""
         super().__init__(params, score)

@@ -28,13 +28,15 @@ class DecodingRule:
     """
 
     draws = 1  # responses that are drawn to each prompt at most, of which one is kept
+    by_chance = False  # whether responses are accepted with probabilities between 0 and 1
     reshapes = True  # whether a single draw comes from another distribution than the model's own
 
     def processors(self, prompts: Prompts, new_tokens: int) -> LogitsProcessorList:
         """What turns the model's logits into the rule's, made again for each batch.
 
         Each processor gets all tokens so far (B, Q + t), padding included, and logits (B, V); it returns logits (B, V).
-        Temperature and shortest length are applied to what the last one returns.
+        The end of text has the logit minus infinity as long as it may not be drawn. Temperature is applied to what the
+        last one returns.
 
         Args:
             prompts: the batch, as `asked` gives it.

@@ -68,7 +68,7 @@ def uniform_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 
     So a rule of n draws finds the response of plain sampling among its draws, and those of a rule of fewer draws.
     """
     streams = [generator(*names, *([draw] if draw else [])) for draw in range(draws)]
-    return torch.stack([torch.rand(*shape, generator=stream) for stream in streams])
+    return torch.stack([torch.rand(tuple(shape), generator=stream) for stream in streams])
 
 
 def random_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 1) -> Numbers:
@@ -124,7 +124,7 @@ class _Choice:
             self.acceptance[rows[accepted]] = acceptance[accepted]
         width = int(self.mask.sum(dim=1).max())
         episodes = Episodes(*self.prompts, self.responses[:, :width], self.mask[:, :width])
-        nats = nats_of_draws(self.draws.tolist(), self.accepted.tolist(), rule.draws)
+        nats = nats_of_draws(self.draws.tolist(), self.accepted.tolist(), rule.draws, rule.by_chance)
         choice = torch.from_numpy(nats).float() + self.acceptance
         return Responses(episodes, self.logprobs[:, :width], choice, self.draws)
 
@@ -155,7 +155,7 @@ def sample_responses(
     """Draws one response to each prompt, once.
 
     Args:
-        decoding: model and rule, whose `choose` is not asked.
+        decoding: model and rule, whose choice among draws is not asked.
         prompts: B queries.
         uniforms: (B, T) float32 in [0, 1), one for each token that may be drawn.
         observe: is shown each column as it is drawn.
@@ -171,7 +171,9 @@ def sample_responses(
         states = decoder(tokens)
         logits = logits_of(decoding.lm, states)
         if processors:
-            logits = processors(torch.cat(seen, dim=1), logits[:, 0]).unsqueeze(1)
+            # An end of text that may not be drawn is out before the rule: a nucleus of it alone would leave no token.
+            allowed = sampling._replace(temperature=1.0).shape(logits, first=t)
+            logits = processors(torch.cat(seen, dim=1), allowed[:, 0]).unsqueeze(1)
         probabilities = sampling.shape(logits, first=t)[:, 0].softmax(dim=-1)
         token = torch.where(running, invert(probabilities, uniforms[:, t]), sampling.end_id)
         vocab_size = logits.shape[-1]

@@ -150,7 +150,7 @@ def planned_settings(settings: Section, answers: Answers, kl_target: float) -> d
         values["threshold"] = rounded(threshold_at(answers.scores, kl_target, settings.n))
     if isinstance(settings, SoftRejectionParams) and PLAN in (settings.eta, settings.kl_coef):
         plan = solve(answers, Aim(1.0, settings.alpha), kl_target, _number(settings.eta))
-        values["eta"] = rounded(plan.eta)
+        values["eta"] = rounded(plan.eta) if settings.eta == PLAN else settings.eta
         values["kl_coef"] = rounded(plan.kl_coef) if settings.kl_coef == PLAN else settings.kl_coef
     return values
 

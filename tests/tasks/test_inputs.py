@@ -5,7 +5,18 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
-from tasks.inputs import Work, digest, label, params_hash, read_inputs, stage_of, title_of, work_of
+from tasks.inputs import (
+    Work,
+    digest,
+    inputs_of,
+    label,
+    params_hash,
+    read_inputs,
+    run_names,
+    stage_of,
+    title_of,
+    work_of,
+)
 
 
 def test_a_stage_has_its_own_params_and_files_and_no_others(params: Params) -> None:
@@ -103,3 +114,47 @@ def test_the_params_hash_follows_every_value(params: Params) -> None:
     assert params_hash(params) == params_hash(turned) and len(params_hash(params)) == 64
     other = params.model_copy(update={"kl": params.kl.model_copy(update={"coef": 9.0})})
     assert params_hash(other) != params_hash(params)
+
+
+FOREACH = """\
+stages:
+  ruled:
+    foreach: ${methods.decoded}
+    do:
+      desc: a rule
+      cmd: python -m tasks.ruled --method ${key} --model models/${item.of}
+      deps: ["models/${item.of}", "plan/${key}.json"]
+      params: [generate]
+      outs: ["generations/${key}"]
+  plain:
+    cmd: python -m tasks.plain
+"""
+
+
+@pytest.fixture
+def ruled(params: Params) -> Params:
+    """Two methods of one stage with `foreach`, and its files."""
+    Path("dvc.yaml").write_text(FOREACH)
+    for name in ("models/sft", "models/rlhf", "plan/best.json", "plan/soft_8.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(name)
+    methods = {"best": {"rule": "best_of_n", "of": "sft"}, "soft_8": {"rule": "soft_rejection", "of": "rlhf"}}
+    return params.model_copy(update={"methods": params.methods.model_copy(update={"decoded": methods})})
+
+
+def test_a_stage_for_each_method_has_its_key_and_its_models(ruled: Params) -> None:
+    assert list(run_names(ruled)) == ["ruled@best", "ruled@soft_8", "plain"]
+    assert stage_of("ruled@soft_8") == ("ruled", {"method": "soft_8"})
+    assert title_of("ruled@soft_8") == "ruled soft_8"
+    inputs = inputs_of("ruled@soft_8", ruled)
+    assert inputs.stage == label("ruled", {"method": "soft_8"}) == "ruled@soft_8"
+    assert sorted(inputs.files) == ["models/rlhf", "plan/soft_8.json"]
+    assert list(inputs.params) == ["generate"]
+    assert inputs_of("ruled@best", ruled).files.keys() == {"models/sft", "plan/best.json"}
+    command = "python -m tasks.ruled --method best --model models/sft"
+    assert work_of("ruled", {"method": "best"}, ruled) == Work("a rule", command, ("generations/best",))
+
+
+def test_a_stage_for_no_method_has_no_run(params: Params) -> None:
+    Path("dvc.yaml").write_text(FOREACH)
+    assert list(run_names(params)) == ["plain"]

@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.params import Params
+from rarlhf.data.acceptance import best_of_n_nats
 from rarlhf.data.prompts import Query
 from rarlhf.decoding.prompts import Prompts, left_pad
 from rarlhf.decoding.rules import DecodingRule, Reader
-from rarlhf.decoding.sampling import Decoding, draw, invert, sample_responses, uniform_numbers
+from rarlhf.decoding.sampling import Decoding, Numbers, draw, invert, random_numbers, sample_responses
 from rarlhf.decoding.scored import ScoredContinuations
 from rarlhf.decoding.writing import Choices, OpenModel, write
 from rarlhf.models.episodes import Episodes
@@ -49,15 +50,13 @@ class Experts(DecodingRule):
 class BestOf(DecodingRule):
     """The draw with the largest sum of token ids."""
 
+    reshapes = False
+
     def __init__(self, draws: int) -> None:
         self.draws = draws
 
-    def choose(self, drawn: Sequence[Episodes]) -> Tensor:
-        return torch.stack([score(episodes) for episodes in drawn]).argmax(dim=0)
-
-    @property
-    def choice_kl(self) -> float:
-        return log(self.draws) - (self.draws - 1) / self.draws
+    def value(self, episodes: Episodes) -> Tensor:
+        return score(episodes)
 
 
 def score(episodes: Episodes) -> Tensor:
@@ -95,20 +94,21 @@ def slowly(models: Sequence[PreTrainedModel], query: list[int], uniforms: Tensor
     return text[len(query) :], logprobs
 
 
-def uniforms(draws: int = 1) -> Tensor:
-    return uniform_numbers(("rules", 6), (4, 6), draws)
+def numbers(draws: int = 1) -> Numbers:
+    return random_numbers(("rules", 6), (4, 6), draws)
 
 
 def test_further_models_with_caches_draw_what_full_passes_draw(models: list[GPT2LMHeadModel]) -> None:
     lm, *further = models
-    episodes, logprobs, choice_kl = draw(Decoding(lm, SAMPLING, Experts(*further)), PROMPTS, uniforms())
-    plain = draw(Decoding(lm, SAMPLING), PROMPTS, uniforms()).episodes
+    episodes, logprobs, nats, draws = draw(Decoding(lm, SAMPLING, Experts(*further)), PROMPTS, numbers())
+    plain = draw(Decoding(lm, SAMPLING), PROMPTS, numbers()).episodes
     assert not torch.equal(plain.responses, episodes.responses)  # the further models matter
-    assert choice_kl == 0
+    assert nats.tolist() == [0.0] * 4
+    assert draws.tolist() == [1] * 4
     lengths = episodes.response_mask.sum(dim=1).tolist()
     assert len(set(lengths)) > 1
     for row, query in enumerate(QUERIES):
-        tokens, expected = slowly(models, query, uniforms()[0, row])
+        tokens, expected = slowly(models, query, numbers().tokens[0, row])
         assert episodes.responses[row, : lengths[row]].tolist() == tokens
         assert logprobs[row, : lengths[row]].tolist() == pytest.approx(expected, abs=1e-5)
 
@@ -118,33 +118,36 @@ def test_a_further_model_reads_each_token_once(models: list[GPT2LMHeadModel]) ->
     models[1].base_model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    draw(Decoding(models[0], SAMPLING, Experts(*models[1:])), PROMPTS, uniforms())
+    draw(Decoding(models[0], SAMPLING, Experts(*models[1:])), PROMPTS, numbers())
     assert read == [3] + [1] * (len(read) - 1)
 
 
 def test_a_rule_that_changes_nothing_draws_the_same(lm: GPT2LMHeadModel) -> None:
-    plain, ruled = (draw(Decoding(lm, SAMPLING, rule), PROMPTS, uniforms()) for rule in (None, DecodingRule()))
+    plain, ruled = (draw(Decoding(lm, SAMPLING, rule), PROMPTS, numbers()) for rule in (None, DecodingRule()))
     assert all(torch.equal(one, other) for one, other in zip(plain.episodes, ruled.episodes, strict=True))
     assert torch.equal(plain.logprobs, ruled.logprobs)
-    with pytest.raises(NotImplementedError, match="DecodingRule draws 1 responses and has no `choose`"):
-        DecodingRule().choose([ruled.episodes])
+    with pytest.raises(NotImplementedError, match="DecodingRule draws 1 responses and has no `value`"):
+        DecodingRule().value(ruled.episodes)
 
 
 def test_the_best_of_several_draws_is_kept(lm: GPT2LMHeadModel) -> None:
-    numbers = uniforms(3)
-    assert torch.equal(numbers[:1], uniforms())  # the first draw is that of plain sampling
-    alone = [sample_responses(Decoding(lm, SAMPLING), PROMPTS, one) for one in numbers]
+    three = numbers(3)
+    assert torch.equal(three.tokens[:1], numbers().tokens)  # the first draw is that of plain sampling
+    assert torch.equal(three.coins[:1], numbers().coins)
+    assert not torch.equal(three.coins[0], three.tokens[0, :, 0])
+    alone = [sample_responses(Decoding(lm, SAMPLING), PROMPTS, one) for one in three.tokens]
     scores = torch.stack([score(episodes) for episodes in alone])
     assert len(set(scores.argmax(dim=0).tolist())) > 1
-    episodes, logprobs, choice_kl = draw(Decoding(lm, SAMPLING, BestOf(3)), PROMPTS, numbers)
+    episodes, logprobs, nats, draws = draw(Decoding(lm, SAMPLING, BestOf(3)), PROMPTS, three)
     assert torch.equal(score(episodes), scores.max(dim=0).values)
     assert torch.equal(episodes.queries, PROMPTS.tokens)
-    assert choice_kl == pytest.approx(log(3) - 2 / 3)
+    assert nats.tolist() == pytest.approx([log(3) - 2 / 3] * 4)
+    assert draws.tolist() == [3] * 4
     for row, index in enumerate(scores.argmax(dim=0).tolist()):
         mask = episodes.response_mask[row]
         kept = alone[index].responses[row][alone[index].response_mask[row]].tolist()
         assert episodes.responses[row][mask].tolist() == kept
-        expected = slowly([lm], QUERIES[row], numbers[index, row])
+        expected = slowly([lm], QUERIES[row], three.tokens[index, row])
         assert (kept, logprobs[row][mask].tolist()) == (expected[0], pytest.approx(expected[1], abs=1e-5))
 
 
@@ -153,12 +156,11 @@ def test_what_a_choice_adds_to_the_kl_is_bounded() -> None:
     p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     for n in (1, 2, 3, 10):
         best = p.cumsum(dim=0).pow(n).diff(prepend=torch.zeros(1, dtype=torch.float64))  # the last is the best
-        rule = BestOf(n)
-        assert float((best * (best / p).log()).sum()) <= rule.choice_kl + 1e-12
+        assert float((best * (best / p).log()).sum()) <= best_of_n_nats(n) + 1e-12
         missed = (1 - p[2]) ** n  # the first of the best kind if there is one, else the first draw
         first = torch.cat([missed * p[:2] / p[:2].sum(), 1 - missed.unsqueeze(0)])
-        assert float((first * (first / p).log()).sum()) <= DecodingRule.choice_kl.fget(rule) + 1e-12  # type: ignore[attr-defined]
-    assert DecodingRule().choice_kl == BestOf(1).choice_kl == 0
+        assert float((first * (first / p).log()).sum()) <= best_of_n_nats(n) + 1e-12
+    assert best_of_n_nats(1) == 0
 
 
 def queries(tokenizer: PreTrainedTokenizerBase) -> list[Query]:
@@ -179,16 +181,17 @@ def test_the_kl_of_stage_generate_is_that_of_what_was_drawn_from(
     changed = params.model_copy(update={"ppo": ppo, "generate": generate})
 
     def rows(rule: DecodingRule | None) -> list[dict[str, object]]:
-        made = ScoredContinuations(tmp_path, lambda texts: torch.zeros(len(texts)), changed, machine, rule)
-        return made("sft", tmp_path, queries(tokenizer), 1)
+        made = ScoredContinuations(tmp_path, lambda texts: torch.zeros(len(texts)), changed, machine)
+        return made("sft", made.open(tmp_path), queries(tokenizer), 1, rule=rule)
 
-    drawn = uniform_numbers(("generate", generate.seed, 1), (4, 6))[0]
+    drawn = random_numbers(("generate", generate.seed, 1), (4, 6)).tokens[0]
     plain, steered, best = rows(None), rows(Experts(*further)), rows(BestOf(2))
     assert [row["kl_sft"] for row in plain] == [0.0] * 4
-    assert [row["kl_sft"] for row in best] == pytest.approx([log(2) - 1 / 2] * 4, abs=1e-5)  # the SFT model's own draws
-    for row, numbers in zip(steered, drawn, strict=True):
+    assert [[row.get("draws") for row in made] for made in (plain, steered, best)] == [[None] * 4, [1] * 4, [2] * 4]
+    assert [row["kl_sft"] for row in best] == pytest.approx([log(2) - 1 / 2] * 4)  # the SFT model's own draws
+    for row, uniforms in zip(steered, drawn, strict=True):
         prompt = tokenizer(str(row["prompt"]))["input_ids"]
-        tokens, logprobs = slowly(models, prompt, numbers)
+        tokens, logprobs = slowly(models, prompt, uniforms)
         assert row["tokens"] == len(tokens)
         with torch.no_grad():
             logits = lm(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1] / 0.9

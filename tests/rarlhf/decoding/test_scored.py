@@ -16,7 +16,7 @@ from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.data.queries import TextQuery, continuation
 from rarlhf.decoding.prompts import Prompts
-from rarlhf.decoding.sampling import Decoding, Responses, draw
+from rarlhf.decoding.sampling import Decoding, Numbers, Responses, draw
 from rarlhf.decoding.scored import ScoredContinuations
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.loading import save_model
@@ -56,6 +56,12 @@ def make(lm_folder: Path, params: Params, machine: Machine) -> Make:
     return generator
 
 
+def drawn_by(
+    made: ScoredContinuations, folder: Path, queries: list[Query], seed: int, parts: Path | None = None
+) -> list[dict[str, Any]]:
+    return made("a bar", made.open(folder), queries, seed, parts)
+
+
 @pytest.fixture
 def other_folder(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     """A model near the SFT model, and not it."""
@@ -67,7 +73,7 @@ def other_folder(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, tmp_pa
 
 
 def test_rows_have_all_samples_of_a_prompt_together(make: Make, lm_folder: Path, queries: list[Query]) -> None:
-    rows = make()("sft", lm_folder, queries, 1)
+    rows = drawn_by(make(), lm_folder, queries, 1)
     assert [(row["prompt_id"], row["sample"]) for row in rows] == [(10 + i, k) for i in range(4) for k in range(3)]
     for row in rows:
         given = queries[row["prompt_id"] - 10]
@@ -80,7 +86,7 @@ def test_rows_have_all_samples_of_a_prompt_together(make: Make, lm_folder: Path,
 
 
 def test_the_batch_size_changes_no_row(make: Make, lm_folder: Path, other_folder: Path, queries: list[Query]) -> None:
-    one, other = (make(size)("x", other_folder, queries, 1) for size in (1, 12))
+    one, other = (drawn_by(make(size), other_folder, queries, 1) for size in (1, 12))
     for a, b in zip(one, other, strict=True):
         assert a.pop("kl_sft") == pytest.approx(b.pop("kl_sft"), abs=1e-5)  # other sums of the same products
         assert a == b
@@ -90,8 +96,8 @@ def test_the_sft_model_is_at_no_distance_from_itself(
     make: Make, lm_folder: Path, other_folder: Path, queries: list[Query]
 ) -> None:
     generator = make()
-    assert {row["kl_sft"] for row in generator("sft", lm_folder, queries, 1)} == {0.0}
-    distances = [row["kl_sft"] for row in generator("other", other_folder, queries, 1)]
+    assert {row["kl_sft"] for row in drawn_by(generator, lm_folder, queries, 1)} == {0.0}
+    distances = [row["kl_sft"] for row in drawn_by(generator, other_folder, queries, 1)]
     assert sum(distances) > 0.01
     assert len(set(distances)) > 6
 
@@ -107,7 +113,7 @@ def test_kl_is_the_summed_log_ratio_over_the_response(
         return responses
 
     monkeypatch.setattr(rarlhf.decoding.scored, "draw", keep)
-    rows = make(batch_size=12)("other", other_folder, queries, 1)
+    rows = drawn_by(make(batch_size=12), other_folder, queries, 1)
     other = GPT2LMHeadModel.from_pretrained(other_folder).eval()
     assert len({row["tokens"] for row in rows}) > 1  # padding is at stake
     by_length = sorted(range(12), key=lambda i: len(queries[i // 3]["input_ids"]))  # as they are drawn
@@ -124,19 +130,19 @@ def test_kl_is_the_summed_log_ratio_over_the_response(
 
 def test_methods_share_their_draws_and_seeds_do_not(make: Make, lm_folder: Path, queries: list[Query]) -> None:
     generator = make()
-    first = generator("sft", lm_folder, queries, 1)
-    assert generator("again", lm_folder, queries, 1) == first
-    assert [row["continuation"] for row in generator("sft", lm_folder, queries, 2)] != [
+    first = drawn_by(generator, lm_folder, queries, 1)
+    assert drawn_by(generator, lm_folder, queries, 1) == first
+    assert [row["continuation"] for row in drawn_by(generator, lm_folder, queries, 2)] != [
         row["continuation"] for row in first
     ]
 
 
 def test_the_draws_have_a_seed_of_their_own(make: Make, lm_folder: Path, queries: list[Query]) -> None:
     generator = make()
-    first = generator("sft", lm_folder, queries, 1)
+    first = drawn_by(generator, lm_folder, queries, 1)
     generate = generator.params.generate.model_copy(update={"seed": generator.params.generate.seed + 1})
     generator.params = generator.params.model_copy(update={"generate": generate})
-    other = generator("sft", lm_folder, queries, 1)
+    other = drawn_by(generator, lm_folder, queries, 1)
     assert [row["continuation"] for row in other] != [row["continuation"] for row in first]
 
 
@@ -147,7 +153,7 @@ def test_compiled_passes_are_those_of_the_model_at_hand(
     eager, compiled = make(), make()
     compiled.machine = replace(compiled.machine, compiled=True)
     for folder in (lm_folder, other_folder):
-        texts = [[row["continuation"] for row in one("x", folder, queries, 1)] for one in (eager, compiled)]
+        texts = [[row["continuation"] for row in drawn_by(one, folder, queries, 1)] for one in (eager, compiled)]
         assert texts[0] == texts[1]
 
 
@@ -186,10 +192,10 @@ def test_training_and_evaluation_score_one_text(
     drawn: list[Episodes] = []
     seen: list[str] = []
 
-    def answers(_: Decoding, prompts: Prompts, uniforms: Tensor) -> Responses:
+    def answers(_: Decoding, prompts: Prompts, numbers: Numbers) -> Responses:
         response = torch.tensor([[*ids[4:], end]]).expand(len(prompts.tokens), -1)
         drawn.append(Episodes(*prompts, response, torch.ones_like(response, dtype=torch.bool)))
-        return Responses(drawn[-1], torch.zeros(response.shape))
+        return Responses(drawn[-1], torch.zeros(response.shape), torch.zeros(3), torch.ones(3, dtype=torch.int64))
 
     def score(texts: Sequence[str]) -> Tensor:
         seen.extend(texts)
@@ -197,10 +203,10 @@ def test_training_and_evaluation_score_one_text(
 
     monkeypatch.setattr(rarlhf.decoding.scored, "draw", answers)
     cut = Query(prompt_id=1, prompt="caf", prompt_score=0.0, label=None, input_ids=ids[:4])
-    rows = make(score=score)("sft", lm_folder, [cut], 1)
+    rows = drawn_by(make(score=score), lm_folder, [cut], 1)
     assert seen == ["café !"] * 3 == make_trainer().texts(drawn[0])
     assert [row["prompt"] + row["continuation"] for row in rows] == seen
-    older = make(score=score)("sft", lm_folder, [cut | {"prompt": "caf\N{REPLACEMENT CHARACTER}"}], 1)
+    older = drawn_by(make(score=score), lm_folder, [cut | {"prompt": "caf\N{REPLACEMENT CHARACTER}"}], 1)
     assert [row["score"] for row in older] == [row["score"] for row in rows]  # whatever the prompt is shown as
 
 
@@ -212,21 +218,23 @@ def test_a_prompt_that_decodes_otherwise_leaves_the_response_alone(tokenizer: Pr
 def test_a_call_that_was_cut_short_goes_on(
     make: Make, lm_folder: Path, queries: list[Query], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = make()("x", lm_folder, queries, 1)
+    whole = drawn_by(make(), lm_folder, queries, 1)
     parts = tmp_path / "1.jsonl"
-    assert make()("x", lm_folder, queries, 1, parts) == whole
+    assert drawn_by(make(), lm_folder, queries, 1, parts) == whole
     lines = parts.read_bytes().splitlines(keepends=True)
     assert len(lines) == 3  # 12 continuations in batches of 5
     parts.write_bytes(b"".join(lines[:2])[:-7])  # killed in the middle of the second line
     batches: list[int] = []
     batch = ScoredContinuations._batch
 
-    def counted(self: ScoredContinuations, policy: object, jobs: Sequence[object], uniforms: Tensor) -> object:
+    def counted(
+        self: ScoredContinuations, policy: object, rule: object, jobs: Sequence[object], numbers: Numbers
+    ) -> object:
         batches.append(len(jobs))
-        return batch(self, policy, jobs, uniforms)  # type: ignore[arg-type]
+        return batch(self, policy, rule, jobs, numbers)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ScoredContinuations, "_batch", counted)
-    assert make()("x", lm_folder, queries, 1, parts) == whole
+    assert drawn_by(make(), lm_folder, queries, 1, parts) == whole
     assert batches == [5, 2]
-    assert make()("x", lm_folder, queries, 1, parts) == whole
+    assert drawn_by(make(), lm_folder, queries, 1, parts) == whole
     assert batches == [5, 2]  # nothing more

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rarlhf.decoding.rules import DecodingRule
+from rarlhf.data.acceptance import nats_of_draws
+from rarlhf.decoding.sampling import Responses
 from rarlhf.evaluation.judged import measure_judgement
 from rarlhf.evaluation.judgements import Judgement
 from rarlhf.evaluation.metrics import PROMPT_CVAR_MIN_SAMPLES, measure
@@ -31,6 +32,9 @@ def test_every_judged_metric_has_a_row_and_every_row_is_a_metric() -> None:
     assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(measured)
 
 
-def test_the_bound_in_the_kl_of_a_rule_is_told_by_its_name() -> None:
-    assert isinstance(DecodingRule.choice_kl, property)
-    assert re.search(r"`choice_kl`\. `kl_sft` is then an upper bound", PAGE)
+def test_the_bound_in_the_kl_of_a_choice_is_told_by_its_name() -> None:
+    assert "choice_nats" in Responses._fields
+    assert callable(nats_of_draws)
+    assert nats_of_draws.__module__ == "rarlhf.data.acceptance"
+    told = r"\(`rarlhf\.data\.acceptance`\)\.\s+`kl_sft` is then an upper bound in the mean"
+    assert re.search(told, PAGE)

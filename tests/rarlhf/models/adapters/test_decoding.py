@@ -1,18 +1,22 @@
 """Decoding with a cache gives the probabilities of the full pass."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import LogitsProcessorList, PretrainedConfig, PreTrainedTokenizerBase
 
+from rarlhf.commands.merge import merge_adapter
+from rarlhf.config.baselines import DExpertsParams
 from rarlhf.config.params import Params
 from rarlhf.decoding.prompts import Prompts, left_pad
+from rarlhf.decoding.reweighted import DExperts
 from rarlhf.decoding.rules import DecodingRule, Reader
-from rarlhf.decoding.sampling import Decoding, draw, sample_responses
+from rarlhf.decoding.sampling import Decoding, Numbers, Responses, draw, sample_responses
 from rarlhf.models.backbone import AdapterModel, ModelFolders
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.models.policy import Sampling
-from rarlhf.models.reference import RefPolicy
+from rarlhf.models.reference import RefPolicy, frozen
 from rarlhf.system.streams import generator
 from tests.rarlhf.models.adapters.tiny import CPU, QUERIES, logprobs, section, with_outliers
 
@@ -71,12 +75,11 @@ def test_a_rule_may_read_an_adapter_on_the_models_own_backbone(sft: Path, base: 
     tuned, bare = folders.open(sft), folders.open(base)
     apart = load_causal_lm(str(base))[0]
     prompts = left_pad(QUERIES, 0, CPU)
-    uniforms = torch.rand(1, 14, 8, generator=generator("draws"))
+    numbers = Numbers(torch.rand(1, 14, 8, generator=generator("draws")), torch.zeros(1, 14))
     with bare() as lm:
         before = lm(prompts.tokens[:1]).logits
-        episodes, kept, _ = draw(Decoding(lm, Sampling(1.0, 8, 8, 0), Products(tuned)), prompts, uniforms)
+        episodes, kept, *_ = draw(Decoding(lm, Sampling(1.0, 8, 8, 0), Products(tuned)), prompts, numbers)
         assert torch.equal(lm(prompts.tokens[:1]).logits, before)  # the adapter is off again
-    assert kept is not None
     with tuned() as lm, torch.no_grad():
         for query, response, logprobs in zip(QUERIES, episodes.responses, kept, strict=True):
             text = torch.tensor([[*query, *response.tolist()]])
@@ -84,3 +87,40 @@ def test_a_rule_may_read_an_adapter_on_the_models_own_backbone(sft: Path, base: 
             product[:, 0] = -torch.inf  # the end cannot be drawn
             expected = product.log_softmax(dim=-1).gather(1, response.unsqueeze(1)).squeeze(1)
             torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=0)
+
+
+def perturbed(base: Path, params: Params, seed: int, folder: Path) -> Path:
+    """An adapter with random weights on the model in `base`."""
+    start = AdapterModel(base, section(params, "lora"), seed, CPU)
+    with torch.no_grad():
+        for name, value in start.lm.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.3, generator=generator("perturbed", seed))
+    start.save(folder)
+    return folder
+
+
+def test_dexperts_of_three_adapters_is_that_of_three_whole_models(base: Path, small: Params) -> None:
+    names = ("model", "expert", "anti_expert")
+    adapters = [perturbed(base, small, seed, Path(name)) for seed, name in enumerate(names)]
+    for folder in adapters:
+        merge_adapter(folder, Path(f"merged_{folder}"), None)
+    folders = ModelFolders(section(small, "lora"), CPU)
+    shared = [folders.open(folder) for folder in adapters]
+    apart = [frozen(load_causal_lm(f"merged_{folder}")[0]) for folder in adapters]
+    prompts, numbers = (
+        left_pad(QUERIES, 0, CPU),
+        Numbers(torch.rand(1, 14, 8, generator=generator("draws")), torch.zeros(1, 14)),
+    )
+
+    def drawn(models: Sequence[RefPolicy], top_p: float = 0.9) -> Responses:
+        model, *experts = models
+        rule = DExperts(DExpertsParams(alpha=1.5, top_p=top_p), *experts)
+        with model() as lm:
+            return draw(Decoding(lm, Sampling(1.0, 2, 8, 0), rule), prompts, numbers)
+
+    on_one, on_three = drawn(shared), drawn(apart)
+    assert torch.equal(on_one.episodes.responses, on_three.episodes.responses)
+    torch.testing.assert_close(on_one.logprobs, on_three.logprobs, atol=1e-3, rtol=0)
+    swapped = drawn([shared[0], shared[2], shared[1]])
+    assert not torch.equal(swapped.episodes.responses, on_one.episodes.responses)  # which adapter is on matters
