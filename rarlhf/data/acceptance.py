@@ -10,10 +10,11 @@ and H(k - 1) = 1 + 1/2 + ... + 1 / (k - 1) is an unbiased estimate of -log Z:
 The best of n costs at most log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879). Where a(y) is 0 or 1, both
 together are, in the mean, an upper bound of the KL for every Z and n.
 
-Where a(y) is a chance, the same answer may be accepted or be the best of those that were not. Then the KL is at most
-that of accepted answers and that of the others, each with its share: 1 - q and q = (1 - Z)^n. The harmonic numbers fall
-short of -(1 - q) log Z by q E[1 / K + ... + 1 / (K + n - 1)], K geometric as k, which is at most q H(n). So each answer
-that was not accepted costs H(n) more.
+Where a(y) is a chance, the same answer may be accepted or be the best of those that were not. KL to the policy is at most
+that of the pair of the answer and whether it was accepted, to any such pair whose answers are the policy's. Take the pair in
+which an answer counts as not accepted with probability d (1 - a(y)), for some d in (0, 1]. Against the bound above, an
+accepted answer then costs log a - log(1 - d (1 - a)) besides, which is below 0, and the best of the others -log d. At d = 1
+nothing is gained from a; at a small d, answers that were not accepted are dear. `MISSED` stands between.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+MISSED = 0.25  # d: the share of an answer's chance not to be accepted that counts as such in the bound
 
 
 def best_of_n_nats(n: int) -> float:
@@ -35,18 +38,20 @@ def best_of_n_nats(n: int) -> float:
     return log(n) - (n - 1) / n
 
 
-def nats_of_draws(draws: Sequence[int], accepted: Sequence[bool], n: int, by_chance: bool = False) -> Array:
-    """(B,) nats for each kept answer, whose mean is at least the KL; without log a of a rule that accepts by chance.
+def nats_of_draws(draws: Sequence[int], accepted: Sequence[bool], n: int, chances: Array | None = None) -> Array:
+    """(B,) nats for each kept answer, whose mean is at least the KL.
 
     Args:
         draws: B numbers of draws that were made, 1 to n.
         accepted: whether the last of them was accepted; otherwise the best of n was kept.
         n: draws at most.
-        by_chance: whether some answers are accepted with a probability between 0 and 1.
+        chances: (B,) a of the kept answers, read where they were accepted; None for a rule whose a is 0 or 1.
     """
-    known = _harmonic(n)
-    missed = best_of_n_nats(n) + (known[n] if by_chance else 0.0)
-    return np.where(np.asarray(accepted), known[np.asarray(draws) - 1], missed)
+    found, missed = _harmonic(n)[np.asarray(draws) - 1], best_of_n_nats(n)
+    if chances is not None:
+        a = np.where(accepted, chances, 1.0)
+        found, missed = found + np.log(a / (1.0 - MISSED * (1.0 - a))), missed - log(MISSED)
+    return np.where(np.asarray(accepted), found, missed)
 
 
 def expected_nats(shares: Array, n: int) -> Array:

@@ -124,9 +124,9 @@ class _Choice:
             self.acceptance[rows[accepted]] = acceptance[accepted]
         width = int(self.mask.sum(dim=1).max())
         episodes = Episodes(*self.prompts, self.responses[:, :width], self.mask[:, :width])
-        nats = nats_of_draws(self.draws.tolist(), self.accepted.tolist(), rule.draws, rule.by_chance)
-        choice = torch.from_numpy(nats).float() + self.acceptance
-        return Responses(episodes, self.logprobs[:, :width], choice, self.draws)
+        chances = self.acceptance.double().exp().numpy() if rule.by_chance else None
+        nats = nats_of_draws(self.draws.tolist(), self.accepted.tolist(), rule.draws, chances)
+        return Responses(episodes, self.logprobs[:, :width], torch.from_numpy(nats).float(), self.draws)
 
     def _keep(self, rows: Tensor, drawn: tuple[Episodes, Tensor], values: Tensor) -> None:
         episodes, logprobs = drawn
