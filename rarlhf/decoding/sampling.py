@@ -68,7 +68,7 @@ def uniform_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 
     So a rule of n draws finds the response of plain sampling among its draws, and those of a rule of fewer draws.
     """
     streams = [generator(*names, *([draw] if draw else [])) for draw in range(draws)]
-    return torch.stack([torch.rand(*shape, generator=stream) for stream in streams])
+    return torch.stack([torch.rand(tuple(shape), generator=stream) for stream in streams])
 
 
 def random_numbers(names: Sequence[object], shape: Sequence[int], draws: int = 1) -> Numbers:
