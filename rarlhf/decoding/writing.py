@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.data.queries import TextQuery, continuation
-from rarlhf.decoding.conditioned import Conditioned, Way, own_way
+from rarlhf.decoding.conditioned import Conditioned
 from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.rules import DecodingRule
 from rarlhf.decoding.sampling import Decoding, Numbers, draw, random_numbers
@@ -25,6 +25,7 @@ from rarlhf.models.files import base_of, is_adapter
 from rarlhf.models.folders import refuse_no_language_model
 from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer
 from rarlhf.models.policy import Sampling
+from rarlhf.models.way import Way, own_way
 
 LONGEST = 48  # new tokens by default, as the paper's longest responses; fewer if the context is short
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from rarlhf.config.errors import UserError
 from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
-from rarlhf.decoding.conditioned import own_way, without
 from rarlhf.evaluation.words import counted
 from rarlhf.messages.progress import Recorder
 from rarlhf.models.backbone import ModelFolders
 from rarlhf.models.context import positions_of
 from rarlhf.models.loading import load_tokenizer
 from rarlhf.models.policy import logits_of
+from rarlhf.models.way import own_way, without
 from rarlhf.system.machine import Machine
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.decoding.compatible import refuse_incompatible
-from rarlhf.decoding.conditioned import Conditioned, Way, without, write_way
+from rarlhf.decoding.conditioned import Conditioned
 from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.samples import Model, Sampler, Samples
 from rarlhf.messages.progress import progress
@@ -41,6 +41,7 @@ from rarlhf.models.episodes import Episodes, chunks, widened
 from rarlhf.models.fused import fuse_activations
 from rarlhf.models.policy import Sampling, logits_of, response_states, sampling_of
 from rarlhf.models.recompute import recompute_blocks
+from rarlhf.models.way import Way, without, write_way
 from rarlhf.rewards.scorers import Score
 from rarlhf.system.files import read_jsonl
 from rarlhf.system.streams import generator

@@ -15,12 +15,12 @@ from rarlhf.config.baselines import QuarkParams
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
-from rarlhf.decoding.conditioned import WAY, Way, own_way
 from rarlhf.decoding.samples import Samples
 from rarlhf.decoding.writing import Choices, open_model, write
 from rarlhf.evaluation.perplexity import reference_perplexity
 from rarlhf.models.backbone import load_trainable
 from rarlhf.models.policy import Sampling, logits_of, response_states
+from rarlhf.models.way import WAY, Way, own_way
 from rarlhf.system.files import write_jsonl
 from rarlhf.system.machine import Machine
 from rarlhf.training.quark import TOKEN, Places, Pool, Quark, add_tokens, loss_terms, quantiles_of, train_quark
@@ -91,9 +91,7 @@ def one_answer(queries: Sequence[Query], scores: Sequence[float]) -> Samples:
     """An answer of two tokens to each query."""
     count = len(scores)
     responses = torch.tensor([[[4 + i, 0]] for i in range(count)], dtype=torch.int32)
-    return Samples(
-        responses, torch.full((count, 1), 2).int(), torch.tensor(scores).unsqueeze(1), list(queries[:count])
-    )
+    return Samples(responses, torch.full((count, 1), 2).int(), torch.tensor(scores).unsqueeze(1), list(queries[:count]))
 
 
 # The loss.
@@ -157,7 +155,9 @@ def test_one_quantile_without_coefficients_is_plain_likelihood(world: World) -> 
         answer = quark.pool.responses[row, :length].tolist()
         text = torch.tensor([[quark.tokens[0], *quark.pool.queries[row], *answer]])
         logits = lm(text).logits[0, -length - 1 : -1]
-        losses.append(torch.nn.functional.cross_entropy(logits[:, : quark.tokens[0]], text[0, -length:], reduction="none"))
+        losses.append(
+            torch.nn.functional.cross_entropy(logits[:, : quark.tokens[0]], text[0, -length:], reduction="none")
+        )
     torch.cat(losses).mean().backward()
     wanted = gradients(lm)
     assert len(ours) == len(wanted)
@@ -237,8 +237,10 @@ def test_embeddings_of_new_tokens_have_the_table_s_mean_and_deviation(
         lm.get_input_embeddings().weight[:, 0] = 5.0  # a column without spread
     ids = add_tokens(lm, tokenizer_copy, 100, seed=3)
     table = lm.get_input_embeddings().weight.detach()
-    assert ids == list(range(len(before), len(before) + 100)) == tokenizer_copy.convert_tokens_to_ids(
-        [TOKEN.format(k) for k in range(1, 101)]
+    assert (
+        ids
+        == list(range(len(before), len(before) + 100))
+        == tokenizer_copy.convert_tokens_to_ids([TOKEN.format(k) for k in range(1, 101)])
     )
     assert torch.equal(table[: len(before), 1:], before[:, 1:])
     assert (table[ids, 0] == 5.0).all()
@@ -299,7 +301,11 @@ def test_training_raises_the_score_and_the_tokens_mean_what_they_say(world: Worl
     quark.save(tmp_path / "m")
     model = open_model(tmp_path / "m", CPU)
     lowest, middle, best = (
-        float(letters([one.text for one in write(model._replace(way=way), ["we saw"], Choices(200, 2, 1.0, 1, 200))]).mean())
+        float(
+            letters(
+                [one.text for one in write(model._replace(way=way), ["we saw"], Choices(200, 2, 1.0, 1, 200))]
+            ).mean()
+        )
         for way in (Way([token], model.way.never) for token in model.way.never)
     )
     assert lowest < middle - 0.1 < best - 0.3
@@ -326,7 +332,9 @@ def test_plain_transformers_loads_it_and_draws_no_added_token(world: World, tmp_
         lm.get_output_embeddings().weight[ids] = 10.0 * lm.get_output_embeddings().weight[5]
     asked = tokenizer("<|quark_3|>we saw", return_tensors="pt")
     assert asked["input_ids"][0, 0] == ids[2]
-    drawn = lm.generate(**asked, do_sample=True, max_new_tokens=8, num_return_sequences=20)[:, asked["input_ids"].shape[1] :]
+    drawn = lm.generate(**asked, do_sample=True, max_new_tokens=8, num_return_sequences=20)[
+        :, asked["input_ids"].shape[1] :
+    ]
     assert not torch.isin(drawn, torch.tensor(ids)).any()
 
 
@@ -356,7 +364,9 @@ def test_perplexity_counts_no_added_token(world: World, tmp_path: Path) -> None:
     assert values[2] > values[0] * 1.001
 
 
-@pytest.mark.parametrize("text", ['{"before": [1]}', '{"before": [1], "never": [-1]}', '{"before": 1, "never": []}', "[]"])
+@pytest.mark.parametrize(
+    "text", ['{"before": [1]}', '{"before": [1], "never": [-1]}', '{"before": 1, "never": []}', "[]"]
+)
 def test_a_broken_note_is_refused(text: str, lm_folder: Path) -> None:
     (lm_folder / WAY).write_text(text)
     with pytest.raises(UserError, match="make or copy the folder again"):
