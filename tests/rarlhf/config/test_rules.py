@@ -60,8 +60,8 @@ CLASHES = [
     ),
     (
         {"methods.tuned": {"quark": {"by": "quark"}}, "model.scratch.context": 32, "sft.tokens": 32},
-        "methods.tuned.quark = {'by': 'quark'}, prompts.tokens = 8, ppo.max_new_tokens = 24, model.scratch.context = 32: "
-        "a token of Quark, query and response take 33 tokens",
+        "methods.tuned.quark = {'by': 'quark'}, prompts.tokens = 8, ppo.max_new_tokens = 24, model.scratch.context = "
+        "32: a token of Quark, query and response take 33 tokens",
     ),
     (
         {
