@@ -33,8 +33,9 @@ def write_continuations(run: Run, method: str, places: Places, ruled: "Ruled | N
         run: of the stage.
         method: name of the method.
         places: folders.
-        ruled: makes the rule that decodes the model for a seed; None for plain sampling.
+        ruled: makes the rule that decodes the model for a seed; None for plain sampling, or the model's own way.
     """
+    from rarlhf.decoding.conditioned import rule_of
     from rarlhf.decoding.scored import ScoredContinuations
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.system.files import read_jsonl, write_jsonl
@@ -47,7 +48,8 @@ def write_continuations(run: Run, method: str, places: Places, ruled: "Ruled | N
     with run.output(places.out) as folder:
         for seed in run.params.seeds:
             policy = continuations.open(of_seed(places.model, seed))
-            rule = ruled(continuations, policy, queries, seed) if ruled else None
+            asked = ruled(continuations, policy, queries, seed) if ruled else None
+            rule = rule_of(of_seed(places.model, seed), asked)
             parts = run.checkpoints / f"{seed}.jsonl"
             rows = continuations(f"{method} seed {seed}", policy, queries, seed, parts, rule)
             write_jsonl(folder / f"{seed}.jsonl", rows)

@@ -16,7 +16,8 @@ def fit(
     from rarlhf.risk.planned import read_plan
     from rarlhf.system.files import write_curve
     from rarlhf.system.machine import prepare
-    from rarlhf.training.fit import Places, Seat, fit_policy
+    from rarlhf.training.fit import Places, fit_policy
+    from rarlhf.training.supervised import Seat
 
     params = run.params.model_copy(update={"risk": run.params.risk_of(method)})
     run.tracker.params(all_params(params))  # as this method takes them

@@ -2,7 +2,14 @@
 
 from collections.abc import Collection, Iterable
 
-from rarlhf.config.baselines import PromptedParams, QuarkParams, SelfDebiasParams, SupervisedParams
+from rarlhf.config.baselines import (
+    DExpertsParams,
+    GeDiParams,
+    PromptedParams,
+    QuarkParams,
+    SelfDebiasParams,
+    SupervisedParams,
+)
 from rarlhf.config.exact import schedule_end
 from rarlhf.config.params import Params, RiskParams
 
@@ -104,6 +111,17 @@ def _tuning_rules(p: Params) -> Iterable[Rule]:
                 (entry, "tuning.quark.batch_size", "tuning.quark.micro_batch_size"),
                 "micro_batch_size must divide batch_size",
             )
+            yield (
+                p.model.adapter == "none",
+                (entry, "model.adapter"),
+                "Quark adds tokens, whose embeddings a LoRA adapter does not train: set it to none",
+            )
+            length = 1 + p.prompts.tokens + p.ppo.max_new_tokens
+            yield (
+                p.model.source != "scratch" or length <= p.model.scratch.context,
+                (entry, "prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"),
+                f"a token of Quark, query and response take {length} tokens, more than the context",
+            )
 
 
 def _decoding_rules(p: Params) -> Iterable[Rule]:
@@ -114,6 +132,12 @@ def _decoding_rules(p: Params) -> Iterable[Rule]:
         for key, model in chosen.models.items():
             rule = f"{key} = {model}: name one of the methods that are models ({', '.join(models)})"
             yield model in models, (entry,), rule
+        own = {model for model in chosen.models.values() if _by_quark(p, model)}
+        yield (
+            not own or not isinstance(chosen.settings, SelfDebiasParams | DExpertsParams | GeDiParams),
+            (entry,),
+            f"{', '.join(sorted(own))} is by quark, whose model this rule would read without its token: name another",
+        )
         plain = not isinstance(chosen.settings, PromptedParams | SelfDebiasParams) or not p.prompts.chat_template
         yield (
             plain,
@@ -125,6 +149,10 @@ def _decoding_rules(p: Params) -> Iterable[Rule]:
 def _own(p: Params, group: str) -> list[str]:
     """Names of a group's methods, without those that another group has too, which a rule of their own refuses."""
     return [name for name in getattr(p.methods, group) if p.methods.group_of(name) == group]
+
+
+def _by_quark(p: Params, name: str) -> bool:
+    return name in p.methods.tuned and isinstance(p.chosen_of(name).settings, QuarkParams)
 
 
 def _risk_rules(p: Params, risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:

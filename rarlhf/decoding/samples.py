@@ -23,7 +23,8 @@ from rarlhf.data.prompts import Query, plain_prompts
 from rarlhf.data.queries import episode_texts
 from rarlhf.decoding.compiled import LatestCompiled
 from rarlhf.decoding.prompts import left_pad
-from rarlhf.decoding.sampling import Decoding, sample_responses, uniform_numbers
+from rarlhf.decoding.rules import DecodingRule
+from rarlhf.decoding.sampling import Decoding, sample_with_logprobs, uniform_numbers
 from rarlhf.messages.progress import progress
 from rarlhf.models.episodes import Episodes, chunks, widened
 from rarlhf.models.policy import response_logprobs, sampling_of
@@ -53,6 +54,7 @@ class Model:
     policy: RefPolicy  # opens the model
     tokenizer: PreTrainedTokenizerBase
     reference: RefPolicy | None = None  # opens pi_ref, to measure log-ratios to; None: nothing is measured
+    rule: DecodingRule | None = None  # how it is decoded, one draw to an answer; None: plain sampling
 
 
 class Sampler:
@@ -105,11 +107,12 @@ class Sampler:
         prompts = left_pad([query["input_ids"] for query in queries], sampling.end_id, device)
         with self.machine.autocast():
             with model.policy() as lm:
-                decoding = Decoding(lm, sampling, compiled=self.compiled.of(lm, self.machine))
-                episodes = sample_responses(decoding, prompts, uniforms.to(device))
+                decoding = Decoding(lm, sampling, model.rule, self.compiled.of(lm, self.machine))
+                episodes, logprobs = sample_with_logprobs(decoding, prompts, uniforms.to(device))
                 if model.reference is None:
                     return episodes, torch.zeros(len(queries))
-                logprobs = response_logprobs(lm, episodes, sampling)
+                if model.rule is None:  # the same numbers as the reference's, and so exactly 0 at the reference itself
+                    logprobs = response_logprobs(lm, episodes, sampling)
             with model.reference() as lm:
                 log_ratio = logprobs - response_logprobs(lm, episodes, sampling)
         return episodes, torch.where(episodes.response_mask, log_ratio, 0.0).sum(dim=1)

@@ -87,7 +87,7 @@ def draw(decoding: Decoding, prompts: Prompts, numbers: Numbers) -> Responses:
     """
     rule, count = decoding.rule or DecodingRule(), len(prompts.tokens)
     if rule.draws == 1:
-        episodes, logprobs = _with_logprobs(decoding, prompts, numbers.tokens[0])
+        episodes, logprobs = sample_with_logprobs(decoding, prompts, numbers.tokens[0])
         return Responses(episodes, logprobs, torch.zeros(count), torch.ones(count, dtype=torch.int64))
     return _Choice(decoding, prompts).made(numbers)
 
@@ -112,7 +112,7 @@ class _Choice:
             rows = (~self.accepted).nonzero().squeeze(1)
             if not len(rows):
                 break
-            episodes, logprobs = _with_logprobs(self.decoding, self.prompts.rows(rows), uniforms[rows])
+            episodes, logprobs = sample_with_logprobs(self.decoding, self.prompts.rows(rows), uniforms[rows])
             values = rule.value(episodes).float().cpu()
             acceptance = rule.log_acceptance(values)
             accepted = coins[rows].cpu() < acceptance.exp()
@@ -138,7 +138,7 @@ class _Choice:
         self.values[rows] = values
 
 
-def _with_logprobs(decoding: Decoding, prompts: Prompts, uniforms: Tensor) -> tuple[Episodes, Tensor]:
+def sample_with_logprobs(decoding: Decoding, prompts: Prompts, uniforms: Tensor) -> tuple[Episodes, Tensor]:
     """One draw, and the log-probabilities (B, T) of its tokens under the distributions they were drawn from."""
     columns: list[Tensor] = []
 

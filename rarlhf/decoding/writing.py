@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
 from rarlhf.data.queries import TextQuery, continuation
+from rarlhf.decoding.conditioned import Conditioned
 from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.rules import DecodingRule
 from rarlhf.decoding.sampling import Decoding, Numbers, draw, random_numbers
@@ -24,6 +25,7 @@ from rarlhf.models.files import base_of, is_adapter
 from rarlhf.models.folders import refuse_no_language_model
 from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer
 from rarlhf.models.policy import Sampling
+from rarlhf.models.way import Way, own_way
 
 LONGEST = 48  # new tokens by default, as the paper's longest responses; fewer if the context is short
 
@@ -53,6 +55,7 @@ class OpenModel(NamedTuple):
 
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    way: Way = Way()  # how it is decoded
 
 
 def open_model(folder: Path, device: torch.device, base: Path | None = None) -> OpenModel:
@@ -67,13 +70,13 @@ def open_model(folder: Path, device: torch.device, base: Path | None = None) -> 
     refuse_no_language_model(folder, base)
     if not is_adapter(folder):
         lm, tokenizer = load_causal_lm(str(folder))
-        return OpenModel(lm.to(device), tokenizer)
+        return OpenModel(lm.to(device), tokenizer, own_way(folder))
     tokenizer = load_tokenizer(str(folder))
     place = base_of(folder) if base is None else base
     storage = storage_in_training(folder)
     lm = load_backbone(str(place), storage, device) if storage else load_causal_lm(str(place))[0].to(device)
     attach(lm, folder, POLICY)
-    return OpenModel(lm.eval(), tokenizer)
+    return OpenModel(lm.eval(), tokenizer, own_way(folder))
 
 
 def write(
@@ -87,9 +90,9 @@ def write(
     Raises: UserError if a prompt has no token, or prompt and new tokens together are more than the model reads.
     """
     rows = [_tokens(model.tokenizer, prompt) for prompt in prompts]
-    length = _new_tokens(model.lm, rows, choices.max_new_tokens)
+    length = _new_tokens(model.lm, [[*model.way.before, *row] for row in rows], choices.max_new_tokens)
     sampling = Sampling(choices.temperature, 0, length, model.tokenizer.eos_token_id)
-    decoding = Decoding(model.lm, sampling, rule)
+    decoding = Decoding(model.lm, sampling, Conditioned(model.way, rule) if any(model.way) else rule)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(choices.samples)]
     for batch in chunks(torch.arange(len(jobs)), choices.batch_size):
         some = [jobs[i] for i in batch]

@@ -16,6 +16,7 @@ from rarlhf.models.backbone import ModelFolders
 from rarlhf.models.context import positions_of
 from rarlhf.models.loading import load_tokenizer
 from rarlhf.models.policy import logits_of
+from rarlhf.models.way import own_way, without
 from rarlhf.system.machine import Machine
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def perplexities_of_methods(
     def measured(folder: Path) -> float:
         tokenizer = load_tokenizer(str(folder))
         with machine.autocast(), folders.open(folder)() as model:
-            value = reference_perplexity(model, tokenizer, texts, BATCH, params.evaluate.add_start_token)
+            start, never = params.evaluate.add_start_token, own_way(folder).never
+            value = reference_perplexity(model, tokenizer, texts, BATCH, start, never)
         recorder.say(f"perplexity of {counted(len(texts), 'reference text')} under {folder}: {value:.2f}")
         return value
 
@@ -64,12 +66,13 @@ def perplexities_of_methods(
     return perplexities
 
 
-def reference_perplexity(
+def reference_perplexity(  # noqa: PLR0913, PLR0917, each is a different thing
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     batch_size: int,
     add_start_token: bool = True,
+    never: Sequence[int] = (),
 ) -> float:
     """Mean over the texts of exp(mean negative log-likelihood of the text's tokens), natural logarithm.
 
@@ -82,6 +85,7 @@ def reference_perplexity(
         texts: at least one, none empty.
         batch_size: texts per forward pass, >= 1; texts of similar length share a pass; their order has no influence.
         add_start_token: whether the BOS token is put before each text.
+        never: tokens that the model never draws, as `own_way` of its folder says; they have probability 0.
 
     Returns: number >= 1, lower is better; a mean of per-text perplexities, not exp of the corpus mean.
 
@@ -100,7 +104,7 @@ def reference_perplexity(
     if min(map(len, rows)) < 2:
         raise UserError("a reference text for the perplexity has no token to predict: drop empty and one-word texts")
     model.eval()
-    losses = torch.cat([_mean_losses(model, batch) for batch in _batches(rows, batch_size)])
+    losses = torch.cat([_mean_losses(model, batch, never) for batch in _batches(rows, batch_size)])
     return float(losses.exp().mean())
 
 
@@ -110,19 +114,20 @@ def _batches(rows: list[list[int]], batch_size: int) -> Iterator[list[list[int]]
         yield by_length[first : first + batch_size]
 
 
-def _mean_losses(model: "PreTrainedModel", rows: list[list[int]]) -> Tensor:
+def _mean_losses(model: "PreTrainedModel", rows: list[list[int]], never: Sequence[int]) -> Tensor:
     """Mean negative log-likelihood of each row's tokens after the first: (len(rows),) float64 on the CPU."""
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    return (token_losses(model, rows).sum(dim=1) / (lengths - 1)).cpu()
+    return (token_losses(model, rows, never).sum(dim=1) / (lengths - 1)).cpu()
 
 
 @torch.no_grad()
-def token_losses(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> Tensor:
+def token_losses(model: "PreTrainedModel", rows: Sequence[Sequence[int]], never: Sequence[int] = ()) -> Tensor:
     """Negative log-likelihood of each token after the first, on the model's device.
 
     Args:
         model: causal language model.
         rows: R rows of token ids, each of at least one.
+        never: tokens of probability 0.
 
     Returns: (R, W - 1) float64 in nats, with W the longest row's length; 0 behind the end of a row.
     """
@@ -131,6 +136,6 @@ def token_losses(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> Ten
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     mask = torch.arange(width, device=model.device) < lengths[:, None]
     states = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-    logits = logits_of(model, states)[:, :-1]
+    logits = without(logits_of(model, states)[:, :-1], never)
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").double()
     return losses * mask[:, 1:]

@@ -57,7 +57,7 @@ from rarlhf.risk.plan import Answers, Array, aim_of, effective_samples, planned_
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import derived_seed
 from rarlhf.training.step_length import LONGEST, SHORTEST, Line, find_length, off
-from rarlhf.training.supervised import LossCurve, run_trainer, steps_in, training_options
+from rarlhf.training.supervised import LossCurve, Seat, run_trainer, steps_in, training_options
 
 NEAR = 0.1  # share of kl.target within which a policy's KL counts as there, as `evaluate.like_kl` of the presets
 CPU = torch.device("cpu")
@@ -162,14 +162,6 @@ class Places(NamedTuple):
 
     sft: Path  # folder of the SFT model or adapter: the start and the reference policy
     out: Path  # where the policy is written, as `from_pretrained` of transformers, or of peft for an adapter, loads it
-
-
-class Seat(NamedTuple):
-    """Where a fit runs, who is told, and the seed of order and sampling."""
-
-    machine: Machine
-    recorder: Recorder
-    seed: int
 
 
 def fit_policy(

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 from transformers import (
@@ -21,6 +21,14 @@ from rarlhf.system.streams import derived_seed
 
 CURVE_POINTS = 100
 LossCurve = list[dict[str, float]]  # `step`, `loss` and `lr` of each logged step
+
+
+class Seat(NamedTuple):
+    """Where a training runs, who is told, and the seed of order and sampling."""
+
+    machine: Machine
+    recorder: Recorder
+    seed: int
 
 
 class CurveCallback(TrainerCallback):

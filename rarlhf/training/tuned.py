@@ -18,8 +18,9 @@ from rarlhf.messages.progress import Recorder
 from rarlhf.models.loading import load_tokenizer
 from rarlhf.rewards.scorers import Score
 from rarlhf.system.machine import Machine
+from rarlhf.training import quark
 from rarlhf.training.sft import train_sft
-from rarlhf.training.supervised import LossCurve
+from rarlhf.training.supervised import LossCurve, Seat
 
 
 class Places(NamedTuple):
@@ -50,7 +51,8 @@ def train_tuned(  # noqa: PLR0913, PLR0917, each is a different thing
     if isinstance(settings, SupervisedParams):
         return _supervised(settings, places, score, params, machine, recorder, seed)
     if isinstance(settings, QuarkParams):
-        raise NotImplementedError
+        own = quark.Places(places.sft, places.prompts, places.out)
+        return quark.train_quark(settings, own, score, params, Seat(machine, recorder, seed))
     raise ValueError(f"no training has settings of the kind {type(settings).__name__}")
 
 

@@ -55,6 +55,22 @@ CLASHES = [
         "methods.ppo.tail = {'dropped': 'pay_kl', 'measure': 'cvar_ru'}: only measure cvar drops episodes; set",
     ),
     (
+        {"methods.tuned": {"quark": {"by": "quark"}}, "model.adapter": "lora"},
+        "methods.tuned.quark = {'by': 'quark'}, model.adapter = 'lora': Quark adds tokens, whose embeddings a LoRA",
+    ),
+    (
+        {"methods.tuned": {"quark": {"by": "quark"}}, "model.scratch.context": 32, "sft.tokens": 32},
+        "methods.tuned.quark = {'by': 'quark'}, prompts.tokens = 8, ppo.max_new_tokens = 24, model.scratch.context = "
+        "32: a token of Quark, query and response take 33 tokens",
+    ),
+    (
+        {
+            "methods.tuned": {"quark": {"by": "quark"}},
+            "methods.decoded": {"less": {"rule": "self_debias", "of": "quark"}},
+        },
+        "methods.decoded.less = {'of': 'quark', 'rule': 'self_debias'}: quark is by quark, whose model this rule would",
+    ),
+    (
         {"methods.ppo": {"hard": {"hard_share": 0.5}}, "ppo.responses": 2},
         "methods.ppo.hard = {'hard_share': 0.5}, ppo.responses = 2: hard prompts are drawn and weighted one for each",
     ),
