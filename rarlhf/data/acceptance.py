@@ -10,11 +10,11 @@ and H(k - 1) = 1 + 1/2 + ... + 1 / (k - 1) is an unbiased estimate of -log Z:
 The best of n costs at most log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879). Where a(y) is 0 or 1, both
 together are, in the mean, an upper bound of the KL for every Z and n.
 
-Where a(y) is a chance, the same answer may be accepted or be the best of those that were not. KL to the policy is at most
-that of the pair of the answer and whether it was accepted, to any such pair whose answers are the policy's. Take the pair in
+Where a(y) is a chance, the same answer may be accepted or be the best of those that were not. The KL is at most that of
+the pair of the answer and whether it was accepted, to any such pair whose answers are the policy's. Take the pair in
 which an answer counts as not accepted with probability d (1 - a(y)), for some d in (0, 1]. Against the bound above, an
-accepted answer then costs log a - log(1 - d (1 - a)) besides, which is below 0, and the best of the others -log d. At d = 1
-nothing is gained from a; at a small d, answers that were not accepted are dear. `MISSED` stands between.
+accepted answer then costs log a - log(1 - d (1 - a)) besides, which is at most 0, and the best of the others -log d. At
+d = 1 nothing is gained from a; at a small d, answers that were not accepted are dear. `MISSED` stands between.
 """
 
 from collections.abc import Sequence

@@ -313,7 +313,12 @@ def test_every_rule_has_its_clash() -> None:
     one = {"methods.ppo": {"one": {"measure": "none"}}, "methods.fit": {"two": {"measure": "none"}}}  # entry of each
     tiny = Params.model_validate(edited(plain(TINY), one))
     broken = set()
-    for edits, _ in CLASHES:
+    others = {
+        "methods.tuned",
+        "methods.decoded",
+        "methods.guided",
+    }  # whose rules are as many as their entries are of a kind
+    for edits in (edits for edits, _ in CLASHES if others.isdisjoint(edits)):
         params = Params.model_validate(edited(plain(TINY), one | edits))
         broken |= {index for index, (holds, _, _) in enumerate(rules(params)) if not holds}
     assert broken == set(range(len(list(rules(tiny)))))

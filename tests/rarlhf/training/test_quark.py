@@ -39,6 +39,8 @@ SETTINGS = {
     "micro_batch_size": 4,
     "lr": 0.003,
     "warmup": 0.2,
+    "kl_coef": 0.05,
+    "entropy_coef": 0.06,
 }
 
 
