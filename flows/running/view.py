@@ -1,7 +1,7 @@
 """What a person sees of a run of the pipeline: the stages' lines, and how far the whole is.
 
 In a terminal the last line says what is done, how long the rest will take and what runs now. In a log there is a line
-when a stage starts and one when it ends.
+when a stage starts and one when it ends, and in long stages one each minute.
 """
 
 import os
@@ -33,6 +33,7 @@ DVC_SAYS = (
     "\tdvc config core.autostage true",
 )
 TICK_SECONDS = 1.0  # between two looks at the clock, in a terminal
+STEPS_SECONDS = 60.0  # between two lines in a log that say how far a stage is
 WORDS = {
     Ended.COMPLETED: "done in {}",
     Ended.CACHED: "up to date ({})",
@@ -46,6 +47,7 @@ class _Now:
     """A stage that runs: when it began, and what its last line of progress says of it."""
 
     begun: float
+    said: float  # when it last said in a log how far it is, or began
     steps: str = ""
     end: float | None = None  # when it will end, by its own word
 
@@ -87,7 +89,7 @@ class View(AbstractContextManager["View"]):
     def start(self, stage: str) -> None:
         """A stage starts."""
         with self._lock:
-            self._now[stage] = _Now(time.monotonic())
+            self._now[stage] = _Now(time.monotonic(), time.monotonic())
             if not self._terminal:
                 self.line(stage, "started", always=True)
 
@@ -96,11 +98,21 @@ class View(AbstractContextManager["View"]):
         if text.startswith(DVC_SAYS):
             return
         with self._lock:
-            if self._terminal and (steps := LINE.fullmatch(text)) and stage in self._now:
+            if stage in self._now and (steps := LINE.fullmatch(text)):
                 self._now[stage].steps = steps[1]
                 self._now[stage].end = time.monotonic() + int(steps[2])
-                return self._draw()
+                if not self._wanted(self._now[stage]):
+                    return
             self._print(f"{stage}: {text}" if len(self._now) > 1 or always else text)
+
+    def _wanted(self, now: _Now) -> bool:
+        """Whether to print a line that says how far a stage is: in a log now and then, as the last line has it else."""
+        if self._terminal:
+            self._draw()
+        elif time.monotonic() - now.said >= STEPS_SECONDS:
+            now.said = time.monotonic()
+            return True
+        return False
 
     def end(self, stage: str, ended: Ended) -> None:
         """A stage has ended."""

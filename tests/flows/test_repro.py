@@ -68,7 +68,7 @@ stages:
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def toy(tmp_path: Path, mlflow_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / ".dvc").mkdir()
     shutil.copy(REPOSITORY / ".dvc" / "config", tmp_path / ".dvc" / "config")
@@ -77,6 +77,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).write_text(content)
     for seed in (1, 2):
         (tmp_path / f"in{seed}.txt").write_text("a")
+    shutil.copy(mlflow_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI", "RARLHF_PIPELINE"):
         monkeypatch.delenv(name, raising=False)

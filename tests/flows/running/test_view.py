@@ -75,6 +75,19 @@ def test_one_at_a_time_needs_no_names(clock: Clock, capsys: pytest.CaptureFixtur
     ]
 
 
+def test_a_log_says_once_a_minute_how_far_a_long_stage_is(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with View(GRAPH, ["base"], 2) as view:
+        view.start("ppo@a-1")
+        for clock.now in range(10, 140, 10):  # type: ignore[assignment]
+            view.line("ppo@a-1", f"rlhf seed 1 {clock.now}/140 score ({clock.now} s, about {140 - clock.now} s left)")
+        assert view.summary() == "1 of 5 stages, more than 10 s left"
+    assert capsys.readouterr().out.splitlines() == [
+        "ppo@a-1: started",
+        "rlhf seed 1 60/140 score (60 s, about 80 s left)",
+        "rlhf seed 1 120/140 score (120 s, about 20 s left)",
+    ]
+
+
 def test_what_is_left_out_counts_as_no_time(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with View({"a@1": [], "a@2": [], "b": ["a@1"]}, [], 1) as view:
         view.start("a@1")
