@@ -39,7 +39,14 @@ def test_new_entries_come_in_dvcs_order(
 
 
 @pytest.mark.parametrize(
-    "other", ["datasets:\n- name: x\n", "stages:\n", "", "schema: '2.0'\nstages:\n  b: {}\n  a: {}\ndatasets: []\n"]
+    "other",
+    [
+        "datasets:\n- name: x\n",
+        "stages:\n",
+        "",
+        "schema: '3.0'\nstages:\n  b: {}\n  a: {}\n",
+        "schema: '2.0'\nstages:\n  b: {}\n  a: {}\ndatasets: []\n",
+    ],
 )
 def test_a_file_of_another_form_is_left_alone(other: str) -> None:
     Path("dvc.lock").write_text(other)
