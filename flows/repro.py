@@ -16,7 +16,7 @@ from flows.running.devices import Shares
 from flows.running.left import in_words
 from flows.running.lockfile import order_lock
 from flows.running.processes import Processes
-from flows.running.reproduce import RETRY_SECONDS, Ended, PassingTrouble, Repro, StageError, reproduce
+from flows.running.reproduce import GOOD, RETRY_SECONDS, Ended, PassingTrouble, Repro, StageError, reproduce
 from flows.running.schedule import in_order
 from flows.running.survey import Survey, survey
 from flows.running.view import View
@@ -30,7 +30,6 @@ ABOUT = """\
 Bring all stages, or those that are named with what they need, up to date. Stages
 that do not need each other run at the same time."""
 FAILED = 255  # exit status of `dvc repro` where a stage failed
-GOOD = (Ended.COMPLETED, Ended.CACHED)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "stopped; the finished stages are kept, and the same command runs the rest"
 

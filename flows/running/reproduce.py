@@ -30,6 +30,9 @@ class Ended(StrEnum):
     NOT_RUN = "NotRun"
 
 
+GOOD = (Ended.COMPLETED, Ended.CACHED)  # the stage is up to date
+
+
 class StageError(RuntimeError):
     """A stage failed.
 

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from flows.running.graph import Graph
 from flows.running.left import in_words, seconds_left
-from flows.running.reproduce import Ended
+from flows.running.reproduce import GOOD, Ended
 from rarlhf.messages.progress import LINE
 
 # What DVC says of itself. That a stage runs and how it ended is said here, and errors are passed on.
@@ -64,7 +64,8 @@ class View(AbstractContextManager["View"]):
     def __init__(self, graph: Graph, fresh: Collection[str], number: int) -> None:
         self._graph = graph
         self._number = number
-        self._ended = set(fresh)
+        self._done = set(fresh)  # up to date
+        self._ended = set(fresh)  # those and what failed or was left out
         self._now: dict[str, _Now] = {}
         self._took: dict[str, list[float]] = {}  # stage without method and seed to the seconds of each run
         self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -119,9 +120,12 @@ class View(AbstractContextManager["View"]):
         with self._lock:
             took = time.monotonic() - self._now.pop(stage).begun
             self._ended.add(stage)
+            if ended in GOOD:
+                self._done.add(stage)
             if ended is Ended.COMPLETED:
                 self._took.setdefault(_kind(stage), []).append(took)
-            self.line(stage, f"{WORDS[ended].format(in_words(took))}; {self.summary()}", always=True)
+            words = WORDS[ended].format(in_words(took))
+            self.line(stage, words if ended is Ended.CANCELLED else f"{words}; {self.summary()}", always=True)
 
     def leave_out(self, stage: str) -> None:
         """A stage will not run, because one that it needs has failed."""
@@ -129,9 +133,9 @@ class View(AbstractContextManager["View"]):
             self._ended.add(stage)
 
     def summary(self) -> str:
-        """Stages that are done, of all, and the time that is left, as far as it is known."""
+        """Stages that are up to date, of all, and the time that is left, as far as it is known."""
         with self._lock:
-            done = f"{len(self._ended)} of {len(self._graph)} stages"
+            done = f"{len(self._done)} of {len(self._graph)} stages"
             known = {kind: sum(took) / len(took) for kind, took in self._took.items()}
             left = [stage for stage in self._graph if stage not in self._ended]
             spent = {stage: time.monotonic() - now.begun for stage, now in self._now.items()}

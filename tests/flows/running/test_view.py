@@ -51,6 +51,7 @@ def test_a_log_has_a_line_for_each_start_and_end(clock: Clock, capsys: pytest.Ca
         clock.now = 24.0
         view.line("ppo@a-2", "error: ppo@a-2: as told")
         view.end("ppo@a-2", Ended.FAILED)
+        view.end("ppo@a-3", Ended.CANCELLED)
     assert capsys.readouterr().out.splitlines() == [
         "ppo@a-1: started",
         "ppo@a-2: started",
@@ -59,7 +60,8 @@ def test_a_log_has_a_line_for_each_start_and_end(clock: Clock, capsys: pytest.Ca
         "ppo@a-1: done in 20 s; 2 of 5 stages, more than 20 s left",
         "ppo@a-3: started",
         "ppo@a-2: error: ppo@a-2: as told",
-        "ppo@a-2: failed after 24 s; 3 of 5 stages, more than 16 s left",
+        "ppo@a-2: failed after 24 s; 2 of 5 stages, more than 16 s left",
+        "ppo@a-3: stopped after 4 s",
     ]
 
 
@@ -96,7 +98,7 @@ def test_what_is_left_out_counts_as_no_time(clock: Clock, capsys: pytest.Capture
         view.leave_out("b")
         view.start("a@2")
         clock.now = 35.0
-        assert view.summary() == "2 of 3 stages, about 25 s left"
+        assert view.summary() == "1 of 3 stages, about 25 s left"
 
 
 def test_a_terminal_says_in_its_last_line_what_runs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
