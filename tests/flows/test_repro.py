@@ -20,6 +20,7 @@ import flows.repro
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine took 306 s for a test that takes some runs
 REPOSITORY = Path(__file__).parents[2]
 TOY = """\
 import os, time
