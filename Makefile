@@ -30,7 +30,7 @@ repro: $(INSTALLED)
 	@$(BIN)/python -m tasks.preset $(if $(PRESET),"$(PRESET)") $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FORCE)),--force)
 	@# An unpacked archive has no git repository; DVC does without when it is told so.
 	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
-	$(BIN)/python -m tasks.repro
+	$(BIN)/python -m flows.repro
 
 exp: $(INSTALLED)
 	@$(BIN)/python -m flows.experiments

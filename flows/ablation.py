@@ -27,9 +27,9 @@ from flows.ablations.plan import Plan, make_plan
 from flows.ablations.publishing import ablation_run, publish
 from flows.ablations.running import Runner
 from flows.running.command import status_of
-from flows.running.stages import Processes
-from flows.serving.runs import hold_workspace
+from flows.running.processes import Processes
 from flows.serving.server import local_settings
+from flows.serving.workspace import hold_workspace
 from rarlhf.config.errors import UserError
 from rarlhf.evaluation.ablation import cells_page, compare_cells
 from rarlhf.evaluation.explanations import explain, explanations_page
@@ -63,7 +63,7 @@ def ablation(
         jobs: how many cells run at the same time; where empty, one for each accelerator, or one on a CPU.
     """
     logger = get_run_logger()
-    with hold_workspace() as held:
+    with hold_workspace(logger.info) as held:
         try:
             choice = choose(grid, cells, paper, frontier, name, seeds, methods)
             experiments = Experiments(Processes([held]))

@@ -17,13 +17,15 @@ from pydantic import Field
 
 from flows.artifacts import publish_mlflow_link, publish_results
 from flows.running.command import status_of, value_of
-from flows.running.devices import Shares, accelerators, shares
+from flows.running.devices import Shares, stage_shares
 from flows.running.graph import up_to_date
+from flows.running.processes import Processes
 from flows.running.remote import fetch_run_cache, push
+from flows.running.reproduce import Repro
 from flows.running.request import prepare
-from flows.running.stages import Processes, Repro, run_stages
-from flows.serving.runs import hold_workspace
+from flows.running.stages import run_stages
 from flows.serving.server import local_settings
+from flows.serving.workspace import hold_workspace
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from tasks.preset import PARAMS, overridden, params_of
@@ -70,10 +72,11 @@ def rarlhf(
         overrides: dotted keys of params.yaml and their new values, as {"risk.alpha": 0.2}; they stay there.
         force: whether to run stages that are up to date too.
         preset: name of a preset that replaces params.yaml first.
-        parallel: how many stages may run at the same time; where empty, one for each accelerator, or one on a CPU.
+        parallel: how many stages may run at the same time; where empty, one for each accelerator, or on a CPU as
+            many as its cores and memory have room for.
         remote: name of a DVC remote. Results that it has are taken from it; what was made is sent to it.
     """
-    with hold_workspace() as held:
+    with hold_workspace(get_run_logger().info) as held:
         try:
             graph, params = prepare(targets or [], overrides or {}, preset, get_run_logger().info)
             if remote:
@@ -83,9 +86,8 @@ def rarlhf(
             return Failed(message=str(error))
         with pipeline_run("flows.pipeline") as pipeline:
             pipeline.open(params)
-            devices = [] if params.runtime.device == "cpu" else accelerators()
             fresh = set() if force else up_to_date(graph)
-            repro = Repro(force, remote, Processes([held]), Shares(shares(devices, parallel)))
+            repro = Repro(force, remote, Processes([held]), Shares(stage_shares(params, parallel)))
             states = run_stages(graph, fresh, repro)
             for stage, state in states.items():
                 pipeline.stage(stage, _named(state))
@@ -154,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--parallel",
         type=int,
-        help="how many stages may run at the same time (default: one for each accelerator, or one on a CPU)",
+        help="how many stages may run at the same time (default: one for each accelerator, or as many as fit the CPU)",
     )
     parser.add_argument("--remote", help="DVC remote that results are taken from and sent to")
     return parser

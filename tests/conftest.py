@@ -25,7 +25,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 LONG = (
     "test_pipeline.py",
     "flows/serving/test_deploy.py",
-    "tasks/test_repro.py",
+    "flows/test_repro.py",
     "flows/test_pipeline.py",
     "flows/test_ablation.py",
     "rarlhf/rl/test_kill.py",

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.ablations.cells import CHOSEN, Cell
-from flows.running.stages import Processes
+from flows.running.processes import Processes
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params

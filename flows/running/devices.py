@@ -4,9 +4,14 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 
+from rarlhf.config.errors import UserError
+from rarlhf.config.params import Params
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of work in each period, and the period
 
 
 def accelerators() -> list[str]:
@@ -21,6 +26,45 @@ def accelerators() -> list[str]:
         return []
     lines = listed.stdout.splitlines() if listed.returncode == 0 else []
     return [str(number) for number, _ in enumerate(line for line in lines if line.startswith("GPU "))]
+
+
+def stage_shares(params: Params, parallel: int | None = None) -> list[dict[str, str]]:
+    """The shares of stages that run at the same time, as `shares`.
+
+    Args:
+        params: say how many threads a stage has, and what memory a training takes.
+        parallel: how many stages; where None, one for each accelerator, or on a CPU as many as fit its cores
+            and memory.
+    """
+    devices = [] if params.runtime.device == "cpu" else accelerators()
+    return shares(devices, parallel or (None if devices else fitting(params)))
+
+
+def fitting(params: Params) -> int:
+    """How many stages this machine's cores and free memory have room for at the same time, at least one."""
+    count = cores() // params.runtime.threads
+    if count < 2:
+        return 1
+    from rarlhf.training.estimate import available_memory, stage_memory
+
+    free = available_memory()
+    try:
+        needed = stage_memory(params)
+    except UserError:  # stage `check` reports it
+        return 1
+    if free is None or needed is None:
+        return 1
+    return max(1, min(count, int(free // needed)))
+
+
+def cores() -> int:
+    """The cores that this process may use, at least one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        work, period = QUOTA.read_text(encoding="utf-8").split()
+        return max(1, min(count, int(work) // int(period)))
+    except (OSError, ValueError):  # not in a container, or one without a limit
+        return count
 
 
 def shares(devices: list[str], parallel: int | None) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.running.graph import Graph, read_graph
-from flows.serving.server import HOME
+from flows.serving.workspace import HOME
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params

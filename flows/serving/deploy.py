@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 
 from flows.serving.runs import cancel_runs, close_lost_runs, end_orphan, worker_is_online
-from flows.serving.server import HOME, STARTUP_SECONDS, environment, own_server_answers, page, server_command
+from flows.serving.server import STARTUP_SECONDS, environment, own_server_answers, page, server_command
+from flows.serving.workspace import HOME
 from rarlhf.config.errors import UserError
 from rarlhf.system.files import replaced
 from tasks.tracking.passwords import without_passwords

@@ -1,15 +1,9 @@
-"""Runs of the flows: one at a time holds the workspace; runs whose process is gone are closed."""
+"""Runs of the deployments: those whose process is gone are closed, others are cancelled or ended."""
 
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psutil
-from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -21,37 +15,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling, Crashed
 
-from flows.serving.server import HOME
+from flows.serving.workspace import holder
 
 DEPLOYMENT = "full"
-LOCK = Path(HOME, "run.lock")
 BEGUN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-
-
-@contextmanager
-def hold_workspace() -> Iterator[int]:
-    """Waits until no other run works in this workspace; yields the number of the open file that holds it."""
-    LOCK.parent.mkdir(exist_ok=True)
-    with LOCK.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            get_run_logger().info("another run works in this workspace; waiting for its end")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield stream.fileno()
-
-
-def holder() -> int | None:
-    """Id of the process whose run holds the workspace, even if only its stages still run; None if it is free."""
-    with suppress(FileNotFoundError), LOCK.open("r+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(stream.read() or 0)
-    return None
 
 
 def close_lost_runs() -> list[str]:

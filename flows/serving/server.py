@@ -22,11 +22,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from flows.serving.workspace import HOME
 from rarlhf.config.errors import UserError
 from tasks.tracking.passwords import without_passwords
 
 STARTUP_SECONDS = 180  # a busy machine took longer than the 20 s that Prefect gives its server
-HOME = ".prefect"
 SERVER = ["flows.serving.gate"]  # a module and its arguments
 
 

@@ -1,5 +1,6 @@
 """How a long step shows its progress and hands on its numbers; it knows no tracking tool."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Protocol, runtime_checkable
 from rarlhf.system.launch import first_process
 
 LINE_EVERY_SECONDS = 10.0
+LINE = re.compile(r".* (\d+/\d+) .*\(\d+ s, about (\d+) s left\)")  # as written below: how far it is, and seconds left
 Update = Callable[[int, str], None]
 
 

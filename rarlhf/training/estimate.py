@@ -146,10 +146,24 @@ def estimate(params: Params) -> Needs | None:
     seconds += _tuned_seconds(params, shape, rate) + _rules_seconds(params, shape, rate)
     seconds += _generation_seconds(params, shape, rate) + _judging_seconds(params, shape, rate)
     seconds += STAGE_SECONDS * (10 + runs + len(params.methods.names))
-    training, loading = _training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype]
+    disk = _disk_bytes(params, shape, runs)
     if _on_accelerator(params):
-        return Needs(seconds, PROCESS_BYTES + loading, _disk_bytes(params, shape, runs), training)
-    return Needs(seconds, PROCESS_BYTES + max(training, loading), _disk_bytes(params, shape, runs))
+        loading = shape.parameters * BYTES[params.model.dtype]
+        return Needs(seconds, PROCESS_BYTES + loading, disk, _training_bytes(params, shape))
+    return Needs(seconds, _host_bytes(params, shape), disk)
+
+
+def stage_memory(params: Params) -> float | None:
+    """Bytes of memory that the largest stage takes on a CPU; None if the base model's shape is not known.
+
+    Raises: UserError if no such model can exist.
+    """
+    shape = model_shape(params)
+    return None if shape is None else _host_bytes(params, shape)
+
+
+def _host_bytes(params: Params, shape: Shape) -> float:
+    return PROCESS_BYTES + max(_training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype])
 
 
 def _training_bytes(params: Params, shape: Shape) -> float:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
 
 RESULTS = Path("metrics/evaluate.json")
-CACHED, UNKNOWN = "Cached", "Unknown"
+CACHED = "Cached"
 IDLE = "(nothing to do)"  # in the name of a run whose stages were all up to date
 STATES = {"FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Killed", "RUNNING": "Killed"}  # of a stage's run
 
@@ -89,12 +89,11 @@ class Pipeline:
 
         Args:
             name: of the stage, as in `ppo@rlhf-1`.
-            state: any word, shown in the table. `Unknown` is shown as `Cached` if there is a finished run with the same
-                inputs, else as `NotRun`.
+            state: any word, shown in the table; for a `Cached` stage the run that made its outputs is looked up.
             seconds: how long the stage took; None where its own run holds that.
         """
         self._rows[name] = StageRow(name, state, seconds)
-        if state in (CACHED, UNKNOWN) and self._tracker:
+        if state == CACHED and self._tracker:
             inputs_hash = self._inputs_hash(name)
             self._tracker.call(lambda client, tracker: self._find_source(client, tracker, name, inputs_hash))
 
@@ -124,8 +123,6 @@ class Pipeline:
         wanted = f"tags.inputs_hash = '{inputs_hash}' and attributes.status = 'FINISHED'"
         found = client.search_runs([tracker.experiment], wanted, max_results=1) if inputs_hash else []
         row.run_id = found[0].info.run_id if found else ""
-        if row.state == UNKNOWN:
-            row.state = CACHED if found else "NotRun"
 
     def _inputs_hash(self, name: str) -> str:
         """Hash of what decides a stage's outputs now; empty where it cannot be computed."""

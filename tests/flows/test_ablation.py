@@ -13,7 +13,7 @@ from flows.ablations.command import parser, seeds_of, values_of
 from flows.ablations.experiments import Experiments
 from flows.ablations.plan import cell_values, make_plan
 from flows.running.command import value_of
-from flows.running.stages import Processes
+from flows.running.processes import Processes
 from rarlhf.config.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -12,7 +12,6 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 import flows.pipeline
-import flows.serving.runs
 from flows.pipeline import main, rarlhf
 from rarlhf.config.load import load_params
 from tasks.preset import overridden, params_of
@@ -22,8 +21,7 @@ from tasks.tracking.record import run_name
 @pytest.fixture(autouse=True)
 def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's run logger exists within runs only."""
-    for module in (flows.pipeline, flows.serving.runs):
-        monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("flow"))
+    monkeypatch.setattr(flows.pipeline, "get_run_logger", lambda: logging.getLogger("flow"))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,15 @@ def test_targets_bring_what_they_need(targets: list[str], names: set[str], toy: 
     assert set(read_graph(targets)) == names
 
 
+def test_a_methods_results_come_before_the_next_methods_training(toy: Path) -> None:
+    """And of two stages that another waits for, first the one at the end of the longer chain."""
+    with (toy / "dvc.yaml").open("a") as stream:
+        for name, needs in (("aside", ["a"]), ("report", ["aside", "good", "last"]), ("early", [])):
+            deps = [f"data/{need}.txt" for need in needs]
+            stream.write(f"  {name}:\n    cmd: 'true'\n    deps: {deps}\n    outs: [data/{name}.txt]\n")
+    assert list(read_graph()) == ["first", "twin@1", "good", "twin@2", "last", "aside", "report", "early"]
+
+
 def test_a_new_stage_in_dvc_yaml_is_enough(toy: Path) -> None:
     with (toy / "dvc.yaml").open("a") as stream:
         stream.write("  more:\n    cmd: 'true'\n    deps: [data/good.txt]\n")

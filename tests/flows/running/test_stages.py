@@ -1,11 +1,10 @@
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,15 @@ from prefect.states import Completed, Failed
 
 import flows.running.stages
 from flows.running.devices import Shares
-from flows.running.guard import SIGNALLED
-from flows.running.stages import (
-    DVC_FAILED,
-    PassingTrouble,
-    Processes,
-    Repro,
-    _fail,
-    _may_pass,
-    run_stage,
-    run_stages,
-)
-from rarlhf.config.errors import PASSING_STATUS
+from flows.running.processes import Processes
+from flows.running.reproduce import PassingTrouble, Repro, StageError
+from flows.running.stages import _may_pass, run_stage, run_stages
 
 DIAMOND = {"a": [], "b": ["a"], "c": ["a"], "d": ["a"], "e": ["b", "c"], "f": ["d"]}
 
 
-def repro(processes: Processes | None = None, *shares: Mapping[str, str], remote: str | None = None) -> Repro:
-    return Repro(False, remote, processes or Processes(), Shares(shares or [{}]))
+def repro(processes: Processes | None = None, *shares: Mapping[str, str]) -> Repro:
+    return Repro(False, None, processes or Processes(), Shares(shares or [{}]))
 
 
 class Future:
@@ -45,8 +35,12 @@ class Future:
         self.state: State[Any] = Completed()
 
     def wait(self) -> None:
+        """It has ended."""
+
+    def add_done_callback(self, done: Callable[["Future"], None]) -> None:
         if self.name == "c":
             raise KeyboardInterrupt
+        done(self)
 
 
 class Recorded:
@@ -97,7 +91,7 @@ def test_a_stage_that_failed_gives_its_share_back(toy: Path, monkeypatch: pytest
         stream.write("  seen: {cmd: echo share $SHARE; exit 1}\n")
     one = repro(None, share)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="^seen: "):
+        with pytest.raises(StageError, match="^seen: "):
             run_stage.fn("seen", one)
     with one.shares.one() as free:
         assert free == share
@@ -107,61 +101,6 @@ def test_what_waits_for_a_share_does_not_start_once_the_flow_is_stopped() -> Non
     processes = Processes()
     processes.stop()
     assert run_stage.fn("nosuch", repro(processes)).is_cancelled()
-
-
-def test_a_remote_is_asked_first_unless_the_stage_is_forced() -> None:
-    modules = [[command[2] for command in one.commands("sft")] for one in (repro(), repro(remote="team"))]
-    assert modules == [["dvc"], ["flows.running.remote", "dvc"]]
-    (forced,) = Repro(True, "team", Processes(), Shares([])).commands("sft")
-    assert forced[2:] == ["dvc", "--wait-for-lock", "repro", "--single-item", "--force", "sft"]
-
-
-RUN = "ERROR: failed to reproduce 'sft': failed to run: python -m tasks.sft --out models/sft, exited with"
-
-
-@pytest.mark.parametrize(
-    "last",
-    [
-        [f"{RUN} -9"],
-        [f"{RUN} 137"],
-        ["error: sft: the hub cannot be reached", f"{RUN} 75"],
-        ["ERROR: failed to reproduce 'sft': '/x/models' is busy, it is being blocked by:", "  (PID 3): dvc repro"],
-        ["ERROR: Unable to acquire lock. Most likely another DVC process is running"],
-    ],
-)
-def test_a_passing_trouble_is_known_by_dvcs_last_error(last: list[str]) -> None:
-    told = next(line for line in last if line.startswith(("error:", "ERROR:")))
-    with pytest.raises(PassingTrouble, match=f"^sft: {re.escape(told[:20])}"):
-        _fail("sft", ["Running stage 'sft':", *last], DVC_FAILED)
-
-
-@pytest.mark.parametrize(
-    "last",
-    [
-        ["error: sft: data.path has a text with Connection timed out", f"{RUN} 1"],
-        ["requests.ConnectionError: Temporary failure in name resolution", f"{RUN} 1"],
-        [f"{RUN} -9", "ERROR: Unable to acquire lock", "error: sft: quotes of other runs, exited with 75", f"{RUN} 1"],
-        ["a prompt, exited with 75", f"{RUN} 1"],
-        [f"{RUN} 75", "ERROR: failed to reproduce 'other': failed to run: x, exited with 75"],
-        [f"{RUN} 143"],
-        ["error: sft: Connection refused"],
-    ],
-)
-def test_what_a_stage_writes_does_not_make_its_failure_pass(last: list[str]) -> None:
-    with pytest.raises(RuntimeError, match="^sft: ") as caught:
-        _fail("sft", ["Running stage 'sft':", *last], DVC_FAILED)
-    assert not isinstance(caught.value, PassingTrouble)
-
-
-def test_a_command_that_is_not_dvc_tells_by_its_own_status() -> None:
-    lines = ["error: sft: remote team: Connection refused"]
-    with pytest.raises(PassingTrouble, match="sft: error: sft: remote team"):
-        _fail("sft", lines, PASSING_STATUS)
-    with pytest.raises(PassingTrouble, match="sft: DVC was killed"):
-        _fail("sft", ["Running stage 'sft':"], SIGNALLED + 9)
-    with pytest.raises(RuntimeError, match="sft: error: sft: remote team") as caught:
-        _fail("sft", lines, 1)
-    assert not isinstance(caught.value, PassingTrouble)
 
 
 FAILING = """\
@@ -177,13 +116,13 @@ def test_what_dvc_makes_of_exit_statuses(toy: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(flows.running.stages, "get_run_logger", lambda: logging.getLogger("flow"))
     kinds = {}
     for stage in ("said", "passing", "killed"):
-        with pytest.raises(RuntimeError) as caught:
+        with pytest.raises(StageError) as caught:
             run_stage.fn(stage, repro())
         kinds[stage] = caught.type
-    assert kinds == {"said": RuntimeError, "passing": PassingTrouble, "killed": PassingTrouble}
+    assert kinds == {"said": StageError, "passing": PassingTrouble, "killed": PassingTrouble}
 
 
-@pytest.mark.parametrize(("error", "again"), [(PassingTrouble("x"), True), (RuntimeError("x"), False)])
+@pytest.mark.parametrize(("error", "again"), [(PassingTrouble("x", []), True), (StageError("x", []), False)])
 def test_only_a_passing_trouble_is_tried_again(error: Exception, again: bool) -> None:
     state: State[Any] = Failed(data=error)
     assert _may_pass(None, None, state) is again  # type: ignore[arg-type]

@@ -14,10 +14,11 @@ import pytest
 import flows.artifacts
 import flows.pipeline
 import flows.running.remote
-import flows.running.stages
 import flows.serving.deploy
 import tasks.running.stage
 from flows.artifacts import publish_mlflow_link
+from flows.running.processes import Processes
+from flows.running.reproduce import follow
 from flows.serving.server import environment, own_server_answers, page
 from rarlhf.config.errors import UserError
 from tasks.running.stage import run_stage
@@ -101,13 +102,13 @@ def test_a_stages_last_words(
     assert "no answer from http://127.0.0.1/x" in shown.err and SECRET not in shown.err + shown.out
 
 
-def test_lines_of_stages_in_prefects_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(flows.running.stages, "get_run_logger", lambda: logging.getLogger("flow"))
+def test_lines_of_stages() -> None:
     lines: list[str] = []
+    said: list[str] = []
     command = ["sh", "-c", f"echo 'ERROR: {ADDRESS}/x'"]
-    with caplog.at_level("INFO"), flows.running.stages.Processes().start(command, {}) as process:
-        assert flows.running.stages._follow("sft", process, lines) == 0
-    assert lines == ["ERROR: http://127.0.0.1/x"] and caplog.messages == [f"sft: {lines[0]}"]
+    with Processes().start(command, {}) as process:
+        follow(process, lines, said.append)
+    assert lines == said == ["ERROR: http://127.0.0.1/x"]
 
 
 def test_warnings_of_the_flow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,10 +49,10 @@ def test_cached_stages_are_rows_that_name_the_run_that_made_them(workspace: Path
     run_toy(workspace, params, 2, "FAILED")
     Path("metrics").mkdir()
     Path("metrics/evaluate.json").write_text('{"methods": {"rlhf": {"reward_mean": {"mean": 0.5}}}}')
-    with pipeline_run("tasks.repro") as pipeline:
+    with pipeline_run("flows.repro") as pipeline:
         pipeline.open(params)
         pipeline.stage("toy@1", "Cached", 0.5)
-        pipeline.stage("toy@2", "Unknown")  # the only run with these inputs failed
+        pipeline.stage("toy@2", "Cached")  # the only run with these inputs failed
         pipeline.stage("lacking", "Cached")  # its input is gone: no hash, no source
         third = run_toy(workspace, params, 2)
         ran = dict(pipeline.ran())
@@ -62,7 +62,7 @@ def test_cached_stages_are_rows_that_name_the_run_that_made_them(workspace: Path
     assert parent.info.status == "FINISHED" and parent.data.params["risk.alpha"] == str(params.risk.alpha)
     assert parent.data.metrics["rlhf/reward_mean"] == 0.5 and parent.data.metrics["stages/cached"] == 2
     assert parent.data.tags["mlflow.note.content"].splitlines() == [
-        "The pipeline of preset tiny, started by `tasks.repro`.",
+        "The pipeline of preset tiny, started by `flows.repro`.",
         "",
         "Stages: 2 Cached, 1 Completed. `stages.json` names the run that made each one's outputs.",
     ]
@@ -76,7 +76,7 @@ def test_cached_stages_are_rows_that_name_the_run_that_made_them(workspace: Path
 
 def test_a_pipeline_with_nothing_to_do_is_one_run(workspace: Path, params: Params) -> None:
     run_toy(workspace, params, 1)
-    with pipeline_run("tasks.repro") as pipeline:
+    with pipeline_run("flows.repro") as pipeline:
         pipeline.open(params)
         for seed in (1, 2):
             pipeline.stage(f"toy@{seed}", "Cached")
@@ -86,7 +86,7 @@ def test_a_pipeline_with_nothing_to_do_is_one_run(workspace: Path, params: Param
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_an_exception_closes_the_run(error: type[BaseException], status: str, workspace: Path, params: Params) -> None:
-    with pytest.raises(error), pipeline_run("tasks.repro") as pipeline:
+    with pytest.raises(error), pipeline_run("flows.repro") as pipeline:
         folder = pipeline.folder
         pipeline.open(params)
         raise error
@@ -95,7 +95,7 @@ def test_an_exception_closes_the_run(error: type[BaseException], status: str, wo
 
 
 def test_a_stage_killed_below_a_pipeline_is_closed_with_it(workspace: Path, params: Params) -> None:
-    with pipeline_run("tasks.repro") as pipeline:
+    with pipeline_run("flows.repro") as pipeline:
         pipeline.open(params)
         dead = Tracker(stage_record("toy", {"seed": 1}, params, read_inputs("toy", {"seed": 1}, params)), workspace)
         dead.wait(60)
@@ -107,7 +107,7 @@ def test_a_stage_killed_below_a_pipeline_is_closed_with_it(workspace: Path, para
 
 
 def test_nothing_is_tracked_where_nothing_was_opened(workspace: Path) -> None:
-    with pipeline_run("tasks.repro") as pipeline:
+    with pipeline_run("flows.repro") as pipeline:
         pipeline.stage("toy@1", "Cached")
     assert not (workspace / "mlflow.db").exists()
 
@@ -119,7 +119,7 @@ def test_a_full_store_breaks_nothing(
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr("tasks.tracking.tracker.prepare_store", full)
-    with pipeline_run("tasks.repro") as pipeline:
+    with pipeline_run("flows.repro") as pipeline:
         pipeline.open(params)
         pipeline.stage("toy@1", "Cached")
     assert capsys.readouterr().err.count("database or disk is full\n") == 1
