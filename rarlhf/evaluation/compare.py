@@ -10,6 +10,7 @@ from math import isclose
 from typing import Any
 
 from rarlhf.config.errors import UserError
+from rarlhf.config.methods import label_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation.compare_checks import check_same_metrics, check_same_prompts, check_same_tables
 from rarlhf.evaluation.compare_runs import MeasuredRun
@@ -17,7 +18,7 @@ from rarlhf.evaluation.compare_sources import METRICS
 from rarlhf.evaluation.comparisons import COMPARED, TestSet, compare_methods
 from rarlhf.evaluation.generations import Tables
 from rarlhf.evaluation.judged import SECOND
-from rarlhf.evaluation.judgements import NO_JUDGEMENTS, Judgements
+from rarlhf.evaluation.judgements import NO_JUDGEMENTS, NO_SECOND_SCORER, Judgements
 from rarlhf.evaluation.statistics import Difference, Spread, like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.tables import NONE, flat
 from rarlhf.evaluation.words import joined, listed
@@ -141,12 +142,14 @@ def _by_prompts(
     a: MeasuredRun, b: MeasuredRun, pairs: Sequence[tuple[str, str]], params: Params
 ) -> tuple[list[ComparedPair], TestSet, list[str]]:
     compared, notes = [], []
+    unjudged: dict[str, list[str]] = {}  # why the second scorer is left out -> of which pairs
     for first, second in pairs:
         tables = {A: a.table(first, params.seeds), B: b.table(second, params.seeds)}
         check_same_tables(tables, (a.name, b.name))
         own = {A: a.per_seed(first, PERPLEXITY, params.seeds), B: b.per_seed(second, PERPLEXITY, params.seeds)}
         judgements, lacking = _second_opinions(a, b, (first, second), tables)
-        notes += lacking
+        if lacking:
+            unjudged.setdefault(lacking, []).append(pair_label((first, second)))
         evaluation = compare_methods(tables, _known(own, params.seeds), params, judgements)
         for run, side, method in ((a, A, first), (b, B, second)):
             if own[side] is None:
@@ -162,6 +165,7 @@ def _by_prompts(
         spreads = tuple(_without(evaluation["methods"][side], left_out) for side in (A, B))
         differences = {metric: value for metric, value in found["metrics"].items() if metric not in left_out}
         compared.append(ComparedPair((first, second), (spreads[0], spreads[1]), differences, found["like_kl"]))
+    notes += [_without_second_scorer(lacking, of, len(pairs)) for lacking, of in unjudged.items()]
     return compared, evaluation["test"], list(dict.fromkeys(notes))
 
 
@@ -172,18 +176,32 @@ def _known(perplexities: Mapping[str, Sequence[float] | None], seeds: Sequence[i
 
 def _second_opinions(
     a: MeasuredRun, b: MeasuredRun, methods: tuple[str, str], tables: Tables
-) -> tuple[Judgements, list[str]]:
-    """What the second scorer says of A and B, and why it says nothing where it does not."""
+) -> tuple[Judgements, str]:
+    """What the second scorer says of A and B, and why it says nothing where it does not.
+
+    The reason is empty if nobody misses it: neither run has judgements, or neither has a second scorer.
+    """
     of_a, of_b = (
         run.second_opinions(method, tables[side]) for run, side, method in zip((a, b), (A, B), methods, strict=True)
     )
-    lead = "The second scorer is left out:"
-    lacking = [f"{lead} {run.name} {of.lacking}." for run, of in ((a, of_a), (b, of_b)) if of.lacking]
-    if not lacking and of_a.scorer != of_b.scorer:
-        lacking = [f"{lead} {a.name} and {b.name} have different ones."]
-    if lacking:
-        return NO_JUDGEMENTS, lacking if len(lacking) == 1 else []  # without judges nobody misses one
-    return Judgements({A: of_a.by_seed, B: of_b.by_seed}), []
+    found = [f"{run.name} {of.lacking}" for run, of in ((a, of_a), (b, of_b)) if of.lacking]
+    if not found and of_a.scorer != of_b.scorer:
+        found = [f"{a.name} and {b.name} have different ones"]
+    if found:
+        missed = (a.has_judgements or b.has_judgements) and not of_a.lacking == of_b.lacking == NO_SECOND_SCORER
+        return NO_JUDGEMENTS, joined(dict.fromkeys(found)) if missed else ""
+    return Judgements({A: of_a.by_seed, B: of_b.by_seed}), ""
+
+
+def _without_second_scorer(lacking: str, of: Sequence[str], pairs: int) -> str:
+    """A line on the pairs, of all that are compared, without a second scorer, and why."""
+    return f"The second scorer is left out{f' of {joined(of)}' if len(of) < pairs else ''}: {lacking}."
+
+
+def pair_label(methods: tuple[str, str]) -> str:
+    """`RA-RLHF`, or `CVaR-RLHF less RA-RLHF` for a method of A and another one of B."""
+    first, second = map(label_of, methods)
+    return first if first == second else f"{second} less {first}"
 
 
 def _is_stale(run: MeasuredRun, method: str, measured: Mapping[str, Spread], seeds: Sequence[int]) -> bool:

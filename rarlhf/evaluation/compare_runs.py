@@ -48,6 +48,11 @@ class MeasuredRun:
         return not self.source.lacking
 
     @property
+    def has_judgements(self) -> bool:
+        """Whether there is a folder of judgements, current or not."""
+        return (self.source.folder / JUDGEMENTS).is_dir()
+
+    @property
     def definitions(self) -> int:
         """Version of the definitions of its numbers."""
         return DEFINITIONS if self.evaluation is None else self.evaluation["definitions"]

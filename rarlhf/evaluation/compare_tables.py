@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from rarlhf.config.escapes import one_line
 from rarlhf.config.methods import is_trained, label_of
 from rarlhf.config.refusals import shown
-from rarlhf.evaluation.compare import A, B, ComparedPair, RunComparison, differs, seeds_named
+from rarlhf.evaluation.compare import A, B, ComparedPair, RunComparison, differs, pair_label, seeds_named
 from rarlhf.evaluation.findings import MARK, METRIC_LABELS, SIGN, Verdict, mark_explained, verdict
 from rarlhf.evaluation.judged import SECOND
-from rarlhf.evaluation.statistics import distinguishable
+from rarlhf.evaluation.statistics import distinguishable_over_seeds
 from rarlhf.evaluation.tables import COLUMNS, NONE, aligned, with_half_width
 from rarlhf.evaluation.words import counted, joined, percent
 from rarlhf.messages.markdown import escaped
@@ -32,7 +32,7 @@ class Row:
     Attributes:
         metric: its short heading.
         cells: A, B, B less A, and the interval of that.
-        apart: whether the interval leaves out zero.
+        apart: whether the interval leaves out zero; False for one seed.
     """
 
     metric: str
@@ -73,8 +73,7 @@ def equal_methods(comparison: RunComparison) -> str:
 
 def pair_name(pair: ComparedPair) -> str:
     """`RA-RLHF`, or `CVaR-RLHF less RA-RLHF` for two methods; with `MARK` where the two are not at like KL."""
-    first, second = map(label_of, pair.methods)
-    return (first if first == second else f"{second} less {first}") + ("" if pair.like_kl else f" {MARK}")
+    return pair_label(pair.methods) + ("" if pair.like_kl else f" {MARK}")
 
 
 def rows_of(pair: ComparedPair, confidence: float) -> list[Row]:
@@ -96,7 +95,7 @@ def _cells(pair: ComparedPair, metric: str, confidence: float) -> tuple[str, str
 
 def _apart(pair: ComparedPair, metric: str) -> bool:
     difference = pair.differences[metric]
-    return differs(difference) and distinguishable(difference["interval"])
+    return differs(difference) and distinguishable_over_seeds(difference)
 
 
 def sentences(comparison: RunComparison) -> list[str]:
@@ -138,10 +137,10 @@ def notes(comparison: RunComparison) -> list[str]:
     """How to read the numbers, and what was left out."""
     settings = comparison.params.evaluate
     level = percent(settings.confidence)
-    by = "seed and test prompt" if comparison.by_prompts else "seed"
+    by, several = "seed and test prompt" if comparison.by_prompts else "seed", len(comparison.seeds) > 1
     lines = [
         f"Mean ± half-width of the {level} t interval over seeds. Reward and tails: higher is better.",
-        f"{B} - {A} is paired by {by}. *: the {level} interval leaves out zero.",
+        f"{B} - {A} is paired by {by}." + (f" *: the {level} interval leaves out zero." if several else ""),
     ]
     if any(not pair.like_kl for pair in comparison.pairs):
         lines.append(mark_explained(settings))

@@ -12,7 +12,12 @@ from typing import Literal
 from rarlhf.config.methods import RLHF, in_order, is_trained, label_of
 from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.comparisons import Comparison, Evaluation
-from rarlhf.evaluation.statistics import Difference, distinguishable, seeds_at_unlike_kl
+from rarlhf.evaluation.statistics import (
+    Difference,
+    distinguishable,
+    distinguishable_over_seeds,
+    seeds_at_unlike_kl,
+)
 from rarlhf.evaluation.words import counted, percent
 
 METRIC_LABELS: Mapping[str, str] = {
@@ -53,7 +58,7 @@ def verdict(difference: Difference, sign: int) -> Verdict:
 
     It is open where zero lies in the interval, and for one seed, which says nothing of methods.
     """
-    if difference["n"] < 2 or not distinguishable(difference["interval"]):
+    if not distinguishable_over_seeds(difference):
         return "open"
     return "better" if difference["mean"] * sign > 0 else "worse"
 

@@ -17,8 +17,10 @@ from rarlhf.config.errors import UserError
 from rarlhf.evaluation.generations import FloatArray, Generations, IntArray, Tables
 
 EMBEDDINGS = "prompts.safetensors"  # file of the prompts' embeddings
-SECOND_SCORER, ANSWERS = "second_scorer", "answers"  # keys in a file's metadata: by what scorer and answers are known
+KNOWN_BY = "known_by"  # the one key of a file's metadata: of several, safetensors writes the order at random
+SECOND_SCORER, ANSWERS = "second_scorer", "answers"  # keys in its JSON: by what scorer and answers are known again
 AGAIN = "run `dvc repro judge` again"
+NO_SECOND_SCORER = "has no second scorer"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def write_judgement(judgement: Judgement, path: Path, second_scorer: str = "", a
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: value for name, value in vars(judgement).items() if value is not None}
     arrays = {name: value.astype(np.int32 if name == "tokens" else np.float32) for name, value in fields.items()}
-    save_file(arrays, path, metadata={SECOND_SCORER: second_scorer, ANSWERS: answers})
+    known_by = json.dumps({SECOND_SCORER: second_scorer, ANSWERS: answers})
+    save_file(arrays, path, metadata={KNOWN_BY: known_by})
 
 
 def write_embeddings(embeddings: FloatArray, path: Path) -> None:
@@ -105,7 +108,7 @@ class SecondOpinions:
     Attributes:
         by_seed: seed -> judgement with the second scores alone; empty if something is lacking.
         scorer: by what the scorer is known again.
-        lacking: why there is nothing, as in "has no judgements"; else empty.
+        lacking: why there is nothing, such as `NO_SECOND_SCORER`; else empty.
     """
 
     by_seed: Mapping[int, Judgement]
@@ -126,15 +129,17 @@ def read_second_opinions(folder: Path, by_seed: Mapping[int, Generations]) -> Se
     for seed, table in by_seed.items():
         path = folder / f"{seed}.safetensors"
         if not path.is_file():
-            return SecondOpinions({}, "", f"has no judgement of {folder.name}, seed {seed}")
+            return SecondOpinions({}, "", "lacks judgements")
         try:
             judgement, scorer = _read(path, table)
         except StaleError:
-            return SecondOpinions({}, "", f"has a judgement of other answers of {folder.name}, seed {seed}")
+            return SecondOpinions({}, "", "has judgements of other answers")
+        if judgement.second_scores is None:
+            return SecondOpinions({}, "", NO_SECOND_SCORER)
         found[seed] = Judgement(judgement.second_scores)
         scorers.add(scorer)
     if len(scorers) != 1 or not all(scorers):
-        return SecondOpinions({}, "", f"was not judged by one second scorer, in {folder.name}")
+        return SecondOpinions({}, "", "was not judged by one second scorer")
     return SecondOpinions(found, scorers.pop(), "")
 
 
@@ -151,10 +156,10 @@ def _read(path: Path, table: Generations) -> tuple[Judgement, str]:
     try:
         fields = load_file(path)
         with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
+            known_by = json.loads((file.metadata() or {}).get(KNOWN_BY, "{}"))
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{path} is missing or not whole ({error}): {AGAIN}") from error
-    shape, answers = table.scores.shape, metadata.get(ANSWERS)
+    shape, answers = table.scores.shape, known_by.get(ANSWERS)
     if answers and answers != answers_hash(table):
         raise StaleError(f"{path} is of other answers than the generations: {AGAIN}")
     for name, values in fields.items():
@@ -167,7 +172,7 @@ def _read(path: Path, table: Generations) -> tuple[Judgement, str]:
         **{name: values.astype(np.float64) for name, values in fields.items()},
         tokens=None if tokens is None else tokens.astype(np.int64),
     )
-    return judgement, metadata.get(SECOND_SCORER, "")
+    return judgement, known_by.get(SECOND_SCORER, "")
 
 
 def _embeddings(path: Path, prompts: int) -> FloatArray | None:

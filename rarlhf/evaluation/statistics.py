@@ -174,3 +174,11 @@ def bootstrap(
 def distinguishable(interval: Sequence[float] | None) -> bool:
     """Whether an interval of a difference lies wholly on one side of zero; False where there is no interval."""
     return interval is not None and not interval[0] <= 0 <= interval[1]
+
+
+def distinguishable_over_seeds(difference: Difference) -> bool:
+    """Whether a difference says something of methods: its interval leaves out zero and is not of one seed.
+
+    The interval of one seed has the prompts' error alone, so it says nothing of another training.
+    """
+    return difference["n"] > 1 and distinguishable(difference["interval"])

@@ -191,7 +191,7 @@ def test_the_second_scorer_is_compared_if_both_runs_have_the_same(a: Path, tmp_p
     b = write_run(tmp_path / "b", {"rlhf": {1: 1.5, 2: 2.5}})
     assert not any("second scorer" in note for note in compared(a, b).notes)
     judge(a, "rlhf", {1: 0.0, 2: 0.0}, "one")
-    lacking = f"The second scorer is left out: {b} has no judgement of rlhf, seed 1."
+    lacking = f"The second scorer is left out: {b} lacks judgements."
     assert lacking in compared(a, b).notes
     judge(b, "rlhf", {1: 1.0, 2: 2.0}, "other")
     found = compared(a, b)
@@ -204,8 +204,41 @@ def test_the_second_scorer_is_compared_if_both_runs_have_the_same(a: Path, tmp_p
     assert pair.spreads[1]["second_mean"]["per_seed"] == pytest.approx([1.95, 2.95], abs=1e-6)
     assert "second scorer: CVaR 10 %" in terminal(compared(a, b))
     judge(b, "rlhf", {1: 1.0, 2: 2.0}, "one", answers="other")
-    stale = f"The second scorer is left out: {b} has a judgement of other answers of rlhf, seed 1."
-    assert stale in compared(a, b).notes
+    assert f"The second scorer is left out: {b} has judgements of other answers." in compared(a, b).notes
+
+
+def second_scorer_notes(a: Path, b: Path) -> list[str]:
+    return [note for note in compared(a, b).notes if "second scorer" in note]
+
+
+def test_judgements_that_are_stale_in_both_runs_are_told_in_one_line(a: Path, tmp_path: Path) -> None:
+    b = write_run(tmp_path / "b", {"sft": {1: 0.0, 2: 0.0}, "rlhf": {1: 1.5, 2: 2.5}})
+    for method in ("sft", "rlhf"):
+        judge(a, method, {1: 0.0, 2: 0.0}, "one", answers="other")
+        judge(b, method, {1: 0.0, 2: 0.0}, "one", answers="other")
+    stale = "has judgements of other answers"
+    assert second_scorer_notes(a, b) == [f"The second scorer is left out: {a} {stale} and {b} {stale}."]
+    judge(a, "sft", {1: 0.0, 2: 0.0}, "one")
+    judge(b, "sft", {1: 0.0, 2: 0.0}, "one")
+    assert second_scorer_notes(a, b) == [f"The second scorer is left out of RLHF: {a} {stale} and {b} {stale}."]
+    shutil.rmtree(b / "judgements/rlhf")
+    assert second_scorer_notes(a, b) == [
+        f"The second scorer is left out of RLHF: {a} {stale} and {b} lacks judgements."
+    ]
+
+
+def test_nobody_misses_a_second_scorer_that_neither_run_has(a: Path, tmp_path: Path) -> None:
+    b = write_run(tmp_path / "b", {"rlhf": {1: 1.5, 2: 2.5}})
+    assert second_scorer_notes(a, b) == []
+    for run in (a, b):
+        for seed in (1, 2):
+            toxicity = Judgement(toxicity=np.zeros((PROMPTS, 2)))
+            write_judgement(toxicity, run / "judgements/rlhf" / f"{seed}.safetensors")
+    assert second_scorer_notes(a, b) == []
+    judge(a, "rlhf", {1: 0.0, 2: 0.0}, "one")
+    assert second_scorer_notes(a, b) == [f"The second scorer is left out: {b} has no second scorer."]
+    judge(a, "rlhf", {1: 0.0}, "other")
+    assert f"{a} was not judged by one second scorer and" in second_scorer_notes(a, b)[0]
 
 
 def test_a_judges_rounding_is_no_difference(a: Path, tmp_path: Path) -> None:

@@ -118,3 +118,13 @@ def test_markdown_is_one_table_for_a_pull_request() -> None:
     assert "| RLHF | reward | 2.00 ±2.48 | 4.00 ±2.37 | +2.00 | [1.75, 2.25] * |\n|  | prompt tail |" in text
     assert "| risk.alpha | 0.3 | 0.5 |" in text
     assert "have the same params.yaml." in markdown(of(pair("rlhf")))
+
+
+def test_of_one_seed_no_interval_is_marked() -> None:
+    one = pair("rlhf", reward_mean=HIGHER)
+    single = {metric: {**value, "n": 1} for metric, value in one.differences.items()}
+    comparison = of(replace(one, differences=single), seeds=[1])
+    first, *_ = rows_of(comparison.pairs[0], 0.95)
+    assert first.cells[3] == "[1.75, 2.25]" and not first.apart
+    assert "*" not in terminal(comparison)
+    assert notes(comparison)[1] == "B - A is paired by seed and test prompt."

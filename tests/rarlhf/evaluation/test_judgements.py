@@ -41,6 +41,14 @@ def test_what_is_written_is_read(tables: Tables, tmp_path: Path) -> None:
     assert second_scores(found)["sft"].shape == (3, *SHAPE)
 
 
+def test_equal_judgements_are_equal_bytes(tmp_path: Path) -> None:
+    path, contents = tmp_path / "1.safetensors", set()
+    for _ in range(20):
+        write_judgement(Judgement(np.zeros(SHAPE), toxicity=np.ones(SHAPE)), path, "scorer", "answers")
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
 def test_judges_that_were_not_asked(tables: Tables, tmp_path: Path) -> None:
     found = read_judgements(written(tmp_path, tables, Judgement()), tables)
     assert found.methods["rlhf"][1] == Judgement()
