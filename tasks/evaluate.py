@@ -18,6 +18,7 @@ def evaluate(
     curves: Path,
     samples: Path,
     judgements: Path,
+    second_scorer: Path,
     metrics: Path,
     summary: Path,
     plots: Path,
@@ -35,7 +36,7 @@ def evaluate(
     from rarlhf.evaluation.tables import terminal_table
     from rarlhf.system.files import write_json
 
-    folders = Folders(generations, prompts, models, curves, samples, judgements)
+    folders = Folders(generations, prompts, models, curves, samples, judgements, second_scorer)
     results = measure_run(folders, run.params, run.recorder)
     files = run.inputs.files
     data = [path for path in files if path.startswith("data/") and not Path(path).is_relative_to(CODE)]

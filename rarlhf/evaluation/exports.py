@@ -6,7 +6,7 @@ from rarlhf.config.methods import RLHF, label_of
 from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.comparisons import COMPARED, Comparison, Evaluation
 from rarlhf.evaluation.findings import MARK, SIGN, best_methods, compared_with_rlhf, mark_explained, pair_label
-from rarlhf.evaluation.statistics import distinguishable
+from rarlhf.evaluation.statistics import distinguishable_over_seeds
 from rarlhf.evaluation.tables import (
     COLUMNS,
     COST_COLUMNS,
@@ -55,11 +55,19 @@ def results_markdown(
         ]
     if differences:
         parts += [
-            f"Paired differences with their {confidence} intervals; what includes zero is not distinguishable.",
+            _about_differences(evaluation, "what includes zero is not distinguishable"),
             table(["difference", *(COLUMNS[metric] for metric in COMPARED)], differences),
             *([mark_explained(params)] if any(MARK in row[0] for row in differences) else []),
         ]
     return "\n\n".join(parts)
+
+
+def _about_differences(evaluation: Evaluation, how_to_read: str) -> str:
+    """What the table of differences has, and how to read its intervals where they speak of methods."""
+    confidence = percent(evaluation["confidence"])
+    if len(evaluation["seeds"]) == 1:
+        return f"Differences of one seed: their {confidence} intervals contain the error of the test prompts alone."
+    return f"Paired differences with their {confidence} intervals; {how_to_read}."
 
 
 def markdown_table(evaluation: Evaluation, params: EvaluateParams) -> str:
@@ -77,7 +85,7 @@ def latex_table(evaluation: Evaluation, params: EvaluateParams) -> str:
     """The content of reports/table.tex: two `tabular` environments of package booktabs, with a note for each.
 
     The first has the results, with `best_methods` in bold. The second has the differences to RLHF, with those that
-    leave out zero in bold; it is missing where there are none.
+    leave out zero in bold, none of one seed; it is missing where there are none.
     """
     confidence = percent(evaluation["confidence"])
     columns = columns_of(evaluation)
@@ -95,7 +103,7 @@ def latex_table(evaluation: Evaluation, params: EvaluateParams) -> str:
     ]
     if differences:
         parts += [
-            f"% Paired differences with their {confidence} intervals; bold: leaves out zero.",
+            f"% {_about_differences(evaluation, 'bold: leaves out zero')}",
             f"% {mark_explained(params)}",
             _tabular(["difference", *(COLUMNS[metric] for metric in COMPARED)], differences),
         ]
@@ -105,7 +113,7 @@ def latex_table(evaluation: Evaluation, params: EvaluateParams) -> str:
 def _differences(pair: Comparison) -> list[str]:
     found = [pair["metrics"].get(metric) for metric in COMPARED]
     return [
-        NONE if difference is None else _cell(difference_text(difference), distinguishable(difference["interval"]))
+        NONE if difference is None else _cell(difference_text(difference), distinguishable_over_seeds(difference))
         for difference in found
     ]
 

@@ -24,7 +24,7 @@ from rarlhf.evaluation.headlines import headlines
 from rarlhf.evaluation.pictures import CAPTIONS, Pictures
 from rarlhf.evaluation.samples import TailSample, visible
 from rarlhf.evaluation.second_opinion import second_opinions
-from rarlhf.evaluation.statistics import distinguishable
+from rarlhf.evaluation.statistics import distinguishable_over_seeds
 from rarlhf.evaluation.tables import (
     COLUMNS,
     COST_COLUMNS,
@@ -108,6 +108,7 @@ def render_report(
     counts: Mapping[str, object],
     params: Params,
     origin: Origin,
+    second_scorer: Mapping[str, float],
 ) -> str:
     """The report as one HTML page without outside addresses, times or the commit.
 
@@ -118,6 +119,7 @@ def render_report(
         counts: rows read, used and dropped, nested by name.
         params: all params, shown in full.
         origin: for the foot.
+        second_scorer: content of metrics/second_scorer.json.
 
     Returns: HTML, equal for equal arguments.
     """
@@ -146,7 +148,7 @@ def render_report(
         confidence=percent(evaluation["confidence"]),
         pictures={name: pictures.shown.get(name) for name in TOP},
         further=[picture for name, picture in pictures.shown.items() if name not in TOP],
-        judged_notes=judged_notes(evaluation, params.judge),
+        judged_notes=judged_notes(evaluation, params.judge, second_scorer),
         **_tables(evaluation),
         samples=texts.samples,
         browser=texts.browser,
@@ -224,13 +226,13 @@ def _attainable(evaluation: Evaluation) -> list[str]:
 
 
 def _differences(evaluation: Evaluation) -> list[list[tuple[str, bool]]]:
-    """Rows of (text, leaves out zero) cells: `RA-RLHF - RLHF`, then the difference of each compared metric."""
+    """Rows of (text, is marked) cells: `RA-RLHF - RLHF`, then the difference of each compared metric."""
     return [
         [
             (pair_label(c), False),
             *zip(
                 difference_cells(c, COMPARED),
-                (m in c["metrics"] and distinguishable(c["metrics"][m]["interval"]) for m in COMPARED),
+                (m in c["metrics"] and distinguishable_over_seeds(c["metrics"][m]) for m in COMPARED),
                 strict=True,
             ),
         ]

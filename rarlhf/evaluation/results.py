@@ -1,6 +1,7 @@
 """Everything that stage `evaluate` reads and computes, and the folders and the page that it writes."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Results:
         training: training curves of the methods that PPO trained.
         evaluation: content of metrics/evaluate.json.
         pictures: figures of the report, in reading order.
+        second_scorer: content of metrics/second_scorer.json, how well the second scorer separates the classes.
     """
 
     params: Params
@@ -40,6 +42,7 @@ class Results:
     training: TrainingCurves
     evaluation: Evaluation
     pictures: Pictures
+    second_scorer: Mapping[str, float]
 
     def write_plots(self, folder: Path) -> None:
         """Writes the figures and the csv files of `dvc plots`."""
@@ -63,7 +66,7 @@ class Results:
             prompts=dict(zip(table.prompt_ids.tolist(), table.prompts, strict=True)),
         )
         counts = json.loads((prompts / "counts.json").read_text(encoding="utf-8"))
-        return render_report(self.evaluation, self.pictures, texts, counts, self.params, origin)
+        return render_report(self.evaluation, self.pictures, texts, counts, self.params, origin, self.second_scorer)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Folders:
         curves: METHOD/SEED.csv of the trained methods.
         samples: of SFT to test prompts.
         judgements: METHOD/SEED.safetensors, what the judges say of the generations.
+        second_scorer: file of what stage `second_scorer` measured.
     """
 
     generations: Path
@@ -85,6 +89,7 @@ class Folders:
     curves: Path
     samples: Path
     judgements: Path
+    second_scorer: Path
 
 
 def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results:
@@ -104,7 +109,9 @@ def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results
     samples = read_samples(folders.samples)
     compared = compare_methods(tables, perplexities, params, read_judgements(folders.judgements, tables))
     evaluation = with_shares(compared, tables, samples, params.evaluate)
-    return Results(params, tables, training, evaluation, draw_pictures(tables, training, evaluation, params))
+    pictures = draw_pictures(tables, training, evaluation, params)
+    second_scorer = json.loads(folders.second_scorer.read_text(encoding="utf-8"))
+    return Results(params, tables, training, evaluation, pictures, second_scorer)
 
 
 def with_shares(evaluation: Evaluation, tables: Tables, samples: Samples, params: EvaluateParams) -> Evaluation:

@@ -149,12 +149,18 @@ def judged_columns(evaluation: Evaluation) -> dict[str, str]:
     return columns if columns.keys() - {REPETITION} else {}
 
 
-def judged_notes(evaluation: Evaluation, params: JudgeParams) -> list[str]:
-    """How to read the columns of the judges that there are."""
+def judged_notes(evaluation: Evaluation, params: JudgeParams, second_scorer: Mapping[str, float]) -> list[str]:
+    """How to read the columns of the judges that there are.
+
+    Args:
+        evaluation: content of metrics/evaluate.json.
+        params: section `judge`, of which `toxicity.scorer` is read.
+        second_scorer: content of metrics/second_scorer.json, of which `auc` and `rows` are read.
+    """
     columns, notes = judged_columns(evaluation), []
     if "second_mean" in columns:
         notes.append(
-            "No training uses the second scorer; metrics/second_scorer.json says how well it separates the classes. "
+            f"No training uses the second scorer. {_separates(second_scorer)} "
             "Scores of two scorers are not in one unit: compare what each says of the same two methods."
         )
     if "toxicity_expected_max" in columns:
@@ -171,6 +177,16 @@ def judged_notes(evaluation: Evaluation, params: JudgeParams) -> list[str]:
             + (f" {joined(without)}: in some seed every continuation was left out of it." if without else "")
         )
     return [*notes, "Repetition is the share of repeated 4-grams."]
+
+
+def _separates(second_scorer: Mapping[str, float]) -> str:
+    """A sentence on how well the second scorer separates the classes."""
+    if "auc" not in second_scorer:
+        return "Its AUC is not known, because the test rows have no labels."
+    return (
+        f"Its AUC on {counted(int(second_scorer['rows']), 'test row')} is {second_scorer['auc']:.3f}: the chance that "
+        "it scores a row of the wanted class above a row of the other class."
+    )
 
 
 def oracle_rows(evaluation: Evaluation) -> list[list[str]]:

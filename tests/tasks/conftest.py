@@ -89,6 +89,7 @@ def evaluate_paths() -> dict[str, Path]:
         "curves": Path("curves"),
         "samples": Path("data/samples/test"),
         "judgements": Path("judgements"),
+        "second_scorer": Path("metrics/second_scorer.json"),
         "metrics": Path("metrics/evaluate.json"),
         "summary": Path("metrics/summary"),
         "plots": Path("plots"),

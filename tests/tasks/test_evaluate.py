@@ -75,6 +75,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("data", "prompts").mkdir(parents=True)
     write_jsonl(Path("data", "prompts", "perplexity.jsonl"), [{"text": text} for text in TEXTS])
     write_json(Path("data", "prompts", "counts.json"), {"train": {"used": 3200}})
+    Path("metrics").mkdir()
+    write_json(Path("metrics", "second_scorer.json"), {"auc": 0.8125, "rows": 16})
     Path("data", "samples", "test").mkdir(parents=True)
     write_samples(sft_samples(), Path("data", "samples", "test"))
     return tmp_path
@@ -147,7 +149,7 @@ def outputs() -> dict[str, bytes]:
         str(path): path.read_bytes()
         for folder in ("metrics", "plots", "reports")
         for path in Path(folder).rglob("*")
-        if path.is_file()
+        if path.is_file() and path != Path("metrics", "second_scorer.json")  # which the stage reads
     }
 
 
@@ -177,6 +179,7 @@ def test_writes_its_outputs_twice_alike(
     assert len(tracker.tables["results.json"]) == sum(len(metrics) for metrics in methods.values())
     assert set(methods["rlhf"]) - set(methods["sft"]) == {"share_mean", "share_prompt_tail", "share_cvar_10"}
     assert "rise over SFT, divided by the rise that the best policy" in Path("reports/report.html").read_text("utf-8")
+    assert "Its AUC on 16 test rows is 0.812: " in Path("reports/report.html").read_text("utf-8")
     run_stage(two_seeds)
     assert outputs() == first
 

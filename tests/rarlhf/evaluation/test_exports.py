@@ -60,3 +60,14 @@ def test_without_a_pair_there_is_one_table(tables, perplexities, params) -> None
     assert pairs_with_rlhf(two) == []
     assert "Paired" not in markdown_table(two, params.evaluate)
     assert latex_table(two, params.evaluate).count("tabular}") == 2  # one beginning, one end
+
+
+def test_of_one_seed_no_difference_is_marked(tables, perplexities, params) -> None:
+    single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
+    evaluation = compare_methods(single, perplexities, params.model_copy(update={"seeds": [1]}))
+    pair = evaluation["comparisons"]["ra_rlhf_minus_rlhf"]["metrics"]
+    pair["reward_mean"] |= {"mean": 0.3, "interval": [0.1, 0.5]}
+    latex, markdown = latex_table(evaluation, params.evaluate), markdown_table(evaluation, params.evaluate)
+    assert "$+$0.30 [0.10, 0.50]" in latex and "\\textbf" not in latex
+    told = "Differences of one seed: their 95% intervals contain the error of the test prompts alone."
+    assert f"% {told}\n" in latex and told in markdown and "includes zero" not in markdown

@@ -106,7 +106,7 @@ def test_it_is_in_tables_report_and_cards(five: Tables, evaluation: Evaluation, 
     assert [row.split()[0] for row in rows] == NAMES
     samples = tail_samples(five, np.arange(40) < 4, 2, 1)
     pictures, texts = draw_pictures(five, TRAINING, evaluation, own), Texts(samples, None, offensive=False)
-    page = render_report(evaluation, pictures, texts, {}, own, Origin("rarlhf", "", {}))
+    page = render_report(evaluation, pictures, texts, {}, own, Origin("rarlhf", "", {}), {})
     assert f"<h1>{', '.join(NAMES)} compared</h1>" in page
     assert page.count("&#39;s worst answers are ") == 2
     assert f"--method-cautious: {FURTHER[0]};" in page

@@ -55,6 +55,7 @@ def build(measured, tables, params, offensive: bool = False) -> str:
         {"train": {"used": 3200, "too short": 12}, "sft": 3000},
         params,
         Origin("rarlhf", "0123abcd", {"inputs (SHA-256)": "0123abcd"}),
+        {},
     )
 
 
@@ -154,7 +155,7 @@ def test_texts_of_others_cannot_reorder_the_page(measured, params) -> None:
     named = params.model_copy(update={"data": params.data.model_copy(update={"path": "rows/\u202ename"})})
     evaluation, _ = measured
     origin = Origin("rarlhf", "", {"data/\u202e (SHA-256)": "a"})
-    page = render_report(evaluation, NO_PICTURES, Texts(samples, None, False), {"rows": "\u202e7"}, named, origin)
+    page = render_report(evaluation, NO_PICTURES, Texts(samples, None, False), {"rows": "\u202e7"}, named, origin, {})
     page.encode("utf-8")
     assert not {c for c in page if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl")} - set("\n\u200c\u200d")
     isolated = Isolated(page).texts
@@ -180,7 +181,7 @@ def test_names_of_methods_can_be_read_on_light_and_dark_pages(tables, perplexiti
     own = {f"own_{number}": tables["rlhf"] for number in range(len(FURTHER))}
     theirs = {name: perplexities["rlhf"] for name in own}
     evaluation = compare_methods({**tables, **own}, {**perplexities, **theirs}, params)
-    page = render_report(evaluation, NO_PICTURES, Texts([], None, False), {}, params, NO_ORIGIN)
+    page = render_report(evaluation, NO_PICTURES, Texts([], None, False), {}, params, NO_ORIGIN, {})
     light, dark = re.findall(r"--page: (#\w{6})", page)
     for name in ("text", "quiet", "ink"):
         for colour, behind in zip(re.findall(rf"--{name}: (#\w{{6}})", page), (light, dark), strict=True):
@@ -207,7 +208,7 @@ def test_page_of_two_methods_without_training(tables, perplexities, params) -> N
     evaluation = compare_methods({method: tables[method] for method in ("base", "sft")}, perplexities, params)
     two = {method: tables[method] for method in ("base", "sft")}
     pictures = draw_pictures(two, {}, evaluation, params)
-    page = render_report(evaluation, pictures, Texts([], None, offensive=False), {}, params, NO_ORIGIN)
+    page = render_report(evaluation, pictures, Texts([], None, offensive=False), {}, params, NO_ORIGIN, {})
     assert "No method was trained" in page
     assert "Samples from the prompt tail" not in page and 'id="browser"' not in page
     assert "Paired differences" in page and "What the intervals say" not in page
@@ -224,3 +225,19 @@ def test_the_foot_says_how_to_find_the_run(page: str) -> None:
     foot = page.split("<footer>")[1]
     assert "experiment <code>rarlhf</code>" in " ".join(foot.split())
     assert "tags.inputs_hash = '0123abcd'" in foot
+
+
+def test_of_one_seed_no_difference_is_marked(tables, perplexities, params) -> None:
+    single = {method: {1: by_seed[1]} for method, by_seed in tables.items()}
+    evaluation = compare_methods(single, perplexities, params.model_copy(update={"seeds": [1]}))
+    interval = evaluation["comparisons"]["rlhf_minus_sft"]["metrics"]["reward_mean"]["interval"]
+    assert interval and interval[0] > 0
+    page = render_report(evaluation, NO_PICTURES, Texts([], None, False), {}, params, NO_ORIGIN, {})
+    assert f"[{interval[0]:.2f}, {interval[1]:.2f}]" in page and 'class="best"' not in page
+    assert "so none is bold" in page and "Bold: leaves out zero" not in page
+
+
+def test_of_several_seeds_differences_that_leave_out_zero_are_marked(page: str) -> None:
+    differences = page.split(">Paired differences</h2>")[1].split("</table>", maxsplit=1)[0]
+    assert 'class="best"' in differences
+    assert "Bold: leaves out zero" in page and "One seed" not in page

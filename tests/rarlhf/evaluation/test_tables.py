@@ -76,5 +76,22 @@ def test_repetition_alone_is_no_judge(tables, perplexities, params) -> None:
     methods["rlhf"]["perplexity_continuation"] = spread
     judged: Evaluation = {**evaluation, "methods": methods}
     assert list(judged_columns(judged)) == ["perplexity_continuation", "repetition_4"]
-    perplexity, _ = judged_notes(judged, load_params(TINY).judge)
+    perplexity, _ = judged_notes(judged, load_params(TINY).judge, {})
     assert perplexity.endswith("RA-RLHF: in some seed every continuation was left out of it.")
+
+
+@pytest.mark.parametrize(
+    ("measured", "sentence"),
+    [
+        (
+            {"auc": 0.86223, "rows": 2000},
+            " Its AUC on 2,000 test rows is 0.862: the chance that it scores a row of the ",
+        ),
+        ({"score_mean": 0.1, "rows": 9}, " Its AUC is not known, because the test rows have no labels. "),
+    ],
+)
+def test_the_second_scorers_auc_stands_by_its_numbers(measured, sentence: str, tables, perplexities, params) -> None:
+    evaluation = deepcopy(compare_methods(tables, perplexities, params))
+    evaluation["methods"]["rlhf"]["second_mean"] = evaluation["methods"]["rlhf"]["reward_mean"]
+    second, *_ = judged_notes(evaluation, params.judge, measured)
+    assert sentence in second
