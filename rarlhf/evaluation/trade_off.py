@@ -88,10 +88,10 @@ def _best_of_n(axis: Axes, curve: BestOfNCurve, metric: str, reach: float) -> No
     """A small cross for each n, at the KL that was estimated."""
     shown = [(n, kl, value) for n, kl, value in zip(curve["n"], curve["kl"], curve["metrics"][metric], strict=True)]
     for n, kl, value in [one for one in shown if one[0] > 1 and one[1] < reach]:
-        axis.plot([kl], [value], marker="x", markersize=4, color="#777777", linestyle="none")
+        axis.plot([kl], [value], marker="x", markersize=4, color="#8a8a8a", linestyle="none")
         axis.annotate(
             f"best of {n}", (kl, value), xytext=(4, -2), textcoords="offset points", va="top", fontsize=7,
-            color="#777777",
+            color="#8a8a8a",
         )  # fmt: skip
 
 
