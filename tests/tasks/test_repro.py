@@ -19,6 +19,7 @@ import tasks.repro
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 TOY = """\
 import os, time
