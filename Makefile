@@ -4,11 +4,12 @@
 #   make deploy      make stop      Prefect's server, the deployment rarlhf/full, its worker; end them
 #   make exp       make dag      DVC experiments side by side; a picture of the stages in Mermaid
 #   make test      make check      make ui      make bench      make clean
+#   make test-quick [QUICK=folders]      tests that are not marked slow, for use while editing; under a minute
 #   make docs      build the documentation into site/, which opens without a network
 #   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro exp dag test test-kill check docs ui deploy stop bench clean
+.PHONY: repro exp dag test test-quick test-kill check format types layers docs ui deploy stop bench clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -24,6 +25,7 @@ export PYTHONHASHSEED ?= 0
 BIN := .venv/bin
 PEER := .venv-peer
 INSTALLED := .venv/.installed
+QUICK := $(addprefix tests/rarlhf/,config messages system rewards data risk rl evaluation)
 IS_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 
 repro: $(INSTALLED)
@@ -42,15 +44,26 @@ dag: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Leaves out the rooms whose tests load models. Shows what took over half a second: on an idle machine that is to be marked slow.
+test-quick: $(INSTALLED)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -q -m "not slow and not kill" --durations 9 --durations-min 0.5 $(QUICK)
+
 test-kill: $(INSTALLED)
 	$(BIN)/pytest -m kill -s tests/rarlhf/rl/test_kill.py
 
+# Types take most of the time, so the others run beside them.
 check: $(INSTALLED)
+	@$(MAKE) --no-print-directory -j2 types format layers docs
+
+format: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(INSTALLED)
 	$(BIN)/mypy
+
+layers: $(INSTALLED)
 	$(BIN)/lint-imports
-	@$(BIN)/python docs/build.py
 
 docs: $(INSTALLED)
 	@$(BIN)/python docs/build.py

@@ -1,12 +1,14 @@
 """What all tests share."""
 
+import fcntl
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +23,35 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # It says at every matrix product that it rounds to float16; the commands leave that out too.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-# The files that take longest go first, so that no worker is left with one of them at the end.
-LONG = (
-    "test_pipeline.py",
-    "flows/serving/test_deploy.py",
-    "flows/test_repro.py",
-    "flows/test_pipeline.py",
-    "flows/test_ablation.py",
-    "rarlhf/rl/test_kill.py",
-    "benchmarks/test_run.py",
-    "tasks/tracking/test_tracker.py",
-    "test_wheel.py",
-    "tasks/test_paper_presets.py",
-    "rarlhf/system/test_distributed.py",
-    "rarlhf/decoding/test_compiled.py",
-)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files of LONG first; the order within a file stays."""
-    here = Path(__file__).parent
-    ranks = {here / name: rank for rank, name in enumerate(LONG)}
-    items.sort(key=lambda item: ranks.get(item.path, len(LONG)))
+    """Puts files with slow tests first, so that no worker is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """`made_once(name, make)` is a folder that all workers share; the first that asks makes it, and others wait."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        shared.mkdir(exist_ok=True)
+        path, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                make(path)
+                done.touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture
@@ -64,24 +73,28 @@ asyncio.run(provide_database_interface().create_db())
 
 
 @pytest.fixture(scope="session")
-def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prefect_database(made_once: MadeOnce) -> Path:
     """A new database of Prefect's server, which takes the server some seconds to make."""
-    home = tmp_path_factory.mktemp("prefect")
-    subprocess.run([sys.executable, "-c", PREFECT_TABLES], env={**os.environ, "PREFECT_HOME": str(home)}, check=True)
-    return home / "prefect.db"
+
+    def make(home: Path) -> None:
+        environment = {**os.environ, "PREFECT_HOME": str(home)}
+        subprocess.run([sys.executable, "-c", PREFECT_TABLES], env=environment, check=True)
+
+    return made_once("prefect", make) / "prefect.db"
 
 
 @pytest.fixture(scope="session")
-def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_store(made_once: MadeOnce) -> Path:
     """A new MLflow store with its tables and nothing in them, which takes MLflow some seconds to make."""
     from tasks.tracking.store import import_mlflow
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    import_mlflow(f"sqlite:///{path}")
-    from mlflow.tracking.client import MlflowClient
+    def make(folder: Path) -> None:
+        import_mlflow(f"sqlite:///{folder}/mlflow.db")
+        from mlflow.tracking.client import MlflowClient
 
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return made_once("mlflow", make) / "mlflow.db"
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = ("pyproject.toml", "README.md", "LICENSE")
 PIPELINE = ("dvc", "prefect", "mlflow", "fastapi", "starlette", "uvicorn", "tasks", "flows")

@@ -1,8 +1,8 @@
 """The benchmark's quick mode: everything runs, and the results have their keys. No time is asserted."""
 
 import json
+import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,24 +13,28 @@ from benchmarks.growth import episode_flops, grown
 from benchmarks.race import ROOT, summary
 from benchmarks.report import PARTS, page
 from benchmarks.setting import Setting, Work
+from tests.warm import warm_python
 
 RATIOS = ("ratio_fp32_full", "ratio_fp32_alpha_0_4", "ratio_best_full", "ratio_best_alpha_0_4")
 PHASES = {"decode", "score", "policy", "reference", "update"}
 SMALL = Work(layers=2, width=3, heads=1, vocab_size=7, episodes=5, query_tokens=4, response_tokens=2, epochs=1)
 
-pytestmark = pytest.mark.timeout(1200)  # a process for each side, each of which imports torch
+pytestmark = pytest.mark.timeout(1200)
+LIBRARIES = ("numpy.random", "torch", "transformers.models.gpt2.modeling_gpt2", "peft")
 
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a quick run without the peer."""
     folder = tmp_path_factory.mktemp("results")
-    command = [sys.executable, "-m", "benchmarks.run", "--quick", "--threads", "1", "--out", str(folder)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    with warm_python(os.environ, LIBRARIES, first_real=False) as python:
+        command = [python / "python3", "-m", "benchmarks.run", "--quick", "--threads", "1", "--out", str(folder)]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     return folder
 
 
+@pytest.mark.slow
 def test_the_results_have_their_keys(results: Path) -> None:
     compared = json.loads((results / "compare.json").read_text())
     assert {"processor", "threads", "versions", "runs", "trials", *RATIOS} <= set(compared)
@@ -51,6 +55,7 @@ def test_the_results_have_their_keys(results: Path) -> None:
     assert str(results) not in (results / "compare.json").read_text()  # no machine paths
 
 
+@pytest.mark.slow
 def test_a_page_can_be_made_of_them_without_the_peer(results: Path) -> None:
     text = page(*(json.loads((results / f"{name}.json").read_text()) for name in PARTS))
     assert "ours_bf16_alpha_0_4" in text

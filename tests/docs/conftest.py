@@ -14,6 +14,7 @@ from tasks.plan import plan
 from tasks.ppo import ppo
 from tasks.samples import samples
 from tasks.sft import sft
+from tests.conftest import MadeOnce
 from tests.tasks.test_lora_stages import SECTIONS, STORED, judge_all, run, write_inputs
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +51,14 @@ def train_sft(params: Params) -> None:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(made_once: MadeOnce) -> Path:
     """The folder, whole weights, two seeds, up to the report."""
-    folder, params = tmp_path_factory.mktemp("pipeline"), small("none")
+    return made_once("documented", run_all)
+
+
+def run_all(folder: Path) -> None:
+    """Runs the stages from SFT to the report in a folder."""
+    params = small("none")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_inputs("gpt2", params)
@@ -69,7 +75,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files |= {"table": "table.md", "latex": "table.tex"}
         places |= {name: Path("reports", file) for name, file in files.items()}
         run(evaluate, params, "evaluate", prompts=PROMPTS, samples=SAMPLES / "test", **places)
-    return folder
 
 
 @pytest.fixture

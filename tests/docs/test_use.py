@@ -13,6 +13,7 @@ from tests.docs.conftest import small, train, train_sft
 from tests.docs.pages import agrees, blocks, commands, run_alone, words
 from tests.tasks.test_lora_stages import write_inputs
 
+pytestmark = pytest.mark.slow
 Shell = Callable[[str], str]
 
 

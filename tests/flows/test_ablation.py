@@ -80,6 +80,7 @@ def ran(folder: Path) -> list[str]:
     return sorted((folder / ".prefect" / "ran.txt").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_cells_run_once_and_a_failed_one_leaves_the_others(cells: Path) -> None:
     before = {name: (cells / name).read_bytes() for name in ("params.yaml", "dvc.yaml")}
     grid = ("--grid", "risk.alpha=0.25,0.5,0.75", "--seeds", "1,2", "--jobs", "2")

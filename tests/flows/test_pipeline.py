@@ -83,6 +83,7 @@ def test_the_flows_state_tells_what_was_not_done(toy: Path, monkeypatch: pytest.
     assert rarlhf.fn().message == "not done: c (Failed)"
 
 
+@pytest.mark.slow
 def test_the_whole_flow_without_a_server(toy: Path) -> None:
     """A failing run stops what needs it and nothing else; the flow and plain DVC find each other's work done."""
     from mlflow.tracking.client import MlflowClient

@@ -20,7 +20,8 @@ import flows.repro
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-pytestmark = pytest.mark.timeout(900)  # a busy machine took 306 s for a test that takes some runs
+# A busy machine took 306 s for a test that takes some runs.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
 TOY = """\
 import os, time

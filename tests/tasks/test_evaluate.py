@@ -21,6 +21,7 @@ from rarlhf.training.base import new_model, train_tokenizer
 from tasks.evaluate import evaluate
 from tasks.inputs import Inputs
 from tasks.running.stage import Run
+from tests.tasks.unrendered import unrendered
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["we liked the film .", "we saw the music ."]
@@ -184,7 +185,10 @@ def test_writes_its_outputs_twice_alike(
     assert outputs() == first
 
 
-def test_perplexity_is_that_of_each_methods_own_model(run_stage: Stage, two_seeds: Params) -> None:
+def test_perplexity_is_that_of_each_methods_own_model(
+    run_stage: Stage, two_seeds: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unrendered(monkeypatch)
     tracker = run_stage(two_seeds)
     methods = json.loads(Path("metrics/evaluate.json").read_text())["methods"]
     for method, names in {"sft": ("sft", "sft"), "ra_rlhf": ("ra_rlhf/1", "ra_rlhf/2")}.items():
@@ -194,7 +198,10 @@ def test_perplexity_is_that_of_each_methods_own_model(run_stage: Stage, two_seed
     assert tracker.values["sft/perplexity_reference"] == methods["sft"]["perplexity_reference"]["mean"]
 
 
-def test_report_says_where_it_comes_from_and_warns_of_real_text(run_stage: Stage, two_seeds: Params) -> None:
+def test_report_says_where_it_comes_from_and_warns_of_real_text(
+    run_stage: Stage, two_seeds: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unrendered(monkeypatch)
     run_stage(two_seeds)
     page = Path("reports/report.html").read_text(encoding="utf-8")
     assert "data/prompts (SHA-256): feed" in page

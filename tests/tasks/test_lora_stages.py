@@ -35,7 +35,9 @@ from tasks.running.stage import Run
 from tasks.samples import samples
 from tasks.sft import sft
 from tests.tasks.silent import Silent
+from tests.tasks.unrendered import unrendered
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TEXTS = ["we liked the film .", "we saw the music .", "we regret the old plot and the weak end ."]
 BY_PPO, BY_FIT = ("rlhf", "ra_rlhf"), "cvar_fit"
@@ -69,6 +71,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "fit": {"rounds": 2, "samples": 2, "batch_size": 16, "micro_batch_size": 8, "lr": 0.01},
     "kl": {"target": 0.3},
     "generate": {"samples": 2, "batch_size": 20},
+    "evaluate": {"bootstrap_draws": 20},
     "runtime": {"threads": 1},
 }
 
@@ -172,6 +175,8 @@ def done(
         judge_all(params)
         Path("metrics").mkdir()
         write_json(Path("metrics/second_scorer.json"), {"auc": 0.9, "rows": 8})
+        if (kind, mode) != ("gpt2", "none"):
+            unrendered(patch)
         run(evaluate, params, "evaluate", **evaluate_paths)
         yield Done(folder, kind, mode)
 

@@ -40,7 +40,9 @@ from tasks.reward import reward
 from tasks.running.stage import Run
 from tasks.samples import samples
 from tasks.sft import sft
+from tests.tasks.unrendered import unrendered
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PPO = ("rlhf", "ra_rlhf", "cvar_rlhf")
 METHODS = ("base", "sft", *PPO, "cvar_fit")
@@ -96,6 +98,7 @@ VALUES: dict[str, Any] = {
     "fit.micro_batch_size": 6,
     "fit.lr": 0.01,
     "generate.samples": 2,
+    "evaluate.bootstrap_draws": 20,
     "judge.second_scorer.source": "none",
 }
 
@@ -208,6 +211,8 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         Path("data/raw").mkdir(parents=True)
         write_jsonl(Path("data/raw/train.jsonl"), rows[:36])
         write_jsonl(Path("data/raw/test.jsonl"), rows[36:])
+        if kind is not KINDS[0]:
+            unrendered(patch)
         run_all(params)
         yield kind
 

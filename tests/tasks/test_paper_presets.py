@@ -37,7 +37,9 @@ from tests.hubs import (
     write_toxic_bert,
 )
 from tests.tasks.silent import Silent
+from tests.tasks.unrendered import unrendered
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TRAINED = ["rlhf", "ra_rlhf", "cvar_rlhf", "cvar_fit", "mean_fit"]
 NAMES = ["imdb-gpt2", "imdb-gpt2-as-shipped", "jigsaw-gpt2", "rtp-gpt2", "imdb-gptj", "jigsaw-gptj"]
@@ -69,6 +71,7 @@ SMALL = {
     "fit.batch_size": 12,
     "fit.micro_batch_size": 6,
     "generate.samples": 1,
+    "evaluate.bootstrap_draws": 20,
     "evaluate.tail_threshold": 1.0,  # scores of random classifiers are about 0
 }
 
@@ -140,6 +143,8 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         cache = Cache(folder / "home", patch)
         whole, params = (preset(request.param, folder, edits) for edits in ({}, SMALL))
         fill(cache, params, tmp_path_factory.mktemp("stand-ins"))
+        if request.param != NAMES[0]:
+            unrendered(patch)
         run_all(params)
         yield Done(request.param, whole, params, cache)
 

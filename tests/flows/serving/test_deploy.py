@@ -103,6 +103,7 @@ def _pages_of_other_origins_can_do_nothing(api: str) -> None:
     assert not settings["ui"]["show_promotional_content"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_nothing_to_a_run_and_back(workspace: Path) -> None:
     try:

@@ -78,6 +78,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_what_files_alone_show_is_refused_before_slow_imports(folder: Path) -> None:
     Path("cut").mkdir()
     Path("cut/config.json").write_text("{")
@@ -87,6 +88,7 @@ def test_what_files_alone_show_is_refused_before_slow_imports(folder: Path) -> N
         assert line.replace(f"{folder}/", "").startswith(f"error: {message}")
 
 
+@pytest.mark.slow
 def test_nothing_but_the_result_is_printed(folder: Path, params: Params) -> None:
     """Libraries advise and warn as they are imported, and as they load and multiply."""
     make_adapter(params, "adapter", quantization="int8")

@@ -35,6 +35,7 @@ def test_certain_and_risky_prompt_by_hand():
     assert row.best_mean.cvar < -0.3
 
 
+@pytest.mark.slow
 def test_agrees_with_a_search_over_all_policies():
     outcomes = Outcomes(
         np.array([0.6, 0.4]),

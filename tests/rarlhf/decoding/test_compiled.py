@@ -51,6 +51,7 @@ def test_what_an_earlier_batch_left_in_the_cache_is_not_seen(lm: GPT2LMHeadModel
     assert drawn(lm, QUERIES, steps) == first
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 def test_the_compiled_pass_draws_what_the_eager_one_draws(lm: GPT2LMHeadModel) -> None:

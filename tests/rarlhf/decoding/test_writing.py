@@ -286,6 +286,7 @@ def command(*arguments: str) -> "subprocess.Popen[bytes]":
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_and_ctrl_c_are_taken_quietly(folder: Path) -> None:
     endless = command("generate", "lm", "we liked", "--samples", "100000", "--max-new-tokens", "2")
     waiting = command("generate", "lm")  # for standard input

@@ -12,6 +12,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.evaluation.compare_sources import opened
 from tests.rarlhf.evaluation.runs import compared, write_metrics, write_run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 DVC_YAML = "stages:\n  generate:\n    cmd: python3 -c pass\n    outs:\n      - generations/rlhf\n      - judgements\n"
 SHIFTS = {"rlhf": {1: 0.0, 2: 0.0}}

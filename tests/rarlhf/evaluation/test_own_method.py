@@ -101,6 +101,7 @@ def test_it_has_its_own_label_and_colour_in_every_figure(five: Tables, evaluatio
         assert named and {text.get_color() for text in named} == {FURTHER[0]}
 
 
+@pytest.mark.slow
 def test_it_is_in_tables_report_and_cards(five: Tables, evaluation: Evaluation, own: Params, tmp_path: Path) -> None:
     rows = terminal_table(evaluation, own.evaluate).split("\n\n")[1].splitlines()[2:]
     assert [row.split()[0] for row in rows] == NAMES

@@ -9,6 +9,7 @@ from rarlhf.evaluation.pictures import CAPTIONS, draw_pictures, rewards_by_seed
 from rarlhf.rl.metrics import RECORDED_TAIL
 
 
+@pytest.mark.slow
 def test_without_a_trained_method_there_are_fewer_figures(tables, perplexities, params) -> None:
     two = {method: tables[method] for method in ("base", "sft")}
     pictures = draw_pictures(two, {}, compare_methods(two, perplexities, params), params)
@@ -20,6 +21,7 @@ def test_without_a_trained_method_there_are_fewer_figures(tables, perplexities, 
     assert "var(--method-base)" in pictures.sheet and "var(--method-rlhf)" not in pictures.sheet
 
 
+@pytest.mark.slow
 def test_a_number_is_the_same_in_the_figures_and_in_the_table(tables, perplexities, params) -> None:
     """A mean over seeds of each seed's CVaR is not the CVaR of all seeds' rewards together."""
     evaluation = compare_methods(tables, perplexities, params)

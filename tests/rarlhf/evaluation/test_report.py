@@ -64,6 +64,7 @@ def page(measured, tables, params) -> str:
     return build(measured, tables, params)
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_from_outside(page: str) -> None:
     assert "http:" not in page and "https:" not in page
     assert not re.findall(r"<(?:link|img|iframe|base|form)\b|@import|url\((?!#)", page)
@@ -204,6 +205,7 @@ def test_offensive_text_is_announced_folded_and_blurred(page: str, measured, tab
     assert "\n.veiled:focus { filter: none; }" in warned  # wherever it stands
 
 
+@pytest.mark.slow
 def test_page_of_two_methods_without_training(tables, perplexities, params) -> None:
     evaluation = compare_methods({method: tables[method] for method in ("base", "sft")}, perplexities, params)
     two = {method: tables[method] for method in ("base", "sft")}

@@ -27,6 +27,7 @@ def test_each_panel_names_every_method_once_and_apart(evaluation) -> None:
         assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
 
 
+@pytest.mark.slow
 def test_the_attainable_is_drawn_as_far_as_the_axis_goes(evaluation) -> None:
     curves = {
         "kl": [0.0, 1.0, 9.0],

@@ -158,6 +158,7 @@ def test_the_fingerprint_is_of_the_code_and_names_no_machine_path(own: Path) -> 
     assert code_fingerprint("python:own_scorer:length")["sha256"] != before["sha256"]
 
 
+@pytest.mark.slow
 def test_the_fingerprint_of_a_package_is_of_all_its_modules(own: Path) -> None:
     package = own / "own_package" / "deep"
     package.mkdir(parents=True)

@@ -280,6 +280,7 @@ def test_no_more_tokens_are_read_than_there_are_positions(
         open_reward_model(place, params.model_copy(update={"max_length": 39}), machine)
 
 
+@pytest.mark.slow
 def test_a_scorer_is_known_by_its_files_or_its_code(reward: RewardParams, tmp_path: Path) -> None:
     (tmp_path / "one").write_text("a")
     first = scorer_hash(tmp_path, reward)

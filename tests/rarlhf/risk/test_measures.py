@@ -1,87 +1,33 @@
-"""Risk measures against the worked numbers, their identities, and finite differences of their own definitions."""
+"""Risk measures against the worked numbers, and their identities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from math import exp, log
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
 
 from rarlhf.config.exact import WITHOUT_LEVEL
 from rarlhf.config.params import Params, RiskParams
 from rarlhf.data.batches import query_batch
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import MEASURES, risk_measure
-from rarlhf.risk.measures.base import Batch
 from rarlhf.risk.measures.cvar import weighted_count
 from rarlhf.risk.measures.cvar_ru import tail_utility
 from rarlhf.risk.measures.entropic import entropic_utility, entropic_value, log_weights
 from rarlhf.risk.measures.evar import evar, evar_temperature
-from rarlhf.risk.schedule import RiskLevel, RiskSchedule
+from rarlhf.risk.schedule import RiskLevel
 from rarlhf.risk.tail import cvar
-from rarlhf.rl.advantages import risk_rewards
 from rarlhf.rl.ppo import PPOTrainer
+from tests.rarlhf.risk.batches import BETA, HALF, ONE, RETURNS, REWARDS, at_the_end, batch, measure
 
-RETURNS = torch.tensor([-3.0, -1.0, 0.0, 2.0])
-BETA = 0.2
 RU = [-5.2, -1.2, -0.8, -0.8]  # utilities of `cvar_ru` of RETURNS at alpha .5: eta is -1
-LENGTHS = torch.tensor([2, 1, 3, 2])
-MASK = torch.arange(3) < LENGTHS.unsqueeze(1)
-# Token rewards that sum to RETURNS: part of each at the first token, the rest at the last real one.
-REWARDS = torch.tensor([[-1.0, -2.0, 0.0], [-1.0, 0.0, 0.0], [0.5, -0.5, 0.0], [1.0, 1.0, 0.0]])
-ONE, HALF = Fraction(1), Fraction(1, 2)
 WITH_LEVEL = [name for name in MEASURES if name not in WITHOUT_LEVEL]
 # Measures whose value cannot fall if every return rises. A mean less a share of the spread would not be one of them.
 MONOTONE = ("none", "cvar", "cvar_ru", "entropic", "evar", "mean_cvar")
 SAMPLE = torch.randn(41, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2.0
-
-
-class Trained(NamedTuple):
-    """What the trainer makes of a measure's treatment."""
-
-    rewards: Tensor
-    kept: Tensor
-
-
-class Scheduled:
-    """A measure at a progress of its schedule, applied as the trainer applies it."""
-
-    def __init__(self, params: RiskParams) -> None:
-        self.measure, self.schedule = risk_measure(params), RiskSchedule(params, iterations=1000)
-
-    def treat(self, given: Batch, progress: Fraction) -> Trained:
-        treated = self.measure.treat(given, self.schedule.level(progress))
-        own = REWARDS if given.response_mask is MASK else given.returns.unsqueeze(1)
-        return Trained(risk_rewards(own, treated, given.response_mask), treated.kept)
-
-    def value(self, returns: Tensor, progress: Fraction) -> Tensor:
-        return self.measure.value(returns, self.schedule.level(progress))
-
-    def alpha(self, progress: Fraction) -> Fraction:
-        return self.schedule.level(progress).alpha
-
-    @property
-    def state(self) -> dict[str, float]:
-        return self.measure.state
-
-
-def measure(params: Params, **edits: object) -> Scheduled:
-    return Scheduled(params.risk.model_copy(update={"alpha": 0.5, "temperature": 2.0, "mix": 0.5, **edits}))
-
-
-def batch(returns: Tensor = RETURNS, weights: Sequence[Fraction] | None = None) -> Batch:
-    mask = MASK if returns is RETURNS else torch.ones(len(returns), 1, dtype=torch.bool)
-    return Batch(returns + 0.1, returns, returns, mask, returns, BETA, weights)
-
-
-def at_the_end(utility: list[float]) -> Tensor:
-    """(4, 3), the utilities at the last real tokens of MASK."""
-    rewards = torch.zeros(4, 3)
-    rewards[torch.arange(4), LENGTHS - 1] = torch.tensor(utility)
-    return rewards
 
 
 def test_the_params_know_the_measures() -> None:
@@ -352,100 +298,6 @@ def test_no_measure_is_above_the_mean_and_all_move_with_their_input(name: str, p
 def test_returns_that_are_better_everywhere_are_not_worse(name: str, params: Params) -> None:
     one = measure(params, measure=name, alpha=0.3)
     assert one.value(SAMPLE + SAMPLE.abs(), ONE) >= one.value(SAMPLE, ONE)
-
-
-P = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
-PAYOFFS = torch.tensor([1.0, -2.0, 0.3, -0.5], dtype=torch.float64)
-NOISE = torch.linspace(-1.5, 1.5, 401, dtype=torch.float64)  # of every arm; fine, so that no single outcome matters
-
-
-def returns_of(logits: Tensor) -> Tensor:
-    """(4, 401) returns of four arms under softmax(logits), with the KL penalty to the uniform reference."""
-    return (PAYOFFS - BETA * (logits.log_softmax(dim=0) + log(4))).unsqueeze(1) + NOISE
-
-
-def scores_of_arms() -> Tensor:
-    """(4, 401) scores of the four arms, which no policy changes."""
-    return PAYOFFS.unsqueeze(1) + NOISE
-
-
-def exact(name: str, logits: Tensor, values: Tensor | None = None) -> float:
-    """The measure of the mixture's returns, or of other `values` (4, 401) of its arms, by its definition."""
-    returns = (returns_of(logits) if values is None else values).flatten()
-    p = (logits.softmax(dim=0) / len(NOISE)).repeat_interleave(len(NOISE))
-    mean = float((p * returns).sum())
-    ordered, order = returns.sort()
-    eta = ordered[int((p[order].cumsum(dim=0) < 0.5).sum())]
-    tail = float(eta - (p * (eta - returns).clamp(min=0)).sum() / 0.5)
-    if name == "entropic":
-        return float(-2.0 * (p * (-returns / 2.0).exp()).sum().log())
-    if name == "evar":
-        grid = torch.linspace(0.5, 3.0, 2501, dtype=torch.float64)
-        values = -grid * (p * (-returns / grid.unsqueeze(1)).exp()).sum(dim=1).log() + grid * log(0.5)
-        return float(values.max())
-    plain = {"none": mean, "cvar_ru": tail, "mean_cvar": 0.5 * mean + 0.5 * tail}
-    assert name in plain, f"add the definition of {name} to exact()"
-    return plain[name]
-
-
-def policy_gradient(utility: Tensor) -> Tensor:
-    """(4,) expectation of u d log p / d logits, for utilities (4, 401)."""
-    by_arm = utility.mean(dim=1)
-    return P * (by_arm - (P * by_arm).sum())
-
-
-def cosine(one: Tensor, other: Tensor) -> float:
-    return float(torch.cosine_similarity(one, other, dim=0))
-
-
-def utilities_of(one: Scheduled, values: Tensor | None = None) -> Tensor:
-    """(4, 401) utilities of the outcomes, returns or `values`, from a batch that holds each as often as P says."""
-    copies = (P * 10).round().long()
-    repeated = (returns_of(P.log()) if values is None else values).repeat_interleave(copies, dim=0)
-    given = batch(repeated.flatten())._replace(kl_coef=BETA if values is None else 0.0)
-    treated = one.treat(given, ONE).rewards.view(10, len(NOISE))
-    return treated[copies.cumsum(dim=0) - 1]
-
-
-@pytest.mark.parametrize("name", [name for name in MEASURES if name != "cvar"])
-def test_utilities_give_the_true_gradient(name: str, params: Params) -> None:
-    """Finite differences of the measure itself know nothing of utilities."""
-    steps = 1e-3 * torch.eye(4, dtype=torch.float64)
-    differences = [exact(name, P.log() + step) - exact(name, P.log() - step) for step in steps]
-    true = torch.tensor(differences, dtype=torch.float64) / 2e-3
-    gradient = policy_gradient(utilities_of(measure(params, measure=name)))
-    assert cosine(gradient, true) > 0.9999
-    assert float(gradient.norm() / true.norm()) == pytest.approx(1.0, rel=0.01)
-
-
-@pytest.mark.parametrize("name", [name for name in MEASURES if name != "cvar"])
-def test_with_the_penalty_outside_every_outcome_pays_its_own_log_ratio(name: str, params: Params) -> None:
-    """Gradient of risk(score) - beta KL: that of the utility less beta times the log-ratio, and no further term."""
-    scores = scores_of_arms()
-
-    def objective(logits: Tensor) -> float:
-        kl = float((logits.softmax(dim=0) * (logits.log_softmax(dim=0) + log(4))).sum())
-        return exact(name, logits, scores) - BETA * kl
-
-    steps = 1e-3 * torch.eye(4, dtype=torch.float64)
-    differences = [objective(P.log() + step) - objective(P.log() - step) for step in steps]
-    true = torch.tensor(differences, dtype=torch.float64) / 2e-3
-    paid = utilities_of(measure(params, measure=name), scores) - BETA * (P.log() + log(4)).unsqueeze(1)
-    assert cosine(policy_gradient(paid), true) > 0.9999
-    assert float(policy_gradient(paid).norm() / true.norm()) == pytest.approx(1.0, rel=0.01)
-    free = policy_gradient(utilities_of(measure(params, measure=name), scores))
-    assert float((free - true).norm() / true.norm()) > 0.03  # negative control: without the penalty
-
-
-def test_without_the_kl_term_the_gradient_of_the_tail_is_off(params: Params) -> None:
-    """Negative control: returns hold log pi."""
-    ru = measure(params, measure="cvar_ru")
-    returns = returns_of(P.log())
-    repeated = returns.repeat_interleave((P * 10).round().long(), dim=0).flatten()
-    eta = float(repeated.sort().values[len(repeated) // 2 - 1])
-    right, wrong = (policy_gradient(tail_utility(returns, eta, 0.5, beta)) for beta in (BETA, 0.0))
-    torch.testing.assert_close(policy_gradient(utilities_of(ru)), right)
-    assert float((wrong - right).norm() / right.norm()) > 0.05
 
 
 def test_a_running_eta_is_taken_up_by_a_resumed_run(make_trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:

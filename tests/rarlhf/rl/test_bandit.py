@@ -23,6 +23,7 @@ from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator, seed_globals
 
+pytestmark = pytest.mark.slow
 Arm = dict[float, float]  # payoff: probability
 Edits = dict[str, Any]
 NONE: Edits = {}

@@ -16,6 +16,7 @@ import pytest
 from rarlhf.config.params import Params
 from tests.rarlhf.rl import killed_training
 
+pytestmark = pytest.mark.slow
 # Each training is a process forked from one that has imported torch, which takes longer than the training.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([killed_training.__name__])

@@ -1,10 +1,8 @@
-"""PPOTrainer's pieces: the first ratio, selection, micro-batches, the KL that is controlled, the value warm-up."""
+"""PPOTrainer's pieces: the first ratio, selection, micro-batches, the KL that is controlled."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
@@ -16,60 +14,23 @@ from rarlhf.models.episodes import Episodes, chunks
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures.base import Batch, Treatment
 from rarlhf.risk.schedule import RiskLevel
-from rarlhf.rl.advantages import gae, token_rewards
 from rarlhf.rl.metrics import of_rollout
 from rarlhf.rl.ppo import PPOTrainer
-from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, select
+from rarlhf.rl.rollout import Rollout, Targets
+from tests.rarlhf.rl.by_hand import (
+    LOG_RATIOS,
+    QUERIES,
+    SCORES,
+    STATS,
+    Make,
+    capture,
+    rollout_by_hand,
+    same,
+    targets_of,
+    weights,
+)
 
 END = 0  # the tokenizer's end of text
-QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
-STATS = UpdateStats(0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-# Of the six episodes by hand; 9.0 is padding.
-SCORES = [3.0, -1.0, 2.0, -5.0, 0.0, -1.0]
-LOG_RATIOS = [[0.5, 1.0, 9.0], [2.0, 0.0, 9.0], [3.0, 9.0, 9.0], [4.0, 9.0, 9.0], [-1.0, 0.0, 0.0], [1.0, -1.0, 0.0]]
-Make = Callable[..., PPOTrainer]
-
-
-def weights(trainer: PPOTrainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.policy.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Bit for bit."""
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def targets_of(trainer: PPOTrainer, rollout: Rollout) -> Targets:
-    """All of a rollout's episodes as targets."""
-    mask = rollout.episodes.response_mask
-    rewards = token_rewards(rollout.scores, rollout.log_ratio, mask, trainer.kl_coef)
-    advantages, returns = gae(rewards, rollout.values, mask, 1.0, 0.95)
-    return select(rollout, advantages, returns, torch.ones(len(mask), dtype=torch.bool))
-
-
-def rollout_by_hand(scores: list[float], log_ratio: list[list[float]] | None = None) -> Rollout:
-    """Six episodes of 2, 2, 1, 1, 3 and 3 tokens with given scores and log-ratios, critic 0."""
-    lengths = torch.tensor([2, 2, 1, 1, 3, 3])
-    mask = torch.arange(3) < lengths.unsqueeze(1)
-    tokens = torch.arange(6 * 3).view(6, 3) + 40
-    episodes = Episodes(torch.full((6, 2), 7), torch.ones(6, 2, dtype=torch.bool), tokens, mask)
-    zeros = torch.zeros(6, 3)
-    logprobs = zeros if log_ratio is None else torch.tensor(log_ratio)
-    return Rollout(episodes, logprobs, zeros, zeros, zeros, torch.tensor(scores))
-
-
-def capture(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Targets]:
-    """What the trainer would train on, instead of training on it."""
-    caught: list[Targets] = []
-    monkeypatch.setattr(trainer, "update", lambda targets, iteration: caught.append(targets) or STATS)
-    return caught
-
-
-def fitted(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The value targets that the value head alone would be fitted to, instead of fitting it."""
-    caught: list[Tensor] = []
-    monkeypatch.setattr(trainer, "fit_value_head", lambda rollout, returns: caught.append(returns))
-    return caught
 
 
 def test_the_first_ratio_of_each_iteration_is_one(make_trainer: Make) -> None:
@@ -204,24 +165,6 @@ def test_dropped_episodes_may_pay_the_kl(make_trainer: Make, monkeypatch: pytest
     torch.testing.assert_close(whole.advantages[~kept], torch.where(mask[~kept], (to_go + 2 / 6) / deviation, 0.0))
 
 
-def test_dropped_episodes_do_not_train_the_critic(make_trainer: Make) -> None:
-    trainer = make_trainer(**{"risk.dropped": "pay_kl"})
-    rollout = trainer.collect_rollout(QUERIES[:6], 1)
-    targets = targets_of(trainer, rollout)
-    gradients = []
-    for kept, returns in ((True, 0.0), (False, 0.0), (False, 9.0)):
-        some = targets.kept.clone()
-        some[2:] = kept
-        changed = targets.returns.clone()
-        changed[2:] += returns
-        trainer.optimizer.zero_grad()
-        trainer.losses(targets._replace(kept=some, returns=changed), tokens=10)[0].backward()
-        gradients.append(trainer.policy.value_head.weight.grad.clone())
-    whole, part, moved = gradients
-    assert not torch.allclose(whole, part)
-    assert torch.equal(part, moved)  # their targets are not read
-
-
 @pytest.mark.parametrize(
     ("average", "expected"),
     # summed log-ratios of the six: 1, 2, 3, 4, -1, 0; the kept ones have 2, 4 and 0
@@ -269,25 +212,6 @@ def test_a_measure_is_shown_the_iterations_own_coefficient_ranking_weights_and_p
     assert level == (Fraction(2, 3), Fraction(2, 3))  # n = 1 and J = 4: (3 - 1) / (4 - 1); 1 - .5 x 2 / 3
 
 
-@pytest.mark.parametrize("critic", ["kept", "all"])
-def test_the_critic_learns_the_returns_that_the_measure_made(
-    critic: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer(**{"risk.measure": "cvar_ru", "risk.critic": critic, "ppo.gae_lambda": 1.0})
-    caught, alone = capture(trainer, monkeypatch), fitted(trainer, monkeypatch)
-    trainer.step(rollout_by_hand(SCORES), iteration=4)
-    # critic 0, lambda and gamma 1: each token's target is its episode's utility. Half of the six are -5, -1, -1: eta is
-    # -1; -5 is 4 below, which counts twice; beta .2 is gained by all and paid twice by those at or below eta
-    utility = torch.tensor([-0.8, -1.2, -0.8, -9.2, -0.8, -1.2])
-    expected = torch.where(rollout_by_hand(SCORES).episodes.response_mask, utility.unsqueeze(1), 0.0)
-    torch.testing.assert_close(caught[0].returns, expected)
-    best, _, _, worst, *_ = caught[0].advantages[:, 0].tolist()
-    assert (best / worst == pytest.approx(0.8 / 9.2)) == (critic == "all")  # whitening shifts them if it centres
-    assert len(alone) == (critic == "all")
-    for returns in alone:
-        torch.testing.assert_close(returns, expected)
-
-
 def test_each_epoch_takes_the_kept_in_an_order_of_its_own(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def orders(iteration: int, seed: int = 1) -> list[list[float]]:
         trainer = make_trainer(seed=seed, **{"ppo.epochs": 3, "ppo.mini_batch_size": 4})
@@ -313,22 +237,6 @@ def test_policy_and_value_head_move_at_their_own_rates(make_trainer: Make) -> No
     assert moved["value_head.weight"] == pytest.approx(0.05, rel=1e-3)
     assert moved["value_head.bias"] == pytest.approx(0.05, rel=1e-3)
     assert moved["lm.transformer.wte.weight"] == pytest.approx(0.003, rel=1e-3)
-
-
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_value_that_moves_beyond_its_clip_gains_nothing(alone: bool, make_trainer: Make) -> None:
-    """The values at sampling lie 10 below, the targets 5 above: squares of 5, and of 14.9 where the clip stops."""
-    for clip, moves in ((0.1, False), (None, True)):
-        trainer = make_trainer(**{"ppo.value_clip": clip, "ppo.value_lr": 0.05})
-        rollout = trainer.collect_rollout(QUERIES[:6], 1)
-        before, far = weights(trainer), replace(rollout, values=rollout.values - 10.0)
-        if alone:
-            trainer.fit_value_head(far, rollout.values + 5.0)
-        else:
-            targets = targets_of(trainer, far)
-            trainer.optimizer_step(targets._replace(returns=rollout.values + 5.0), 1)
-        after = weights(trainer)
-        assert torch.equal(before["value_head.bias"], after["value_head.bias"]) is not moves
 
 
 WEIGHTS = tuple(map(Fraction, range(6)))
@@ -381,44 +289,6 @@ def test_a_gradient_is_clipped_where_asked(make_trainer: Make) -> None:
         sizes.append(float(gradient(trainer, targets_of(trainer, trainer.collect_rollout(QUERIES[:6], 1))).norm()))
     assert sizes[0] > 0.01
     assert sizes[1] == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_the_value_warmup_moves_the_value_head_alone(make_trainer: Make, tmp_path: Path) -> None:
-    trainer = make_trainer(**{"ppo.value_lr": 0.05})
-    before = weights(trainer)
-    rollout = trainer.collect_rollout(QUERIES[:6], 0)
-    trainer.warm_up_value(rollout)
-    after = weights(trainer)
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"value_head.weight", "value_head.bias"}
-    assert trainer.records == []
-    records = make_trainer(**{"ppo.value_warmup": 2}).train(QUERIES, tmp_path / "c.safetensors")
-    assert [record["iteration"] for record in records] == [1, 2, 3, 4]
-    assert records[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
-
-
-def test_the_value_warmup_is_towards_returns_with_the_kl_penalty(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer(**{"kl.coef": 0.5, "ppo.gae_lambda": 1.0, "ppo.gamma": 0.5})
-    alone = fitted(trainer, monkeypatch)
-    trainer.warm_up_value(replace(rollout_by_hand(SCORES, LOG_RATIOS), values=torch.full((6, 3), 7.0)))
-    (returns,) = alone
-    # lambda 1, whatever the critic: the rewards -.25 and 3 - .5, -1 and -1 - 0, 2 - 1.5, those to come counted half
-    assert returns[:3].tolist() == [[1.0, 2.5, 0.0], [-1.5, -1.0, 0.0], [0.5, 0.0, 0.0]]
-
-
-def test_the_value_warmup_fits_the_returns(make_trainer: Make) -> None:
-    trainer = make_trainer(**{"ppo.value_lr": 0.05, "kl.coef": 0.0})
-    rollout = trainer.collect_rollout(QUERIES[:6], 0)
-    mask = rollout.episodes.response_mask
-    errors = []
-    for _ in range(2):
-        values = trainer.rollout(rollout.episodes, rollout.scores).values
-        errors.append(float((values - rollout.scores.unsqueeze(1))[mask].square().mean()))  # gamma 1: return = score
-        for _ in range(20):
-            trainer.warm_up_value(trainer.rollout(rollout.episodes, rollout.scores))
-    assert errors[1] < 0.5 * errors[0]
 
 
 def test_the_score_sees_query_and_response_without_special_tokens(

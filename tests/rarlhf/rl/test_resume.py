@@ -67,6 +67,7 @@ def die() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [2, 4, 8])  # in the warm-up, after it, in an iteration that is not saved
 @pytest.mark.parametrize(
     ("more", "dtype"),

@@ -239,6 +239,7 @@ def test_a_hundredth_of_a_parameter_does_not(
         agree(Run("cvar", params, machine, tmp_path, **edit).iterations, recorded("cvar"))
 
 
+@pytest.mark.slow
 def test_every_measure_is_plain_rlhf_bit_for_bit_at_alpha_one(params: Params, machine: Machine, tmp_path: Path) -> None:
     """But for the entropic one, which knows no alpha; and with hard prompts, of which there are none then."""
     settings = ("none", "cvar", "cvar_ru", "evar", "mean_cvar", "hard_prompts")

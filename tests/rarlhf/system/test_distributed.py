@@ -90,7 +90,7 @@ def weights(path: Path) -> Tensor:
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-pytestmark = pytest.mark.timeout(1800)  # the first test starts three processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first test starts three processes
 CLOSE = 3e-6  # float32 sums in another order, after 5 iterations; at most 1e-6 was seen, of weights up to 1.6
 
 

@@ -303,6 +303,7 @@ def start_sleeper() -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_killed_stages_leave_nothing_half_written_and_no_run_open(workspace: Path) -> None:
     from mlflow.tracking.client import MlflowClient
 

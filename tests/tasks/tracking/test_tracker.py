@@ -247,6 +247,7 @@ tracker.close("FINISHED")
 """
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_fresh_store_at_once_all_get_in(workspace: Path) -> None:
     """Without the lock one of two crashed each time."""
     path = str(Path(tasks.tracking.tracker.__file__).parents[2])
