@@ -58,6 +58,7 @@ UNUSED = {
     },  # named by modules that draw answers or report
     "judge": {"evaluate", "ppo", "prompts"},  # named by modules that draw answers
     "fit": {"risk"},  # the same
+    "head": {"fit", "kl", "plan", "risk"},  # named by the module of fits, which checks the answers that both read
     "download": {"prompts"},  # it refuses rows that are too few for the queries, and writes what it would anyway
 }
 
