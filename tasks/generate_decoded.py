@@ -12,7 +12,7 @@ def generate_decoded(  # noqa: PLR0913, PLR0917, the command line of dvc.yaml
     run: Run, method: str, settings: Path, model: Path, sft: Path, reward: Path, prompts: Path, out: Path
 ) -> None:
     """Sample continuations of a model by a decoding rule, score them and measure their KL to the SFT model."""
-    write_ruled(run, method, settings, Places(model, sft, reward, prompts, out), None)
+    write_ruled(run, method, settings, Places(model, sft, reward, prompts, out))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ def plan(run: Run, samples: Path, out: Path) -> None:
             if method.chosen is not None:
                 values = planned_settings(method.chosen.settings, answers, run.params.kl.target)
                 write_json(folder / "methods" / f"{method.name}.json", method_values(method) | values)
+        for name in run.params.methods.heads:
+            (folder / "heads").mkdir(exist_ok=True)
+            values = planned_settings(run.params.head_of(name), answers, run.params.kl.target)
+            write_json(folder / "heads" / f"{name}.json", values)
         write_json(folder / "frontier.json", frontier_table(start, rows, shown, alpha))
         (folder / "frontier.png").write_bytes(picture)
         run.tracker.artifact(folder / "frontier.png")

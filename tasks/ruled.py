@@ -1,4 +1,4 @@
-"""What stages `generate_decoded` and `generate_guided` share: a model that is decoded by a rule."""
+"""What stages `generate_decoded`, `generate_guided` and `generate_headed` share: a model decoded by a rule."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from rarlhf.models.reference import RefPolicy
 
 
-def write_ruled(run: Run, method: str, settings: Path, places: Places, experts: tuple[Path, Path] | None) -> None:
+def write_ruled(  # noqa: PLR0913, PLR0917, each is a different thing
+    run: Run,
+    method: str,
+    settings: Path,
+    places: Places,
+    experts: tuple[Path, Path] | None = None,
+    head: Path | None = None,
+) -> None:
     """As `write_continuations`, of a model that is decoded by a rule.
 
     Args:
@@ -22,8 +29,10 @@ def write_ruled(run: Run, method: str, settings: Path, places: Places, experts: 
         settings: file of the rule's settings, which stage `plan` writes.
         places: folders.
         experts: folders of the expert and the anti-expert; None for a rule that reads none.
+        head: folder of a head for each seed; None for a rule that reads none.
     """
     from rarlhf.decoding.choice import Parts, build_rule
+    from rarlhf.decoding.headed import open_headed
     from rarlhf.risk.planned import read_settings
 
     chosen = read_settings(run.params.chosen_of(method), settings)
@@ -31,8 +40,13 @@ def write_ruled(run: Run, method: str, settings: Path, places: Places, experts: 
     def ruled(
         continuations: "ScoredContinuations", policy: "RefPolicy", queries: "list[Query]", seed: int
     ) -> "DecodingRule":
-        opened = [continuations.open(of_seed(folder, seed)) for folder in experts or ()]
-        parts = Parts(continuations.tokenizer, policy, continuations.scores_of(queries), *opened)
+        parts = Parts(continuations.tokenizer, policy, continuations.scores_of(queries))
+        if experts is not None:
+            expert, anti_expert = (continuations.open(of_seed(folder, seed)) for folder in experts)
+            parts = parts._replace(expert=expert, anti_expert=anti_expert)
+        if head is not None:
+            headed = open_headed(of_seed(head, seed), continuations.sft, continuations.sampling.temperature)
+            parts = parts._replace(headed=headed)
         return build_rule(chosen, parts)
 
     write_continuations(run, method, places, ruled)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rarlhf.config.baselines import read_models
 from rarlhf.config.errors import UserError
+from rarlhf.config.groups import GROUPS
 from rarlhf.config.load import load_params
 from rarlhf.config.methods import methods_of
-from rarlhf.config.params import GROUPS, Params
+from rarlhf.config.params import Params
 from tasks.inputs import lookup
 from tasks.preset import PARAMS, params_of, set_values
 
@@ -29,7 +30,7 @@ PAPER: Mapping[str, list[dict[str, Any]]] = {
         for n, alpha in ((1, 0.4), (30, 0.4), (30, 0.3), (30, 0.2))
     ]
 }
-CHOSEN = tuple(f"methods.{group}" for group in GROUPS)  # what `chosen_methods` restricts
+CHOSEN = tuple(f"methods.{group}" for group in (*GROUPS, "heads"))  # what `chosen_methods` restricts
 NO_GRID = {  # dvc.yaml makes stages from these, so that cells would not be comparable
     "seeds": "every cell has the same seeds: --seeds 1,2",
     "methods": "every cell has the same methods: set them in params.yaml",
@@ -38,7 +39,7 @@ NO_GRID = {  # dvc.yaml makes stages from these, so that cells would not be comp
     "data.watch": "set it in params.yaml",
 }
 
-TRAINING = ("ppo", "fit", "tuned")  # stages with a run for each method and seed, which depend on the method's plan
+TRAINING = ("ppo", "fit", "tuned", "head")  # stages with a run for each method or head and seed, and its file of a plan
 WITHOUT_PLANS = ("risk.", "methods.", "plan.kl.")  # keys that change stage `plan`, but no plan of the same risk
 
 
@@ -88,10 +89,10 @@ def chosen_methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         missing = [model for model in read_models(known[name]) if model in known and model not in names]
         if missing:
             raise UserError(f"{name} reads {', '.join(missing)}: name that too")
-    groups = {group: getattr(methods, group) for group in GROUPS}
+    kept = {*names, *(methods.headed[name]["head"] for name in names if name in methods.headed)}
     return {
-        f"methods.{group}": {name: changes for name, changes in entries.items() if name in names}
-        for group, entries in groups.items()
+        key: {name: changes for name, changes in getattr(methods, key.partition(".")[2]).items() if name in kept}
+        for key in CHOSEN
     }
 
 
@@ -152,16 +153,22 @@ def shared_stages(params: Values, cells: Sequence[Cell]) -> list[str]:
             graph = repo.index.graph
             if any(stage.name == "plan" for stage in _changed(graph, of_plans, methods)):
                 methods |= {method.name for method in methods_of(cells[0].params) if needs_plan(method)}
+                methods |= set(cells[0].params.methods.heads)
             shared = set(graph) - _changed(graph, keys, methods)
             return sorted(s.name for s in shared if not shared & set(graph.predecessors(s)))
 
 
 def _differing_methods(cells: Sequence[Cell]) -> set[str]:
-    """The trained methods whose risk is not decided by the same values in every cell, whatever their plans are."""
+    """The methods and heads that are not decided by the same values in every cell, whatever their plans are."""
+    first, *others = (_values_of_methods(cell.params) for cell in cells)
+    return {name for name, values in first.items() if any(other.get(name) != values for other in others)}
+
+
+def _values_of_methods(params: Params) -> dict[str, dict[str, object]]:
     from rarlhf.risk.planned import method_values
 
-    first, *others = ({m.name: method_values(m) for m in methods_of(c.params) if m.risk} for c in cells)
-    return {name for name, values in first.items() if any(other.get(name) != values for other in others)}
+    methods = {method.name: method_values(method) for method in methods_of(params) if method.risk or method.chosen}
+    return methods | {name: params.head_of(name).model_dump(mode="json") for name in params.methods.heads}
 
 
 def _changed(graph: "DiGraph", keys: Collection[str], methods: Collection[str]) -> set["Stage"]:

@@ -1,6 +1,7 @@
 """Sections of params.yaml on baselines: rules of decoding, and trainings besides PPO and fits.
 
-A section holds what an entry of `methods.decoded`, `methods.guided` or `methods.tuned` takes unless it names it itself.
+A section holds what an entry of `methods` (`tuned`, `decoded`, `guided`, `headed`, `heads`) takes unless it names it
+itself.
 """
 
 from collections.abc import Mapping
@@ -8,7 +9,18 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from rarlhf.config.fields import Batch, Count, NonNegative, Number, Open01, Positive, Section, Share, Steps
+from rarlhf.config.fields import (
+    Batch,
+    Count,
+    Epochs,
+    NonNegative,
+    Number,
+    Open01,
+    Positive,
+    Section,
+    Share,
+    Steps,
+)
 
 Draws = Annotated[int, Field(ge=1, le=100_000)]
 Texts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=20)]
@@ -68,6 +80,18 @@ class GeDiParams(Section):
     keep_above: Annotated[Number, Field(ge=0, le=1)]
 
 
+class NADOParams(Section):
+    """The head's R(prefix, token) to a power, times the model's probability."""
+
+    factor: NonNegative
+
+
+class RECTParams(Section):
+    """The head's R(prefix, token), less a margin, as a cap of the model's probability."""
+
+    eps: Annotated[Number, Field(ge=0, lt=1)]
+
+
 class DecodingParams(Section):
     """The rules of decoding, each with its own section."""
 
@@ -78,6 +102,8 @@ class DecodingParams(Section):
     self_debias: SelfDebiasParams
     dexperts: DExpertsParams
     gedi: GeDiParams
+    nado: NADOParams
+    rect: RECTParams
 
 
 class SupervisedParams(Section):
@@ -109,22 +135,48 @@ class TuningParams(Section):
     quark: QuarkParams
 
 
+class HeadParams(Section):
+    """A head R(prefix, token) on the frozen SFT model, and what it learns: the expected label of the whole answer."""
+
+    labels: Literal["hard", "soft"]
+    quantile: Annotated[Number, Field(ge=0, lt=1)]
+    alpha: Share
+    eta: Literal["plan"] | Number
+    kl_coef: Literal["plan"] | Positive
+    layers: Annotated[int, Field(ge=0, le=48)]
+    heads: Annotated[int, Field(ge=1, le=8192)]
+    consistency: NonNegative
+    epochs: Epochs
+    batch_size: Batch
+    micro_batch_size: Batch
+    lr: Open01
+    weight_decay: NonNegative
+
+
 DECODED = ("prompted", "best_of_n", "rejection", "soft_rejection", "self_debias")  # rules that read one model
 GUIDED = ("dexperts", "gedi")  # rules that read an expert and an anti-expert too
+HEADED = ("nado", "rect")  # rules that read a head of `methods.heads`, and the SFT model that it stands on
 OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # what an entry says besides changes: the rule or training, and its models
     "tuned": ("by",),
     "decoded": ("rule", "of"),
     "guided": ("rule", "of", "expert", "anti_expert"),
+    "headed": ("rule", "of", "head"),
 }
-CHOICES: Mapping[str, tuple[str, ...]] = {"decoded": DECODED, "guided": GUIDED, "tuned": ("supervised", "quark")}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "decoded": DECODED,
+    "guided": GUIDED,
+    "headed": HEADED,
+    "tuned": ("supervised", "quark"),
+}
 
 
 class Chosen(NamedTuple):
-    """An entry of `methods.decoded`, `methods.guided` or `methods.tuned`, read."""
+    """An entry of `methods.decoded`, `methods.guided`, `methods.headed` or `methods.tuned`, read."""
 
     kind: str  # which rule or training
     settings: Section  # its section with the entry's changes
     models: Mapping[str, str]  # of, expert, anti_expert: names of methods; empty for a training
+    head: str | None = None  # name in `methods.heads` of the head that a rule reads; None for one that reads none
 
 
 def read_models(entry: Mapping[str, Any]) -> list[str]:
@@ -136,7 +188,7 @@ def chosen(of: str, entry: Mapping[str, Any], sections: DecodingParams | TuningP
     """Reads an entry.
 
     Args:
-        of: decoded, guided or tuned.
+        of: decoded, guided, headed or tuned.
         entry: `rule` and the models, or `by`, and changes of the section.
         sections: section `decoding` or `tuning`.
     Raises: KeyError for a key that is missing; pydantic.ValidationError for a bad change.
@@ -146,4 +198,5 @@ def chosen(of: str, entry: Mapping[str, Any], sections: DecodingParams | TuningP
     section: Section = getattr(sections, kind)
     changes = {key: value for key, value in entry.items() if key not in own}
     settings = type(section).model_validate({**section.model_dump(), **changes})
-    return Chosen(kind, settings, {key: entry[key] for key in own[1:]})
+    models = {key: entry[key] for key in own[1:] if key != "head"}
+    return Chosen(kind, settings, models, entry["head"] if "head" in own else None)

@@ -4,12 +4,12 @@
 names all of them at once, each with its key, its value and the rule.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from rarlhf.config.baselines import CHOICES, OWN_KEYS
+from rarlhf.config.baselines import CHOICES, OWN_KEYS, HeadParams
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import PPO_KEYS, Params, RiskParams
 from rarlhf.config.refusals import describe, listed, read_yaml
@@ -55,13 +55,23 @@ def _method_problems(params: Params) -> Iterator[str]:
             fields = [*type(section).model_fields, *OWN_KEYS[group]]
             params.chosen_of(name)
         except ValidationError as error:
-            known = [f"methods.{group}.{name}.{key}" for key in fields]
-            for detail in error.errors():
-                yield describe({**detail, "loc": ("methods", group, name, *detail["loc"])}, known)
+            yield from _described(error, ("methods", group, name), fields)
+    for name in params.methods.heads:
+        try:
+            params.head_of(name)
+        except ValidationError as error:
+            yield from _described(error, ("methods", "heads", name), HeadParams.model_fields)
+
+
+def _described(error: ValidationError, entry: Sequence[str], fields: Iterable[str]) -> Iterator[str]:
+    """A line for each value of an entry that is not allowed; `fields` are the keys that an entry may have."""
+    known = [".".join([*entry, key]) for key in fields]
+    for detail in error.errors():
+        yield describe({**detail, "loc": (*entry, *detail["loc"])}, known)
 
 
 def _missing_keys(params: Params, group: str, name: str) -> str | None:
-    """A line for an entry that does not say its rule or training, or its models; None if it does."""
+    """A line for an entry that does not say its rule or training, its models or its head; None if it does."""
     entry, own = getattr(params.methods, group)[name], OWN_KEYS[group]
     where = f"  methods.{group}.{name} = {entry!r}"
     missing = [key for key in own if not isinstance(entry.get(key), str)]

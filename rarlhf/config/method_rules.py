@@ -25,6 +25,7 @@ def method_rules(p: Params) -> Iterable[Rule]:
     yield from _entry_rules(p)
     yield from _tuning_rules(p)
     yield from _decoding_rules(p)
+    yield from _head_rules(p)
 
 
 def _response_rules(p: Params, entry: tuple[str, ...]) -> Iterable[Rule]:
@@ -125,9 +126,9 @@ def _tuning_rules(p: Params) -> Iterable[Rule]:
 
 
 def _decoding_rules(p: Params) -> Iterable[Rule]:
-    """What each entry of `methods.decoded` and `methods.guided` asks of the rest."""
+    """What each entry of `methods.decoded`, `methods.guided` and `methods.headed` asks of the rest."""
     models = [*p.methods.start, *p.methods.trained]
-    for name in (*_own(p, "decoded"), *_own(p, "guided")):
+    for name in (name for group in ("decoded", "guided", "headed") for name in _own(p, group)):
         chosen, entry = p.chosen_of(name), f"methods.{p.methods.group_of(name)}.{name}"
         for key, model in chosen.models.items():
             rule = f"{key} = {model}: name one of the methods that are models ({', '.join(models)})"
@@ -138,6 +139,9 @@ def _decoding_rules(p: Params) -> Iterable[Rule]:
             (entry,),
             f"{', '.join(sorted(own))} is by quark, whose model this rule would read without its token: name another",
         )
+        heads = ", ".join(p.methods.heads) or "there is none yet"
+        known = chosen.head is None or chosen.head in p.methods.heads
+        yield known, (entry,), f"head = {chosen.head}: name one of methods.heads ({heads})"
         plain = not isinstance(chosen.settings, PromptedParams | SelfDebiasParams) or not p.prompts.chat_template
         yield (
             plain,
@@ -153,6 +157,28 @@ def _own(p: Params, group: str) -> list[str]:
 
 def _by_quark(p: Params, name: str) -> bool:
     return name in p.methods.tuned and isinstance(p.chosen_of(name).settings, QuarkParams)
+
+
+def _head_rules(p: Params) -> Iterable[Rule]:
+    """What each entry of `methods.heads` asks of the rest."""
+    for name in p.methods.heads:
+        head, entry = p.head_of(name), f"methods.heads.{name}"
+        yield (
+            head.batch_size % head.micro_batch_size == 0,
+            (entry, "head.batch_size", "head.micro_batch_size"),
+            "micro_batch_size must divide batch_size",
+        )
+        known = p.model.source == "scratch" and head.layers > 0
+        yield (
+            not known or p.model.scratch.width % head.heads == 0,
+            (entry, "head.heads", "model.scratch.width"),
+            "a head is as wide as the model: heads must divide width",
+        )
+        yield (
+            head.labels == "soft" or head.quantile > 0,
+            (entry, "head.quantile"),
+            "every score is at or above the quantile 0, so all labels would be 1: raise it",
+        )
 
 
 def _risk_rules(p: Params, risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:

@@ -5,7 +5,9 @@
 - a model that training starts from (`methods.start`),
 - a model that is trained once per seed: by PPO (`methods.ppo`), on weighted answers of the SFT model (`methods.fit`),
   or in another way (`methods.tuned`),
-- another method's model, continued by a rule of decoding (`methods.decoded`, `methods.guided`).
+- another method's model, continued by a rule of decoding (`methods.decoded`, `methods.guided`, `methods.headed`).
+
+The heads of `methods.heads` are no methods: rules of `methods.headed` read them.
 
 An entry is a name and what differs from the sections that it reads. A user's own method is shown by its name, in one
 of the `FURTHER` colours.
@@ -53,6 +55,8 @@ LOOKS: Mapping[str, Look] = {
     "self_debias": Look("Self-Debias", "#5f7f9f"),
     "dexperts": Look("DExperts", "#2e8b57"),
     "gedi": Look("GeDi", "#6a5acd"),
+    "nado": Look("NADO", "#008b8b"),
+    "rect": Look("RECT", "#8b4513"),
 }
 # Colours of further methods, in their order.
 FURTHER = ("#8c6d00", "#5c4a3d", "#4d4dff", "#6b6b00", "#a01818", "#2f6f4f")
@@ -63,10 +67,10 @@ class Method:
     """One method of a run."""
 
     name: str
-    made_by: Literal["base", "sft", "ppo", "fit", "tuned", "decoded", "guided"]  # the stage, or the key in `methods`
+    made_by: Literal["base", "sft", "ppo", "fit", "tuned", "decoded", "guided", "headed"]  # stage, or key in `methods`
     risk: RiskParams | None = None  # of a method trained by PPO or a fit; else None
     ppo: Mapping[str, object] = field(default_factory=dict)  # what a method trained by PPO changes of section `ppo`
-    chosen: Chosen | None = None  # rule or training of a method that `tuned`, `decoded` or `guided` has; else None
+    chosen: Chosen | None = None  # rule or training of a method of `tuned`, `decoded`, `guided` or `headed`; else None
 
     @property
     def label(self) -> str:
@@ -81,7 +85,7 @@ class Method:
     @property
     def has_model(self) -> bool:
         """Whether it is a model, rather than a rule on another method's."""
-        return self.made_by not in {"decoded", "guided"}
+        return self.made_by not in {"decoded", "guided", "headed"}
 
     def folder(self, models: Path, seed: int) -> Path:
         """Folder of the model for one seed, below the folder `models`."""
@@ -97,7 +101,8 @@ def methods_of(params: Params) -> list[Method]:
     tuned = [Method(name, "tuned", chosen=params.chosen_of(name)) for name in methods.tuned]
     decoded = [Method(name, "decoded", chosen=params.chosen_of(name)) for name in methods.decoded]
     guided = [Method(name, "guided", chosen=params.chosen_of(name)) for name in methods.guided]
-    return [*start, *by_ppo, *by_fit, *tuned, *decoded, *guided]
+    headed = [Method(name, "headed", chosen=params.chosen_of(name)) for name in methods.headed]
+    return [*start, *by_ppo, *by_fit, *tuned, *decoded, *guided, *headed]
 
 
 def label_of(name: str) -> str:

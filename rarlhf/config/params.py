@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rarlhf.config.baselines import Chosen, DecodingParams, TuningParams, chosen
+from rarlhf.config.baselines import Chosen, DecodingParams, HeadParams, TuningParams, chosen
 from rarlhf.config.fields import (
     Batch,
     Count,
@@ -25,6 +25,7 @@ from rarlhf.config.fields import (
     Share,
     Steps,
 )
+from rarlhf.config.groups import MethodParams
 from rarlhf.config.judging import NO_JUDGE, JudgeParams, RewardParams, ScorerParams
 
 
@@ -235,47 +236,6 @@ class RiskParams(Section):
     eta_rate: Positive
 
 
-MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]  # part of paths and of stages' names
-
-
-GROUPS = ("ppo", "fit", "tuned", "decoded", "guided")  # keys of `methods` whose entries have names of their own
-
-
-class MethodParams(Section):
-    """The methods that are compared."""
-
-    start: list[Literal["base", "sft"]]
-    ppo: dict[MethodName, dict[str, Any]]  # name to changes of section `risk`, and of the keys in `PPO_KEYS`
-    fit: dict[MethodName, dict[str, Any]]  # the same, of methods without RL
-    tuned: dict[MethodName, dict[str, Any]]  # name to `by`, and changes of that section of `tuning`
-    decoded: dict[MethodName, dict[str, Any]]  # name to `rule`, its model, and changes of that section of `decoding`
-    guided: dict[MethodName, dict[str, Any]]  # the same, of rules that read an expert and an anti-expert
-
-    @property
-    def risked(self) -> dict[str, dict[str, Any]]:
-        """The methods with a risk of their own: by PPO, then by a fit."""
-        return {**self.ppo, **self.fit}
-
-    @property
-    def trained(self) -> dict[str, dict[str, Any]]:
-        """The methods that are trained once per seed."""
-        return {**self.risked, **self.tuned}
-
-    @property
-    def ruled(self) -> dict[str, dict[str, Any]]:
-        """The methods that decode a model by a rule."""
-        return {**self.decoded, **self.guided}
-
-    @property
-    def names(self) -> list[str]:
-        """All of them, in the order in which they are shown."""
-        return [*self.start, *self.trained, *self.ruled]
-
-    def group_of(self, name: str) -> str:
-        """The key under `methods` that has the method: ppo, fit, tuned, decoded or guided."""
-        return next(key for key in GROUPS if name in getattr(self, key))
-
-
 class SampledParams(Section):
     """Answers of the SFT model to prompts of one split."""
 
@@ -349,6 +309,7 @@ class Params(Section):
     fit: FitParams
     tuning: TuningParams
     decoding: DecodingParams
+    head: HeadParams
     generate: GenerateParams
     judge: JudgeParams
     evaluate: EvaluateParams
@@ -390,9 +351,16 @@ class Params(Section):
         return {key: value for key, value in self.methods.ppo[method].items() if key in PPO_KEYS}
 
     def chosen_of(self, method: str) -> Chosen:
-        """The rule or training of a method in `methods.tuned`, `methods.decoded` or `methods.guided`.
+        """The rule or training of a method in `methods.tuned`, `methods.decoded`, `methods.guided` or `methods.headed`.
 
         Raises: as `chosen`.
         """
         group = self.methods.group_of(method)
         return chosen(group, getattr(self.methods, group)[method], self.tuning if group == "tuned" else self.decoding)
+
+    def head_of(self, name: str) -> HeadParams:
+        """Section `head` with the changes of a head in `methods.heads`.
+
+        Raises: pydantic.ValidationError if a change is no key of the section, or its value is not allowed.
+        """
+        return HeadParams.model_validate({**self.head.model_dump(), **self.methods.heads[name]})

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import log
 
 from rarlhf.config.function_names import function_name, is_function
+from rarlhf.config.groups import GROUPS
 from rarlhf.config.judging import NO_JUDGE
 from rarlhf.config.method_rules import Rule, method_rules
-from rarlhf.config.params import GROUPS, Params
+from rarlhf.config.params import Params
 
 RESERVED = ("base", "sft", "reward", "second_scorer")  # folders of models/ that stages other than `ppo` write
 FULL_PRODUCTS = 1e-6  # up to this threshold, no rounded activation shows in a log-probability
@@ -79,18 +80,18 @@ def _general_rules(p: Params) -> Iterable[Rule]:
     yield len(set(p.seeds)) == len(p.seeds), ("seeds",), "seeds must be distinct"
     yield len(set(p.methods.start)) == len(p.methods.start), ("methods.start",), "methods must be distinct"
     yield bool(p.methods.names), ("methods.start", "methods.ppo", "methods.fit"), "name at least one method"
-    groups = (p.methods.ppo, p.methods.fit, p.methods.tuned, p.methods.decoded, p.methods.guided)
-    counts = Counter(name for group in groups for name in group)
+    groups = (*GROUPS, "heads")  # a head has a folder beside the methods' models
+    counts = Counter(name for group in groups for name in getattr(p.methods, group))
     taken = [name for name in counts if name in RESERVED]
     both = [name for name, count in counts.items() if count > 1]
-    keys = tuple(f"methods.{name}" for name in GROUPS if set(both) & set(getattr(p.methods, name)))
+    keys = tuple(f"methods.{name}" for name in groups if set(both) & set(getattr(p.methods, name)))
     yield not both, keys, f"{', '.join(both)}: give each method one name of its own"
     plain = "rlhf" not in p.methods.ppo or p.risk_of("rlhf").measure == "none"
     plain = plain and "rlhf" not in p.methods.fit
     yield plain, ("methods.ppo",), "rlhf is plain RLHF: give it measure: none, or give the method another name"
     yield (
         not taken,
-        tuple(f"methods.{name}" for name in GROUPS if set(taken) & set(getattr(p.methods, name))),
+        tuple(f"methods.{name}" for name in groups if set(taken) & set(getattr(p.methods, name))),
         f"another stage writes models/{', models/'.join(taken)}; give it another name",
     )
     one_tail = (p.evaluate.tail_quantile is None) != (p.evaluate.tail_threshold is None)

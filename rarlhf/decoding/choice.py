@@ -9,7 +9,9 @@ from rarlhf.config.baselines import (
     BestOfNParams,
     DExpertsParams,
     GeDiParams,
+    NADOParams,
     PromptedParams,
+    RECTParams,
     RejectionParams,
     SelfDebiasParams,
     SoftRejectionParams,
@@ -17,6 +19,7 @@ from rarlhf.config.baselines import (
 from rarlhf.config.errors import UserError
 from rarlhf.config.fields import Section
 from rarlhf.decoding.draws import BestOfN, Rejection, ScoreOf, SoftRejection
+from rarlhf.decoding.headed import NADO, RECT, Headed
 from rarlhf.decoding.reweighted import DExperts, GeDi, Prompted, SelfDebias
 from rarlhf.decoding.rules import DecodingRule
 from rarlhf.models.policy import logits_size
@@ -31,12 +34,13 @@ class Parts(NamedTuple):
     score: ScoreOf | None = None  # None: no scorer is there
     expert: RefPolicy | None = None
     anti_expert: RefPolicy | None = None
+    headed: Headed | None = None
 
 
 def build_rule(settings: Section, parts: Parts) -> DecodingRule:
     """The rule that the settings are of.
 
-    Raises: UserError if a part is missing, an expert has another vocabulary, or a number is still `plan`.
+    Raises: UserError if a part is missing, an expert or a head has another vocabulary, or a number is still `plan`.
     """
     make = RULES.get(type(settings))
     if make is None:
@@ -81,6 +85,19 @@ def _experts(parts: Parts) -> tuple[RefPolicy, RefPolicy]:
     return parts.expert, parts.anti_expert
 
 
+def _headed(parts: Parts) -> Headed:
+    """Raises: UserError if there is none, or it is of another vocabulary than the model's."""
+    if parts.headed is None:
+        raise UserError("this rule reads a head, so it needs one of methods.heads and the SFT model")
+    with parts.model() as lm:
+        size, of_head = logits_size(lm), logits_size(parts.headed.head)
+    if size != of_head:
+        raise UserError(
+            f"the model has logits for {size} tokens, and the head for {of_head}: name another model in `of`"
+        )
+    return parts.headed
+
+
 RULES: Mapping[type[Section], Callable[[Any, Parts], DecodingRule]] = {
     PromptedParams: _prompted,
     SelfDebiasParams: _self_debias,
@@ -89,4 +106,6 @@ RULES: Mapping[type[Section], Callable[[Any, Parts], DecodingRule]] = {
     SoftRejectionParams: lambda settings, parts: SoftRejection(settings, _scorer(parts)),
     DExpertsParams: lambda settings, parts: DExperts(settings, *_experts(parts)),
     GeDiParams: lambda settings, parts: GeDi(settings, *_experts(parts)),
+    NADOParams: lambda settings, parts: NADO(settings, _headed(parts)),
+    RECTParams: lambda settings, parts: RECT(settings, _headed(parts)),
 }

@@ -62,7 +62,12 @@ class SoftRejection(BestOfN):
 
     def log_acceptance(self, values: Tensor) -> Tensor:
         """-(eta - s)+ / (alpha beta)."""
-        return -(self.eta - values).clamp(min=0.0) / self.scale
+        return log_acceptance_of(values, self.eta, self.scale)
+
+
+def log_acceptance_of(scores: Tensor, eta: float, scale: float) -> Tensor:
+    """-(eta - s)+ / scale, the logarithms of probabilities of acceptance; any shape, score units."""
+    return -(eta - scores).clamp(min=0.0) / scale
 
 
 def planned(value: float | str, key: str) -> float:

@@ -9,6 +9,7 @@ from rarlhf.config.methods import Method, methods_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation.generations import Tables
 
+SFT = "sft"  # the model that heads read
 CHOOSING = ("best_of_n", "rejection", "soft_rejection")  # rules that score what they draw
 
 
@@ -18,8 +19,8 @@ class Cost(TypedDict):
     training: int  # answers that one training of it has scored, the plan's included; 0 for no training
     draws: float  # responses that are drawn for one answer, mean
     scored: float  # of them, how many the scorer sees
-    passes: int  # passes over a token of a response: one for each model or prompt that is read
-    models: int  # language models in memory
+    passes: int  # passes over a token of a response: one for each model, head or prompt that is read
+    models: int  # language models and heads in memory
 
 
 def costs(params: Params, tables: Tables) -> dict[str, Cost]:
@@ -43,12 +44,16 @@ def _cost(method: Method, training: int, tables: Tables) -> Cost:
 
 
 def _reads(method: Method) -> tuple[int, int]:
-    """Passes over a token, and models in memory; the model that is decoded counts once however often it is named."""
+    """Passes over a token, and models in memory, where a model counts once however often it is named.
+
+    A rule with a head reads the SFT model besides, by a pass of its own, and the head.
+    """
     if method.chosen is None or method.has_model:
         return 1, 1
     if isinstance(method.chosen.settings, SelfDebiasParams):
         return 1 + len(method.chosen.settings.attributes), 1
     named = list(method.chosen.models.values())
+    named += [SFT, method.chosen.head] if method.chosen.head else []
     return len(named), len(set(named))
 
 
@@ -57,8 +62,8 @@ def scored_answers(params: Params) -> dict[str, int]:
 
     A PPO training scores a batch per iteration, those that warm up the critic included. A fit scores its plan's
     answers, and those of each further round. Quark scores the answers of each round. What a plan decides, such as
-    `risk.eta: plan`, needs the plan's answers too, which are drawn once for all methods and seeds. A rule has the cost
-    of the models that it reads. Rows of the data that a training has scored are no answers.
+    `risk.eta: plan`, needs the plan's answers too, which are drawn once for all methods and seeds; so does a head. A
+    rule has the cost of the models that it reads. Rows of the data that a training has scored are no answers.
 
     Returns: method -> number of answers.
     """
@@ -85,7 +90,9 @@ def _of_chosen(method: Method, plan: int, scored: Mapping[str, int]) -> int:
         return 0
     settings, read = method.chosen.settings, set(method.chosen.models.values())
     own = settings.rounds * settings.prompts if isinstance(settings, QuarkParams) else 0
-    planned = (isinstance(settings, RejectionParams) and settings.threshold == "plan") or (
-        isinstance(settings, SoftRejectionParams) and "plan" in (settings.eta, settings.kl_coef)
+    planned = (
+        method.chosen.head is not None
+        or (isinstance(settings, RejectionParams) and settings.threshold == "plan")
+        or (isinstance(settings, SoftRejectionParams) and "plan" in (settings.eta, settings.kl_coef))
     )
     return own + sum(scored.get(name, 0) for name in read) + (plan if planned else 0)

@@ -98,6 +98,17 @@ def load_backbone(source: str, storage: Storage, device: torch.device) -> PreTra
     return _language_model(source, **storage.options(device)).to(device)
 
 
+def load_network(folder: Path, key: str) -> PreTrainedModel:
+    """A network of a language model's shape that is none and has no tokenizer, in eval mode with float32 weights.
+
+    Args:
+        folder: local one.
+        key: of params.yaml, that names it.
+    Raises: UserError if it is not there, or weights are missing, unknown or not finite.
+    """
+    return _model(AutoModelForCausalLM, str(folder), key, None, **WEIGHTS).eval()
+
+
 def _language_model(
     source: str, name: str | None = None, key: str = "model.source", **options: object
 ) -> PreTrainedModel:

@@ -104,6 +104,11 @@ def reset_value_head(head: nn.Linear, generator: torch.Generator) -> None:
 
 def response_states(lm: PreTrainedModel, episodes: Episodes) -> Tensor:
     """(B, T, H) hidden states from which each response token is predicted."""
+    return episode_states(lm, episodes)[:, episodes.queries.shape[1] - 1 :]
+
+
+def episode_states(lm: PreTrainedModel, episodes: Episodes) -> Tensor:
+    """(B, Q + T - 1, H) hidden states of the queries and of all response tokens but the last."""
     tokens = torch.cat([episodes.queries, episodes.responses], dim=1)[:, :-1]
     padding: dict[str, Tensor] = {}
     if not episodes.query_mask.all():  # padding on the right needs no mask: no real token attends to it
@@ -111,7 +116,7 @@ def response_states(lm: PreTrainedModel, episodes: Episodes) -> Tensor:
         padding = {"attention_mask": mask.long(), "position_ids": positions(mask)}
     with _attention(tokens):
         output = lm.base_model(input_ids=tokens, use_cache=False, **padding)
-    return output.last_hidden_state[:, episodes.queries.shape[1] - 1 :]
+    return output.last_hidden_state
 
 
 def _attention(tokens: Tensor) -> AbstractContextManager[object]:

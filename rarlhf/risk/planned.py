@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rarlhf.config.baselines import Chosen, RejectionParams, SoftRejectionParams
+from rarlhf.config.baselines import Chosen, HeadParams, RejectionParams, SoftRejectionParams
 from rarlhf.config.errors import UserError
 from rarlhf.config.fields import Section
 from rarlhf.config.params import RiskParams
@@ -17,6 +17,7 @@ from rarlhf.risk.plan import Aim, Answers, PlannedPolicy, aim_of, at_level, solv
 if TYPE_CHECKING:
     from rarlhf.config.methods import Method
 
+AnySection = TypeVar("AnySection", bound=Section)
 PLAN = "plan"  # what stands for a number that stage `plan` finds
 DIGITS = 6  # significant digits of a plan that are kept: far beyond its error, and equal on all machines
 READ_BY_FITS = ("alpha", "mix", "eta")  # keys of section `risk` that a fit reads, where its measure does
@@ -36,7 +37,9 @@ def method_values(method: "Method") -> dict[str, object]:
     Raises: ValueError for a model that training starts from.
     """
     if method.chosen is not None:
-        return {"kind": method.chosen.kind, **method.chosen.models, **method.chosen.settings.model_dump(mode="json")}
+        chosen = method.chosen
+        named = {"kind": chosen.kind, **chosen.models, **({"head": chosen.head} if chosen.head else {})}
+        return {**named, **chosen.settings.model_dump(mode="json")}
     if method.risk is None:
         raise ValueError(f"{method.name} is a model that training starts from")
     if method.made_by == "ppo":
@@ -137,10 +140,10 @@ def with_planned_eta(risk: RiskParams, file: Path) -> RiskParams:
 
 
 def planned_settings(settings: Section, answers: Answers, kl_target: float) -> dict[str, object]:
-    """A rule's settings with numbers in the place of `plan`.
+    """The settings of a rule, a training or a head with numbers in the place of `plan`, where they decide something.
 
     Args:
-        settings: of a rule or a training; those of any other than rejection and soft rejection have no `plan`.
+        settings: those of any other than rejection, soft rejection and a head have no `plan`.
         answers: of the SFT model to training prompts.
         kl_target: nats per response.
     Raises: UserError as `solve`.
@@ -148,7 +151,8 @@ def planned_settings(settings: Section, answers: Answers, kl_target: float) -> d
     values = settings.model_dump(mode="json")
     if isinstance(settings, RejectionParams) and settings.threshold == PLAN:
         values["threshold"] = rounded(threshold_at(answers.scores, kl_target, settings.n))
-    if isinstance(settings, SoftRejectionParams) and PLAN in (settings.eta, settings.kl_coef):
+    hard = isinstance(settings, HeadParams) and settings.labels == "hard"
+    if isinstance(settings, SoftRejectionParams | HeadParams) and not hard and PLAN in (settings.eta, settings.kl_coef):
         plan = solve(answers, Aim(1.0, settings.alpha), kl_target, _number(settings.eta))
         values["eta"] = rounded(plan.eta) if settings.eta == PLAN else settings.eta
         values["kl_coef"] = rounded(plan.kl_coef) if settings.kl_coef == PLAN else settings.kl_coef
@@ -166,6 +170,14 @@ def read_settings(chosen: Chosen, file: Path) -> Section:
         chosen: the entry, for the kind of its settings.
         file: data/plan/methods/NAME.json.
     """
+    return _read(type(chosen.settings), file)
+
+
+def read_head(file: Path) -> HeadParams:
+    """The settings of a head in its file, data/plan/heads/NAME.json."""
+    return _read(HeadParams, file)
+
+
+def _read(kind: type[AnySection], file: Path) -> AnySection:
     values = json.loads(file.read_text(encoding="utf-8"))
-    kind = type(chosen.settings)
     return kind.model_validate({key: values[key] for key in kind.model_fields})

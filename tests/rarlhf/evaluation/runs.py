@@ -35,6 +35,8 @@ def write_params(folder: Path, methods: Sequence[str], seeds: Sequence[int], **c
         "tuned": {},
         "decoded": {},
         "guided": {},
+        "headed": {},
+        "heads": {},
     }
     values["seeds"] = list(seeds)
     for key, value in changed.items():

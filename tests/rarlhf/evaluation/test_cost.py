@@ -1,5 +1,6 @@
+from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
-from rarlhf.evaluation.cost import scored_answers
+from rarlhf.evaluation.cost import _reads, scored_answers
 
 
 def changed(params: Params, section: str, **values: object) -> Params:
@@ -28,3 +29,16 @@ def test_answers_that_a_training_has_scored(params: Params) -> None:
         "mean_fit": 800,  # 400, then twice 100 x 2
     }
     assert scored_answers(changed(few, "ppo", baseline="query"))["rlhf"] == 80  # no critic to warm up
+
+
+def test_a_rule_with_a_head_reads_the_sft_model_and_the_head_and_needs_the_answers_it_learns_from(
+    params: Params,
+) -> None:
+    entry = {"rule": "nado", "head": "worth"}
+    headed = {"on_sft": {**entry, "of": "sft"}, "on_rlhf": {**entry, "of": "rlhf"}}
+    few = changed(params, "ppo", iterations=10, value_warmup=2, batch_size=8, baseline="critic")
+    few = changed(few, "plan", train=params.plan.train.model_copy(update={"prompts": 100, "samples": 4}))
+    few = changed(few, "methods", ppo={"rlhf": {"measure": "none"}}, fit={}, headed=headed, heads={"worth": {}})
+    assert scored_answers(few) == {"rlhf": 96, "on_sft": 400, "on_rlhf": 496}
+    reads = {method.name: _reads(method) for method in methods_of(few) if method.name in headed}
+    assert reads == {"on_sft": (3, 2), "on_rlhf": (3, 3)}  # the model, the SFT model by a pass of its own, the head
