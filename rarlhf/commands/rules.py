@@ -74,8 +74,10 @@ def open_rule(chosen: ChosenRule, model: "OpenModel", machine: "Machine") -> "De
     from rarlhf.decoding.writing import open_model
     from rarlhf.models.reference import frozen
 
-    experts = [frozen(open_model(folder, machine.device).lm) for folder in chosen.experts]
-    parts = Parts(model.tokenizer, frozen(model.lm), None, *experts)
+    parts = Parts(model.tokenizer, frozen(model.lm))
+    if chosen.experts:
+        expert, anti_expert = (frozen(open_model(folder, machine.device).lm) for folder in chosen.experts)
+        parts = parts._replace(expert=expert, anti_expert=anti_expert)
     if chosen.scorer is not None:
         score = open_reward_model(*chosen.scorer, machine)
         parts = parts._replace(score=lambda episodes: score(episode_texts(episodes, model.tokenizer, None)))
