@@ -63,8 +63,9 @@ class Card:
             base=self._base.text,
             adapter=self._adapter,
             data_text=data_text(self.params.data),
-            reward_text=reward_text(self.params.reward) if self.method.risk else None,
+            reward_text=reward_text(self.params.reward) if self.method.risk or self.method.chosen else None,
             measure=self.method.risk.measure if self.method.risk else None,
+            training=self.method.chosen.kind if self.method.chosen else None,
             values=list(self._values()),
             free=self._free,
         )
@@ -99,12 +100,17 @@ class Card:
     def _values(self) -> Iterator[tuple[str, str]]:
         """Keys of params.yaml that decided the training, with their values."""
         sections: dict[str, Section] = {"model": self.params.model, "sft": self.params.sft}
+        if self.method.chosen:
+            sections |= {f"tuning.{self.method.chosen.kind}": self.method.chosen.settings, "reward": self.params.reward}
         if self.method.risk:
-            way = {"fit": self.params.fit} if self.method.made_by == "fit" else {"ppo": self.params.ppo}
+            fitted = self.method.made_by == "fit"
+            way = {"fit": self.params.fit} if fitted else {"ppo": self.params.ppo_of(self.method.name)}
             others = {"kl": self.params.kl, "risk": self.method.risk, "reward": self.params.reward}
             sections = {"model": self.params.model, **way, **others}
         for name, section in sections.items():
-            whole = method_values(self.method) if isinstance(section, RiskParams) else type(section).model_fields
+            whole = list(type(section).model_fields)
+            if isinstance(section, RiskParams):  # what its measure reads
+                whole = [key for key in whole if key in method_values(self.method)]
             shown = ("target",) if name == "kl" and self.method.made_by == "fit" else MAIN.get(name, tuple(whole))
             further = [key for key, value in PAPER.get(name, {}).items() if getattr(section, key) != value]
             for key in [*shown, *further]:

@@ -10,9 +10,9 @@ from rarlhf.evaluation.exports import results_markdown
 
 
 def write_cards(folder: Path, evaluation: Evaluation, params: Params) -> None:
-    """Writes METHOD.md for every method but the base model, which the pipeline does not fine-tune."""
+    """Writes METHOD.md for every method with a model that the pipeline trains; not for the base model and rules."""
     for method in methods_of(params):
-        if method.made_by != "base":
+        if method.made_by != "base" and method.has_model:
             text = Card(method, params, results_text(method.name, evaluation, params.evaluate)).text()
             (folder / f"{method.name}.md").write_text(text, encoding="utf-8", newline="\n")
 

@@ -170,6 +170,28 @@ def test_every_method_that_is_trained_gets_a_card(params: Params, tmp_path: Path
     assert "`risk.alpha`" not in text  # plain RLHF reads none
 
 
+OTHERS = {
+    "ppo": {"rlhf": {"measure": "none"}, "rloo": {"measure": "none", "responses": 4, "baseline": "query"}},
+    "fit": {},
+    "tuned": {"filtering": {"by": "supervised"}, "quark": {"by": "quark", "quantiles": 3}},
+    "decoded": {"best": {"rule": "best_of_n", "of": "sft"}},
+}
+
+
+def test_models_of_other_trainings_have_cards_and_rules_have_none(params: Params, tmp_path: Path) -> None:
+    run = params.model_copy(update={"methods": params.methods.model_copy(update=OTHERS)})
+    write_cards(tmp_path, measured(), run)
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert sorted(texts) == ["filtering", "quark", "rlhf", "rloo", "sft"]
+    assert "| `ppo.responses` | 4 |" in texts["rloo"] and "| `ppo.baseline` | query |" in texts["rloo"]
+    assert "responses" not in texts["rlhf"]
+    assert "| `tuning.quark.quantiles` | 3 |" in texts["quark"]
+    assert "behind the token of the best part" in texts["quark"]
+    assert "| `tuning.supervised.texts` | above |" in texts["filtering"]
+    assert "by plain next-token prediction on the texts that the keys below choose" in texts["filtering"]
+    assert all("PPO" not in texts[name] for name in ("filtering", "quark"))
+
+
 @pytest.mark.parametrize(("name", "aim"), [("mean_fit", "mean score"), ("cvar_fit", "low scores")])
 def test_the_card_of_a_fit_says_how_it_was_made(name: str, aim: str, params: Params) -> None:
     text = Card(Method(name, "fit", params.risk_of(name)), params, "").text()
