@@ -104,7 +104,7 @@ class Card:
             sections |= {f"tuning.{self.method.chosen.kind}": self.method.chosen.settings, "reward": self.params.reward}
         if self.method.risk:
             fitted = self.method.made_by == "fit"
-            way = {"fit": self.params.fit} if fitted else {"ppo": self.params.ppo_of(self.method.name)}
+            way = {"fit": self.params.fit} if fitted else {"ppo": self.params.ppo.model_copy(update=self.method.ppo)}
             others = {"kl": self.params.kl, "risk": self.method.risk, "reward": self.params.reward}
             sections = {"model": self.params.model, **way, **others}
         for name, section in sections.items():
