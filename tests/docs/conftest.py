@@ -7,6 +7,7 @@ import pytest
 
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
+from rarlhf.system.files import write_json
 from tasks.evaluate import evaluate
 from tasks.fit import fit
 from tasks.generate import generate
@@ -74,7 +75,10 @@ def run_all(folder: Path) -> None:
         files = {"metrics": "evaluate.json", "summary": "summary", "report": "report.html", "cards": "model_cards"}
         files |= {"table": "table.md", "latex": "table.tex"}
         places |= {name: Path("reports", file) for name, file in files.items()}
-        run(evaluate, params, "evaluate", prompts=PROMPTS, samples=SAMPLES / "test", **places)
+        second = Path("metrics/second_scorer.json")
+        second.parent.mkdir(exist_ok=True)
+        write_json(second, {"auc": 0.9, "rows": 8})
+        run(evaluate, params, "evaluate", prompts=PROMPTS, samples=SAMPLES / "test", second_scorer=second, **places)
 
 
 @pytest.fixture
