@@ -2,12 +2,11 @@
 
 Of N samples to a prompt, the best of n drawn without replacement is the one of rank r (1 the lowest score) with
 probability C(r - 1, n - 1) / C(N, n). That makes the mean an unbiased estimate of that of n fresh draws. Equal scores
-share their probability, as a random order among them would have it. So the best of n has, given its score, the SFT
-model's own distribution, and its KL is that of the scores alone:
+share their probability, as a random order among them would have it.
 
-    KL(x) = sum over the scores l of W_l log(W_l / (c_l / N)),
-
-where W_l is the probability of the score l and c_l the number of samples that have it. It is below the bound
+So the best of n has, given its score, the SFT model's own distribution, and its KL is that of the scores alone. With
+the samples' shares in place of probabilities, a score with the shares F below it and c at it is the best of n with the
+probability W = (F + c)^n - F^n, and KL(x) is the sum of W log(W / c) over the scores. That is never above the bound
 log n - (n - 1) / n (Beirami et al. 2024, arXiv 2401.01879), and meets it where all scores differ and N is large.
 
 Letters for shapes: P prompts, N samples to each.
@@ -52,7 +51,7 @@ def best_of_n_curve(scores: FloatArray, tail: BoolArray | None, alpha: float) ->
         values = {"reward_mean": float(by_prompt.mean()), "reward_cvar_10": weighted_cvar(answers, weights, alpha)}
         if tail is not None:
             values["reward_prompt_tail"] = float(by_prompt[tail].mean())
-        curve["kl"].append(float((weights * np.log(np.where(weights > 0, weights * count, 1.0))).sum(axis=1).mean()))
+        curve["kl"].append(float(np.mean([_kl(row, n) for row in answers.scores])))
         for metric, value in values.items():
             curve["metrics"].setdefault(metric, []).append(value)
     return curve
@@ -77,3 +76,11 @@ def best_of_n_weights(scores: FloatArray, n: int) -> FloatArray:
         shares = [by_rank[end - size : end].mean() for end, size in zip(ends, sizes, strict=True)]
         of_prompt[:] = np.array(shares)[level]
     return weights
+
+
+def _kl(scores: FloatArray, n: int) -> float:
+    """KL of the best of n of a prompt's N samples (N,), drawn with replacement, to a sample; nats."""
+    _, sizes = np.unique(scores, return_counts=True)
+    shares = sizes / len(scores)
+    best = np.diff(np.cumsum(shares) ** n, prepend=0.0)
+    return float(best @ np.log(np.maximum(best, np.finfo(float).tiny) / shares))

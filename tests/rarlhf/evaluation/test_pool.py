@@ -53,6 +53,11 @@ def test_the_kl_is_below_the_bound_and_near_it_where_scores_differ() -> None:
     apart = best_of_n_curve(rng.normal(size=(3, 512)), None, 0.1)
     for estimated, bound in zip(apart["kl"][:6], apart["kl_bound"][:6], strict=True):
         assert estimated == pytest.approx(bound, rel=0.05, abs=1e-9)
+    few = best_of_n_curve(rng.normal(size=(3, 32)), None, 0.1)
+    assert all(e <= b + 1e-12 for e, b in zip(few["kl"], few["kl_bound"], strict=True))  # however few samples there are
+    two = best_of_n_curve(np.array([[0.0, 0.0, 0.0, 1.0]]), None, 0.1)
+    # The better of 2: 7/16 for the score 1, which has a quarter of the samples.
+    assert two["kl"][1] == pytest.approx(7 / 16 * log(7 / 4) + 9 / 16 * log(3 / 4))
     alike = best_of_n_curve(rng.integers(0, 2, size=(50, 64)).astype(float), None, 0.1)
     assert all(e <= b + 1e-12 for e, b in zip(alike["kl"], alike["kl_bound"], strict=True))
     assert alike["kl"][-1] == pytest.approx(log(2), rel=0.1)  # always the higher of two equally likely scores
