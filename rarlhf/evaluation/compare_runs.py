@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from rarlhf.config.errors import UserError
+from rarlhf.config.groups import GROUPS
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.config.refusals import read_yaml
@@ -99,7 +100,8 @@ def read_run(source: Source) -> MeasuredRun:
     """
     values = read_yaml(source.folder / PARAMS)
     try:
-        named = [*values["methods"]["start"], *values["methods"]["ppo"], *values["methods"].get("fit", ())]
+        methods = values["methods"]
+        named = [*methods["start"], *methods["ppo"], *(name for key in GROUPS[1:] for name in methods.get(key, ()))]
         seeds = [int(seed) for seed in values["seeds"]]
         float(values["kl"]["target"])
     except (AttributeError, KeyError, TypeError, ValueError):

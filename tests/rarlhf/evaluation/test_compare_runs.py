@@ -28,6 +28,14 @@ def test_methods_without_generations_are_not_there(tmp_path: Path) -> None:
     assert read(tmp_path / "run").methods == ["rlhf"]
 
 
+def test_every_group_of_methods_is_looked_for(tmp_path: Path) -> None:
+    shifts = {name: {1: 0.0} for name in ("sft", "rlhf", "quark", "best")}
+    entries = {"ppo": {"rlhf": {"measure": "none"}}, "tuned": {"quark": {"by": "quark"}}}
+    entries["decoded"] = {"best": {"rule": "best_of_n", "of": "sft"}}
+    changed = {f"methods__{group}": methods for group, methods in entries.items()}
+    assert read(write_run(tmp_path / "run", shifts, **changed)).methods == ["sft", "rlhf", "quark", "best"]
+
+
 def test_an_evaluation_gives_numbers_by_seed_whatever_their_order(tmp_path: Path) -> None:
     run = read(write_metrics(write_run(tmp_path / "run", SHIFTS), {"rlhf": {1: 10.0, 2: 20.0}}))
     assert run.per_seed("rlhf", "kl_sft", [2, 1]) == [20.0, 10.0]
