@@ -22,7 +22,7 @@ from rarlhf.config.fields import (
     Steps,
 )
 
-Draws = Annotated[int, Field(ge=1, le=100_000)]
+Draws = Annotated[int, Field(ge=1, le=1000)]  # all random numbers are made at once
 Texts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=20)]
 
 
