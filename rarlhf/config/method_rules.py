@@ -134,20 +134,22 @@ def _decoding_rules(p: Params) -> Iterable[Rule]:
             rule = f"{key} = {model}: name one of the methods that are models ({', '.join(models)})"
             yield model in models, (entry,), rule
         own = {model for model in chosen.models.values() if _by_quark(p, model)}
-        yield (
-            not own or not isinstance(chosen.settings, SelfDebiasParams | DExpertsParams | GeDiParams),
-            (entry,),
-            f"{', '.join(sorted(own))} is by quark, whose model this rule would read without its token: name another",
-        )
+        if isinstance(chosen.settings, SelfDebiasParams | DExpertsParams | GeDiParams):
+            yield (
+                not own,
+                (entry,),
+                f"{', '.join(sorted(own))} is by quark, whose model this rule would read without its token: name "
+                "another",
+            )
         heads = ", ".join(p.methods.heads) or "there is none yet"
         known = chosen.head is None or chosen.head in p.methods.heads
         yield known, (entry,), f"head = {chosen.head}: name one of methods.heads ({heads})"
-        plain = not isinstance(chosen.settings, PromptedParams | SelfDebiasParams) or not p.prompts.chat_template
-        yield (
-            plain,
-            (entry, "prompts.chat_template"),
-            "a text before the prompt would stand before the template: set it to false",
-        )
+        if isinstance(chosen.settings, PromptedParams | SelfDebiasParams):
+            yield (
+                not p.prompts.chat_template,
+                (entry, "prompts.chat_template"),
+                "a text before the prompt would stand before the template: set it to false",
+            )
 
 
 def _own(p: Params, group: str) -> list[str]:

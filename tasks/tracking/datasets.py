@@ -25,6 +25,12 @@ READS: Mapping[str, Mapping[str, str]] = {
     "generate_start": {"data/prompts/test.jsonl": EVALUATION},
     "generate": {"data/prompts/test.jsonl": EVALUATION},
     "generate_fit": {"data/prompts/test.jsonl": EVALUATION},
+    "tuned": {"data/raw/train.jsonl": TRAINING, "data/prompts/train.jsonl": TRAINING},
+    "generate_tuned": {"data/prompts/test.jsonl": EVALUATION},
+    "generate_decoded": {"data/prompts/test.jsonl": EVALUATION},
+    "generate_guided": {"data/prompts/test.jsonl": EVALUATION},
+    "head": {"data/samples/train": TRAINING},
+    "generate_headed": {"data/prompts/test.jsonl": EVALUATION},
     "second_scorer": {"data/raw/second_scorer.jsonl": TRAINING, "data/raw/test.jsonl": EVALUATION},
     "judge": {"generations": EVALUATION},
     "evaluate": {

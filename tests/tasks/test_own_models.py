@@ -25,7 +25,7 @@ from transformers import (
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.models.loading import load_causal_lm, save_model
-from rarlhf.system.files import read_jsonl, write_jsonl
+from rarlhf.system.files import read_jsonl, write_json, write_jsonl
 from rarlhf.training.base import train_tokenizer
 from tasks.base import base
 from tasks.evaluate import evaluate
@@ -251,6 +251,7 @@ def run_all(params: Params) -> None:
     run(judge, params, "judge", **places, generations=Path("generations"), out=Path("judgements"))
     results = {
         "judgements": Path("judgements"),
+        "second_scorer": Path("metrics/second_scorer.json"),
         "metrics": Path("metrics/evaluate.json"),
         "summary": Path("metrics/summary"),
     }
@@ -258,6 +259,8 @@ def run_all(params: Params) -> None:
     results |= {"table": Path("reports/table.md"), "latex": Path("reports/table.tex")}
     results |= {"cards": Path("cards"), "samples": Path("data/samples/test")}
     places = {"generations": Path("generations"), "prompts": Path("data/prompts"), "models": models}
+    Path("metrics").mkdir(exist_ok=True)
+    write_json(Path("metrics/second_scorer.json"), {})  # as stage `second_scorer` leaves it where there is none
     run(evaluate, params, "evaluate", **places, **results)
 
 

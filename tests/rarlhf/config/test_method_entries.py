@@ -34,7 +34,7 @@ def test_an_entry_changes_its_own_section_alone(tmp_path: Path) -> None:
 
 
 def test_every_rule_and_training_has_its_section() -> None:
-    assert set(CHOICES["decoded"]) | set(CHOICES["guided"]) == set(DecodingParams.model_fields)
+    assert set(CHOICES["decoded"]) | set(CHOICES["guided"]) | set(CHOICES["headed"]) == set(DecodingParams.model_fields)
     assert set(CHOICES["tuned"]) == set(TuningParams.model_fields)
     assert {"tuning", "decoding"} <= set(plain(TINY))
     assert set(DecodingParams.model_fields) <= set(LOOKS)  # each has a label and a colour

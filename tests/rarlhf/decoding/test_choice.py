@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from rarlhf.config.baselines import DECODED, GUIDED, DecodingParams
+from rarlhf.config.baselines import DECODED, GUIDED, HEADED, DecodingParams
 from rarlhf.config.errors import UserError
 from rarlhf.config.fields import Section
 from rarlhf.config.params import Params
@@ -40,7 +40,8 @@ def no_score(_: Episodes) -> None:
 def test_every_section_of_decoding_has_a_rule() -> None:
     kinds = [field.annotation for field in DecodingParams.model_fields.values()]
     assert set(kinds) == set(RULES)
-    assert set(KINDS) == {*DECODED, *GUIDED} == set(DecodingParams.model_fields)
+    assert set(KINDS) == {*DECODED, *GUIDED}
+    assert {*DECODED, *GUIDED, *HEADED} == set(DecodingParams.model_fields)
     assert not any(get_args(kind) for kind in kinds)
 
 

@@ -10,9 +10,12 @@ from tasks.inputs import Inputs, digest
 from tasks.tracking.datasets import READS, DataSource, columns, data_of, dataset_input
 
 REPOSITORY = Path(__file__).parents[3]
-STAGES: dict[str, Any] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["stages"]
+ENTRIES: dict[str, Any] = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["stages"]
+STAGES = {name: entry.get("do", entry) for name, entry in ENTRIES.items()}
 ROWS = ("data/raw", "data/prompts", "data/samples", "generations")  # folders of rows
-SHARED = {"generate": "continuations", "generate_start": "continuations", "generate_fit": "continuations"}
+KINDS = ("", "_start", "_fit", "_tuned", "_decoded", "_guided", "_headed")
+SHARED = dict.fromkeys((f"generate{kind}" for kind in KINDS), "continuations")
+IN_THE_LIBRARY = ("evaluate", "tuned")  # stages whose files the library names
 
 
 def test_name_place_rows_and_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +81,5 @@ def test_every_stage_with_rows_has_its_data_sets(stage: str) -> None:
     assert READS[stage]
     for path in map(Path, READS[stage]):
         assert any(path.is_relative_to(folder) for folder in deps)
-        if path.suffix and stage != "evaluate":  # there the library names the files
+        if path.suffix and stage not in IN_THE_LIBRARY:
             assert path.name in source
