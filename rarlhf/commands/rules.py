@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rarlhf.system.machine import Machine
 
 OPTIONS = ("set", "expert", "anti_expert", "scorer", "label")  # that say something of a rule
-SCORING = ("best_of_n", "rejection", "soft_rejection")
 
 
 class ChosenRule(NamedTuple):
@@ -52,15 +51,15 @@ def chosen_rule(arguments: argparse.Namespace) -> ChosenRule | None:
         if given:
             raise UserError(f"{' and '.join(given)}: of use to a decoding rule alone; name one by --rule")
         return None
-    from rarlhf.config.baselines import DECODED, GUIDED
+    from rarlhf.config.baselines import CHOOSING, DECODED, GUIDED
 
     if name not in (*DECODED, *GUIDED):
         raise UserError(f"--rule {name}: there is no such rule; take one of {', '.join((*DECODED, *GUIDED))}")
-    _refuse_useless(name, given, name in GUIDED)
+    _refuse_useless(name, given, name in GUIDED, name in CHOOSING)
     settings = _settings(name, arguments.set or [])
     if name in GUIDED:
         return ChosenRule(settings, _experts(name, arguments), None)
-    return ChosenRule(settings, (), _scorer(arguments) if name in SCORING else None)
+    return ChosenRule(settings, (), _scorer(arguments) if name in CHOOSING else None)
 
 
 def open_rule(chosen: ChosenRule, model: "OpenModel", machine: "Machine") -> "DecodingRule":
@@ -84,9 +83,9 @@ def open_rule(chosen: ChosenRule, model: "OpenModel", machine: "Machine") -> "De
     return build_rule(chosen.settings, parts)
 
 
-def _refuse_useless(name: str, given: Sequence[str], guided: bool) -> None:
+def _refuse_useless(name: str, given: Sequence[str], guided: bool, scoring: bool) -> None:
     known = {"--set", *(("--expert", "--anti-expert") if guided else ())}
-    known |= {"--scorer", "--label"} if name in SCORING else set()
+    known |= {"--scorer", "--label"} if scoring else set()
     useless = [option for option in given if option not in known]
     if useless:
         raise UserError(f"{' and '.join(useless)}: rule {name} reads no such thing; leave it out")

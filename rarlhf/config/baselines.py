@@ -156,6 +156,7 @@ class HeadParams(Section):
 DECODED = ("prompted", "best_of_n", "rejection", "soft_rejection", "self_debias")  # rules that read one model
 GUIDED = ("dexperts", "gedi")  # rules that read an expert and an anti-expert too
 HEADED = ("nado", "rect")  # rules that read a head of `methods.heads`, and the SFT model that it stands on
+CHOOSING = ("best_of_n", "rejection", "soft_rejection")  # rules that score what they draw
 OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # what an entry says besides changes: the rule or training, and its models
     "tuned": ("by",),
     "decoded": ("rule", "of"),

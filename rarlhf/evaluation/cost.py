@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import TypedDict
 
-from rarlhf.config.baselines import QuarkParams, RejectionParams, SelfDebiasParams, SoftRejectionParams
+from rarlhf.config.baselines import CHOOSING, QuarkParams, RejectionParams, SelfDebiasParams, SoftRejectionParams
 from rarlhf.config.counts import warmup_rollouts
 from rarlhf.config.methods import Method, methods_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation.generations import Tables
 
 SFT = "sft"  # the model that heads read
-CHOOSING = ("best_of_n", "rejection", "soft_rejection")  # rules that score what they draw
 
 
 class Cost(TypedDict):

@@ -36,10 +36,10 @@ class Places(NamedTuple):
 def train_tuned(  # noqa: PLR0913, PLR0917, each is a different thing
     settings: Section, places: Places, score: Score, params: Params, machine: Machine, recorder: Recorder, seed: int
 ) -> LossCurve:
-    """Trains a model in the way that the settings are of, and writes it; returns its curve.
+    """Trains a model by SFT on other texts or by Quark, and writes it; returns its curve.
 
     Args:
-        settings: a section of `tuning`.
+        settings: of `tuning.supervised` or `tuning.quark`, which decides between the two.
         places: what is read and written.
         score: the reward model.
         params: all parameters.
