@@ -29,7 +29,7 @@ QUICK := $(addprefix tests/rarlhf/,config messages system rewards data risk rl e
 IS_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 
 repro: $(INSTALLED)
-	@$(BIN)/python -m tasks.preset $(if $(PRESET),"$(PRESET)") $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FORCE)),--force)
+	@$(if $(PRESET)$(DATA),$(BIN)/python -m tasks.preset $(if $(PRESET),"$(PRESET)") $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FORCE)),--force))
 	@# An unpacked archive has no git repository; DVC does without when it is told so.
 	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 	$(BIN)/python -m flows.repro

@@ -13,7 +13,8 @@ from typing import Any
 from rarlhf.config.escapes import one_line
 from rarlhf.config.methods import in_order, label_of
 from rarlhf.config.refusals import read_yaml
-from rarlhf.evaluation.comparisons import COMPARED, SHORT
+from rarlhf.evaluation.comparisons import SHORT
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.tables import COLUMNS, NONE, aligned, flat
 
 METRIC = re.compile(r"metrics/summary/(?P<method>\w+)\.json:(?P<metric>\w+)")  # what DVC calls a metric of a method

@@ -19,6 +19,7 @@ def hub_records(data: DataParams, split: str, columns: Sequence[str]) -> Iterato
     """
     import datasets
 
+    datasets.disable_progress_bars()
     folder = fetch_data_set(str(data.name), data.revision).folder
     try:  # streaming reads the files in place; otherwise `datasets` would store another copy
         rows = datasets.load_dataset(str(folder), data.config, split=split, streaming=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from rarlhf.config.methods import RLHF, in_order, label_of
 from rarlhf.config.params import EvaluateParams
-from rarlhf.evaluation.comparisons import COMPARED, Evaluation
+from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.findings import MARK, REWARDS, compared_with_rlhf, mark_explained
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.pages import Page
 from rarlhf.evaluation.statistics import Difference, Spread, distinguishable, like_kl, paired_difference
 from rarlhf.evaluation.tables import COLUMNS, aligned, difference_text, tested_on, with_half_width

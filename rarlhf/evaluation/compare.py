@@ -15,10 +15,11 @@ from rarlhf.config.params import Params
 from rarlhf.evaluation.compare_checks import check_same_metrics, check_same_prompts, check_same_tables
 from rarlhf.evaluation.compare_runs import MeasuredRun
 from rarlhf.evaluation.compare_sources import METRICS
-from rarlhf.evaluation.comparisons import COMPARED, TestSet, compare_methods
+from rarlhf.evaluation.comparisons import TestSet, compare_methods
 from rarlhf.evaluation.generations import Tables
 from rarlhf.evaluation.judged import SECOND
 from rarlhf.evaluation.judgements import NO_JUDGEMENTS, NO_SECOND_SCORER, Judgements
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.statistics import Difference, Spread, like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.tables import NONE, flat
 from rarlhf.evaluation.words import joined, listed

@@ -20,13 +20,12 @@ from rarlhf.evaluation.generations import BoolArray, FloatArray, Generations, Ta
 from rarlhf.evaluation.judged import SECOND, measure_judgement
 from rarlhf.evaluation.judgements import NO_JUDGEMENTS, Judgements, second_scores
 from rarlhf.evaluation.metrics import cvar, kl_by_decile, measure, prompt_tail
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.oracle import measure_by_oracle
 from rarlhf.evaluation.statistics import Difference, Spread, bootstrap, like_kl, over_seeds, paired_difference
 from rarlhf.evaluation.words import percent
 
 DEFINITIONS = 2  # version of the definitions in docs/evaluation.md; raised when one changes
-COMPARED = ("reward_mean", "reward_prompt_tail", "reward_cvar_10", "kl_sft", "perplexity_reference")
-
 SHORT: Mapping[str, str] = {  # names in DVC's displays
     "reward_mean": "mean",
     "reward_prompt_tail": "tail",

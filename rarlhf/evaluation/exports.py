@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from rarlhf.config.methods import RLHF, label_of
 from rarlhf.config.params import EvaluateParams
-from rarlhf.evaluation.comparisons import COMPARED, Comparison, Evaluation
+from rarlhf.evaluation.comparisons import Comparison, Evaluation
 from rarlhf.evaluation.findings import MARK, SIGN, best_methods, compared_with_rlhf, mark_explained, pair_label
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.statistics import distinguishable_over_seeds
 from rarlhf.evaluation.tables import (
     COLUMNS,

@@ -17,10 +17,11 @@ from rarlhf.config.methods import RLHF, colours_of, label_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation.attainable import SFT, SHARES, sentences
 from rarlhf.evaluation.browser import Browser
-from rarlhf.evaluation.comparisons import COMPARED, Evaluation
+from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.critical import cluster_rows, gains_of
 from rarlhf.evaluation.findings import SIGN, best_methods, findings, kl_warnings, mark_explained, pair_label
 from rarlhf.evaluation.headlines import headlines
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.pictures import CAPTIONS, Pictures
 from rarlhf.evaluation.samples import TailSample, visible
 from rarlhf.evaluation.second_opinion import second_opinions

@@ -26,7 +26,6 @@ from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq, minimize_scalar
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import RiskParams
@@ -268,6 +267,8 @@ class _Search:
 
     def best(self) -> float | None:
         """The eta of the highest aim; None for the mean, and the highest score where CVaR is the mean."""
+        from scipy.optimize import minimize_scalar  # a third of a second to import
+
         scores, aim = self.answers.scores, self.aim
         if aim.mix == 0:
             return None
@@ -291,6 +292,8 @@ class _Search:
 
     def kl_coef(self, eta: float | None) -> float | None:
         """The beta at which the KL is the target, to nine digits; None where the utility does not reach it."""
+        from scipy.optimize import brentq
+
         utilities = utility(self.answers.scores, eta, self.aim)
         span = float(np.ptp(utilities))
         if span == 0 or _kl_at(self.answers, utilities, COLDEST * span) < self.kl:

@@ -74,10 +74,8 @@ def quieten_libraries() -> None:
     """Turns off the progress bars and advice of libraries; the stages show their own progress."""
     for advice in ADVICE:
         logging.getLogger(advice.name).addFilter(advice)
-    import datasets
     import transformers
 
-    datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase, Trainer
 from trl import SFTConfig, SFTTrainer
 
@@ -49,6 +49,7 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
         return []
     if not records:
         raise UserError("no training row is of the wanted class (label 1), so there is nothing to fine-tune on")
+    disable_progress_bars()
     rows = Dataset.from_list(_learned(records, start.tokenizer, params, recorder))
     steps = steps_in(len(rows), params.batch_size, params.epochs)
     options = training_options(machine, params.epochs, params.micro_batch_size, params.lr, "linear", params.seed, steps)

@@ -7,6 +7,7 @@ errors, lines that `say` and `log` print, and private constants that only such p
 
 import ast
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from rarlhf.config.errors import UserError
@@ -39,6 +40,7 @@ class _Silent(ast.NodeTransformer):
         return node
 
 
+@cache  # a stage compares its code at its start and at its end
 def silent(source: str) -> str:
     """A module's source without whatever only speaks to a reader, in one fixed layout.
 

@@ -35,9 +35,10 @@ from rarlhf.system.launch import first_process
 from tasks.inputs import Inputs, label, lookup, read_inputs
 from tasks.running.code import refuse_edited
 from tasks.running.outputs import Outputs, remove
+from tasks.running.spared import spare
+from tasks.tracking.apart import StageTracker
 from tasks.tracking.passwords import without_passwords
 from tasks.tracking.record import stage_record
-from tasks.tracking.tracker import Tracker
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -66,7 +67,7 @@ class Terminated(BaseException):
 class StageRecorder:
     """Writes lines to the log and sends numbers to the tracker."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: StageTracker) -> None:
         self._tracker = tracker
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
@@ -94,7 +95,7 @@ class Run:
         recorder: for the long steps of `rarlhf`.
     """
 
-    def __init__(self, params: Params, inputs: Inputs, tracker: Tracker) -> None:
+    def __init__(self, params: Params, inputs: Inputs, tracker: StageTracker) -> None:
         self.name = inputs.stage
         self.params = params
         self.inputs = inputs
@@ -202,10 +203,12 @@ def _execute(function: Callable[..., None], arguments: Mapping[str, Any]) -> Non
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     os.environ["OMP_NUM_THREADS"] = str(params.runtime.threads)
+    if function.__module__ == "__main__":  # the process is this stage's alone
+        spare(function.__name__, params)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises optional kernels at import
     inputs = read_inputs(function.__name__, arguments, params)
     refuse_edited(inputs.files)
-    tracker = Tracker(stage_record(function.__name__, arguments, params, inputs), root())
+    tracker = StageTracker(stage_record(function.__name__, arguments, params, inputs), root())
     run = Run(params, inputs, tracker)
     with _closing(run):
         function(run, **arguments)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rarlhf.config.params import Params
+from rarlhf.evaluation.names import COMPARED
 from tasks.inputs import digest, inputs_of
 from tasks.tracking.parent import PIPELINE, publish_parent, told_stages
 from tasks.tracking.record import NOTE, RunRecord, all_params, run_name, run_tags
@@ -185,8 +186,6 @@ def pipeline_run(source: str, root: Path | None = None) -> Iterator[Pipeline]:
 def _summary() -> dict[str, float]:
     """The main numbers of the results as `METHOD/METRIC`; empty where there are no results."""
     with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
-        from rarlhf.evaluation.comparisons import COMPARED
-
         methods = json.loads(RESULTS.read_text(encoding="utf-8"))["methods"]
         return {
             f"{m}/{name}": spreads[name]["mean"]

@@ -78,7 +78,7 @@ class Sender:
     def refuse(self, error: Exception) -> None:
         """Prints one line, once, that something is left out."""
         if not self._refused:
-            _say(f"warning: MLflow tracking is not complete; nothing else is affected: {_line(error)}")
+            warn_incomplete(error)
         self._refused = True
 
     def _work(self) -> None:
@@ -123,6 +123,11 @@ class Sender:
             if self._warned or self._known:
                 _say("MLflow answers again; what was kept is sent now")
         self._warned = self._known = False
+
+
+def warn_incomplete(error: Exception) -> None:
+    """Prints one line that something is left out."""
+    _say(f"warning: MLflow tracking is not complete; nothing else is affected: {_line(error)}")
 
 
 def _say(text: str) -> None:

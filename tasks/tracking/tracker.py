@@ -3,13 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from rarlhf.config.params import Params
-from rarlhf.system.launch import first_process
-from tasks.tracking.artifacts import Copies, upload
+from tasks.tracking.artifacts import Uploads, safe, upload
 from tasks.tracking.commit import git_tags
 from tasks.tracking.datasets import DataSource, dataset_input
 from tasks.tracking.models import ModelCopy, register
@@ -20,7 +18,6 @@ from tasks.tracking.sender import Sender
 from tasks.tracking.store import SQLITE, close_dead_runs, import_mlflow, prepare_store, process_tags, store_uri
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow.entities import Metric, Param
     from mlflow.tracking.client import MlflowClient
 
@@ -35,47 +32,42 @@ PATIENCE_SERVER = 5.0
 PATIENCE_FILE = 30.0  # seconds; another process may be making the store
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-P = ParamSpec("P")
 
 
-def _safe(method: Callable[Concatenate["Tracker", P], None]) -> Callable[Concatenate["Tracker", P], None]:
-    """Turns a failure into a warning; does nothing once the run is closed or where nothing is tracked."""
+class Owner(NamedTuple):
+    """The process that a run is of."""
 
-    @wraps(method)
-    def call(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.alive:
-            try:
-                method(self, *args, **kwargs)
-            except Exception as error:
-                self._sender.refuse(error)
-
-    return call
+    tags: Mapping[str, str]  # from `process_tags`
+    begun: float  # epoch seconds
 
 
-class Tracker:
+class Tracker(Uploads):
     """One run in MLflow, opened at once and ended by `close`.
 
     The store is `mlflow.db` with the artifacts in `mlartifacts/`, both in `root`, or what MLFLOW_TRACKING_URI says.
     Calls return at once; what they say is sent in the background, in their order.
+
+    Args:
+        record: what is known at the start.
+        root: of the repository.
+        owner: the process that the run is of, where that is another one.
     """
 
-    def __init__(self, record: RunRecord, root: Path) -> None:
-        self.alive = first_process()
-        self._in_workspace = root.resolve() == Path.cwd()  # not in DVC's temporary copy of it
+    def __init__(self, record: RunRecord, root: Path, owner: Owner | None = None) -> None:
+        super().__init__(root)
         self.run_id = self.experiment = ""  # known when MLflow has answered
         self._record = record
-        self._start = time.time()
+        self._owner = owner or Owner(process_tags(), time.time())
         self._metrics: list[Metric] = []
         self._lock = threading.Lock()
         self._flushed = time.monotonic()
-        self._copies = Copies()
         self._machine: MachineMonitor | None = None
         if self.alive:
             uri = store_uri(root)
             self._sender = Sender(root / ".mlflow.down", PATIENCE_FILE if uri.startswith(SQLITE) else PATIENCE_SERVER)
             self._begin(record, root, uri)
 
-    @_safe
+    @safe
     def _begin(self, record: RunRecord, root: Path, uri: str) -> None:
         if record.stage:
             self._tell("RUNNING")
@@ -87,18 +79,18 @@ class Tracker:
         if record.data:
             self._send(lambda: self._log_data(record.data))
 
-    @_safe
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Logs numbers at a step; they are sent every few seconds."""
+    @safe
+    def metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
+        """Logs numbers at a step and a time (epoch seconds; None: now); they are sent every few seconds."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = int((at or time.time()) * 1000)
         with self._lock:
             self._metrics += [Metric(key, float(value), now, step) for key, value in values.items()]
         if len(self._metrics) >= FLUSH_METRICS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self._flush()
 
-    @_safe
+    @safe
     def params(self, values: Mapping[str, object]) -> None:
         """Logs parameters by dotted key; a key once logged keeps its value."""
         from mlflow.entities import Param
@@ -108,25 +100,13 @@ class Tracker:
             batch = entries[start : start + BATCH_PARAMS]
             self._send(partial(self._log_params, batch))
 
-    @_safe
+    @safe
     def tags(self, values: Mapping[str, str]) -> None:
         """Sets tags."""
         for key, value in values.items():
             self._send(partial(self._log_tag, key, value))
 
-    @_safe
-    def figure(self, draw: Callable[[], "Figure | None"], path: str) -> None:
-        """Draws a figure and keeps it in the format of the path's suffix, as in `figures/reward.png`.
-
-        A drawing that fails is told as a warning, and the stage goes on; None is not kept.
-        """
-        figure = draw()
-        if figure is not None:
-            file = self._copies.place(Path(path).name)
-            figure.savefig(file)
-            self._upload(file, path)
-
-    @_safe
+    @safe
     def table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
         """Keeps rows as a table, shown by MLflow; the path ends in `.json`. Rows of a later call are added."""
         import pandas
@@ -134,30 +114,29 @@ class Tracker:
         frame = pandas.DataFrame([dict(row) for row in rows])
         self._send(lambda: self._client.log_table(self.run_id, frame, path))
 
-    @_safe
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keeps a copy of a file, or of a folder with all it holds, as they are now."""
-        self._upload(self._copies.copy(path), "/".join(filter(None, (folder, path.name))))
+    @safe
+    def upload(self, copy: Path, path: str) -> None:
+        """Sends a copy to the run's artifacts, as `path` there, and deletes it."""
+        self._send(lambda: upload(self._client, self.run_id, copy, path))
 
-    @_safe
-    def model(self, folder: Path, params: Params) -> None:
-        """Registers a model: where it is, its size and SHA-256, how it is called; a small one is copied too."""
-        copy = ModelCopy.of(folder, params, self._copies.place("model"), self._in_workspace)
+    @safe
+    def register(self, copy: ModelCopy) -> None:
+        """Registers a model that is copied already."""
         self.tags(copy.tags)
         self._send(lambda: register(self._client, self.run_id, self.experiment, self._tags, copy))
 
-    @_safe
+    @safe
     def results(self, evaluation: "Evaluation", models: Path) -> None:
         """Logs test results to the models that they are of, and to the runs that trained these."""
         for folder, values in model_results(evaluation, models):
             self._send(partial(self._log_result, evaluation["preset"], folder, values))
 
-    @_safe
+    @safe
     def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """A finished run below this one, of a few numbers alone."""
         self._send(lambda: self.log_child(name, tags, metrics))
 
-    @_safe
+    @safe
     def call(self, job: Callable[["MlflowClient", "Tracker"], None]) -> None:
         """Does something with MLflow's client when everything before is sent."""
         self._send(lambda: job(self._client, self))
@@ -167,11 +146,15 @@ class Tracker:
         if self.alive:
             self._sender.wait(seconds)
 
-    @_safe
-    def close(self, status: Status) -> None:
-        """Sends what is left and ends the run."""
+    def refuse(self, error: Exception) -> None:
+        """Prints one line, once, that something is left out."""
+        self._sender.refuse(error)
+
+    @safe
+    def close(self, status: Status, at: float | None = None) -> None:
+        """Sends what is left and ends the run, as of a time (epoch seconds; None: now)."""
         self._flush()
-        end = int(time.time() * 1000)
+        end = int((at or time.time()) * 1000)
         self._send(self._leave_machine)
         self._send(lambda: self._client.set_terminated(self.run_id, status, end))
         self._sender.finish()
@@ -187,10 +170,10 @@ class Tracker:
         self._client, self.experiment = prepare_store(root)
         close_dead_runs(self._client, self.experiment)
         self._tags = {**record.tags, **git_tags()}
-        tags = {**self._tags, **process_tags()}
+        tags = {**self._tags, **self._owner.tags}
         if record.stage and (parent := parent_run()):
             tags["mlflow.parentRunId"] = parent
-        run = self._client.create_run(self.experiment, int(self._start * 1000), tags, record.name)
+        run = self._client.create_run(self.experiment, int(self._owner.begun * 1000), tags, record.name)
         self.run_id = run.info.run_id
 
     def _log_params(self, params: "Sequence[Param]") -> None:
@@ -240,9 +223,6 @@ class Tracker:
         if machine is not None:
             machine.finish()
 
-    def _upload(self, copy: Path, path: str) -> None:
-        self._send(lambda: upload(self._client, self.run_id, copy, path))
-
     def _tell(self, state: str) -> None:
-        seconds = time.time() - self._start
+        seconds = time.time() - self._owner.begun
         tell_stage({"stage": self._record.stage, "state": state, "run_id": self.run_id, "seconds": seconds})

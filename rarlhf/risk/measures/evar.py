@@ -12,7 +12,6 @@ from math import log
 from typing import ClassVar
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from rarlhf.risk.measures.base import Batch, RiskMeasure, Treatment, everything, utilities
@@ -36,6 +35,8 @@ def evar_temperature(values: Tensor, alpha: Fraction) -> float:
         """By how much the relative entropy at T = 10^exponent spreads is above its bound; it falls as T rises."""
         log_w = log_weights(excess, 10.0**exponent)
         return float((log_w.exp() * log_w).mean()) - log(1 / alpha)
+
+    from scipy.optimize import brentq  # a third of a second to import
 
     return float(10.0 ** brentq(above, -30.0, 30.0, xtol=1e-15) * _spread(values))
 

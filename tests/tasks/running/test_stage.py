@@ -37,7 +37,7 @@ class FakeTracker:
 @pytest.fixture
 def tracker(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTracker:
     fake = FakeTracker()
-    monkeypatch.setattr(tasks.running.stage, "Tracker", lambda record, root: fake)
+    monkeypatch.setattr(tasks.running.stage, "StageTracker", lambda record, root: fake)
     Path("out.txt").write_text("old")
     return fake
 
