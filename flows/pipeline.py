@@ -6,6 +6,7 @@ Without a server: `python -m flows.pipeline [stage ...] [--set risk.alpha=0.2]`.
 import argparse
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
@@ -29,6 +30,7 @@ from flows.serving.workspace import hold_workspace
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from tasks.preset import PARAMS, overridden, params_of
+from tasks.tracking.forks import tracking_process
 from tasks.tracking.passwords import without_passwords
 from tasks.tracking.pipeline import Pipeline, pipeline_run
 from tasks.tracking.record import run_name
@@ -88,7 +90,8 @@ def rarlhf(
             pipeline.open(params)
             fresh = set() if force else up_to_date(graph)
             repro = Repro(force, remote, Processes([held]), Shares(stage_shares(params, parallel)))
-            states = run_stages(graph, fresh, repro)
+            with nullcontext() if set(graph) <= fresh else tracking_process(pipeline.folder):
+                states = run_stages(graph, fresh, repro)
             for stage, state in states.items():
                 pipeline.stage(stage, _named(state))
             _show(states, pipeline)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from types import FrameType
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from flows.running.view import View
 from flows.serving.workspace import hold_workspace
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
+from tasks.tracking.forks import tracking_process
 from tasks.tracking.pipeline import Pipeline, pipeline_run
 from tasks.tracking.views import runs_page
 
@@ -153,8 +155,10 @@ def _reproduce(options: argparse.Namespace, pipeline: Pipeline, processes: Proce
         found, Repro(options.force, None, processes, shares), View(found.graph, found.fresh, shares.number)
     )
     begun, stopped = time.monotonic(), False
+    idle = set(found.graph) <= set(found.fresh)
     try:
-        run.run()
+        with nullcontext() if idle else tracking_process(pipeline.folder):
+            run.run()
     except KeyboardInterrupt:
         stopped = True
     _ignore_signals()

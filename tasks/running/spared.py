@@ -10,7 +10,7 @@ import sys
 
 from rarlhf.config.params import Params
 
-WITH_DATASETS = ("download", "sft")  # stages; other trainings give the Trainer data sets of torch
+WITH_DATASETS = ("download", "sft", "tuned")  # stages; other trainings give the Trainer data sets of torch
 
 
 def unused(stage: str, params: Params) -> list[str]:

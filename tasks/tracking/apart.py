@@ -1,13 +1,9 @@
 """A stage's run in MLflow, tracked by a process of its own: a stage neither imports MLflow nor waits while it starts.
 
-The process is `python -m tasks.tracking.worker`. Each call is a line of JSON on its standard input.
+tasks.tracking.workers says which process that is. Each call is a line of JSON.
 """
 
 import json
-import os
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,11 +17,10 @@ from tasks.tracking.record import RunRecord
 from tasks.tracking.sender import warn_incomplete
 from tasks.tracking.store import process_tags
 from tasks.tracking.tracker import Status
+from tasks.tracking.workers import start_worker
 
 if TYPE_CHECKING:
     from rarlhf.evaluation.comparisons import Evaluation
-
-REPOSITORY = Path(__file__).parents[2]  # where Python finds `tasks`
 
 
 class StageTracker(Uploads):
@@ -52,17 +47,14 @@ class StageTracker(Uploads):
             return
         begun = time.time()
         tell_stage({"stage": record.stage, "state": "RUNNING", "run_id": "", "seconds": 0.0})
-        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.tracking.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": path},
-            process_group=0,  # Ctrl-C is for the stage, which then closes the run
+        self._worker = start_worker()
+        self._do(
+            "begin",
+            record=asdict(record),
+            root=str(root),
+            cwd=str(Path.cwd()),
+            owner={"tags": process_tags(), "begun": begun},
         )
-        self._do("begin", record=asdict(record), root=str(root), owner={"tags": process_tags(), "begun": begun})
 
     @safe
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -103,9 +95,7 @@ class StageTracker(Uploads):
     def wait(self, seconds: float) -> None:
         """Waits until everything so far is sent, at most for so long."""
         self._do("wait", seconds=seconds)
-        assert self._process.stdout is not None
-        if select.select([self._process.stdout], [], [], seconds)[0]:
-            self._process.stdout.readline()
+        self._worker.answered(seconds)
 
     @safe
     def close(self, status: Status) -> None:
@@ -114,7 +104,7 @@ class StageTracker(Uploads):
             self._do("close", status=status, at=time.time())
         finally:
             self.alive = False
-            self._process.communicate()
+            self._worker.end()
             self._copies.delete()
 
     def refuse(self, error: Exception) -> None:
@@ -124,6 +114,4 @@ class StageTracker(Uploads):
         self._refused = True
 
     def _do(self, call: str, /, **arguments: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": call, **arguments}) + "\n")
-        self._process.stdin.flush()
+        self._worker.write(json.dumps({"do": call, **arguments}))

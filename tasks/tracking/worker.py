@@ -28,10 +28,15 @@ def main() -> int:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing that a library prints is an answer
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    first = sys.stdin.readline()
-    if first:
-        follow(_opened(json.loads(first)), sys.stdin, answers)
+    track(sys.stdin, answers)
     return 0
+
+
+def track(calls: TextIO, answers: TextIO) -> None:
+    """Opens a run as the first call says, and does the others; nothing if there is none."""
+    first = calls.readline()
+    if first:
+        follow(_opened(json.loads(first)), calls, answers)
 
 
 def follow(tracker: Tracker, lines: Iterable[str], answers: TextIO) -> None:
@@ -54,6 +59,7 @@ def follow(tracker: Tracker, lines: Iterable[str], answers: TextIO) -> None:
 
 
 def _opened(call: Mapping[str, Any]) -> Tracker:
+    os.chdir(call["cwd"])  # a fork stands where the pipeline does
     record = call["record"]
     data = [DataSource(**source) for source in record["data"]]
     return Tracker(RunRecord(**record | {"data": data}), Path(call["root"]), Owner(**call["owner"]))

@@ -33,7 +33,7 @@ MEASURE = """\
 import json, os, sys
 from pathlib import Path
 
-from rarlhf.evaluation.comparisons import COMPARED
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
 from rarlhf.config.load import load_params
 

@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from rarlhf.evaluation.compare import RunComparison, compare_runs
 from rarlhf.evaluation.compare_runs import read_run
 from rarlhf.evaluation.compare_sources import opened
-from rarlhf.evaluation.comparisons import COMPARED, DEFINITIONS
+from rarlhf.evaluation.comparisons import DEFINITIONS
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.statistics import over_seeds
 from rarlhf.system.files import write_json, write_jsonl
 from tests.rarlhf.evaluation.conftest import rows_of

@@ -3,8 +3,9 @@ from typing import Any, cast
 
 from rarlhf.config.load import load_params
 from rarlhf.evaluation.ablation import CellTable, compare_cells, csv_rows, markdown, terminal
-from rarlhf.evaluation.comparisons import COMPARED, Evaluation
+from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.findings import mark_explained
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
 
 RLHF = [1.0, 2.0]

@@ -17,7 +17,7 @@ from rarlhf.evaluation.compare_tables import (
     sentences,
     terminal,
 )
-from rarlhf.evaluation.comparisons import COMPARED
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
 from tests.rarlhf.evaluation.runs import TEST, TINY
 

@@ -4,9 +4,10 @@ from typing import Any, cast
 import pytest
 
 from rarlhf.config.load import load_params
-from rarlhf.evaluation.comparisons import COMPARED, Evaluation
+from rarlhf.evaluation.comparisons import Evaluation
 from rarlhf.evaluation.frontier import SeedCurve, common_kls, compare_at_kl, mean_lines, paired, seed_curves
 from rarlhf.evaluation.frontier_page import frontier_page
+from rarlhf.evaluation.names import COMPARED
 from rarlhf.evaluation.statistics import over_seeds, paired_difference
 
 CHOSEN = load_params(Path(__file__).parents[3] / "presets" / "tiny.yaml").evaluate

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,11 @@ from rarlhf.config.params import Params
 from tasks.inputs import read_inputs
 from tasks.tracking import apart, worker
 from tasks.tracking.apart import StageTracker
+from tasks.tracking.forks import tracking_process
 from tasks.tracking.models import ModelCopy
 from tasks.tracking.parent import PIPELINE, told_stages
 from tasks.tracking.record import RunRecord, stage_record
+from tasks.tracking.workers import ADDRESS, Fork, OwnProcess
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -35,6 +37,11 @@ def only_run(root: Path) -> "Run":
     assert experiment is not None
     (run,) = client(root).search_runs([experiment.experiment_id])
     return run
+
+
+def own_process(tracker: StageTracker) -> "subprocess.Popen[str]":
+    assert isinstance(tracker._worker, OwnProcess)
+    return tracker._worker.process
 
 
 @pytest.fixture
@@ -88,6 +95,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tasks.tracking.apart import StageTracker
+from tasks.tracking.forks import tracking_process
 from tasks.tracking.record import RunRecord
 tracker = StageTracker(RunRecord("toy", {}, stage="toy"), Path.cwd())
 tracker.metrics({"loss": 1.0})
@@ -114,7 +122,7 @@ def test_the_run_of_a_killed_stage_is_closed(workspace: Path) -> None:
 def test_signals_are_for_the_stage(number: int, workspace: Path, record: RunRecord) -> None:
     tracker = StageTracker(record, workspace)
     tracker.wait(60)
-    tracker._process.send_signal(number)
+    own_process(tracker).send_signal(number)
     tracker.close("KILLED")
     assert only_run(workspace).info.status == "KILLED"
 
@@ -123,8 +131,8 @@ def test_a_lost_process_costs_one_warning(
     workspace: Path, record: RunRecord, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracker = StageTracker(record, workspace)
-    tracker._process.kill()
-    tracker._process.wait()
+    own_process(tracker).kill()
+    own_process(tracker).wait()
     for step in range(3):
         tracker.metrics({"loss": 1.0}, step)
     tracker.close("FINISHED")
@@ -165,16 +173,99 @@ class Calls:
 
 def test_models_and_results_keep_their_types() -> None:
     copy = ModelCopy(Path("/tmp/a"), Path("models/rlhf/1"), "tiny-rlhf", {"a": "b"}, {}, True)
-    sent = io.StringIO()
+    sent: list[str] = []
     tracker = StageTracker.__new__(StageTracker)
     tracker.alive = True
-    tracker._process = type("Process", (), {"stdin": sent})()  # type: ignore[assignment]
+    tracker._worker = type("Listener", (), {"write": sent.append})  # type: ignore[assignment]
     tracker.register(copy)
     tracker.results({"preset": "tiny"}, Path("models"))  # type: ignore[typeddict-item]
     calls = Calls()
-    worker.follow(calls, sent.getvalue().splitlines(), io.StringIO())  # type: ignore[arg-type]
+    worker.follow(calls, sent, io.StringIO())  # type: ignore[arg-type]
     assert calls.told == [
         ("register", {"copy": copy}),
         ("results", {"evaluation": {"preset": "tiny"}, "models": Path("models")}),
         ("close", {"status": "KILLED"}),  # the lines ended without it
     ]
+
+
+@pytest.fixture
+def forks(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a run of the pipeline whose tracking process is ready."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "run").write_text("abc")
+    monkeypatch.setenv(PIPELINE, str(folder))
+    with tracking_process(folder):
+        ready(folder / ADDRESS)
+        yield folder
+
+
+def ready(address: Path) -> None:
+    end = time.monotonic() + 120
+    while not address.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert address.exists()
+
+
+def test_forks_track_several_runs(workspace: Path, forks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = workspace / "elsewhere"
+    folder.mkdir()
+    trackers = [StageTracker(RunRecord(name, {}, stage=name), workspace) for name in ("one", "two")]
+    for number, tracker in enumerate(trackers):
+        assert isinstance(tracker._worker, Fork)
+        tracker.metrics({"loss": float(number)})
+        tracker.wait(60)
+    for tracker in trackers:
+        tracker.close("FINISHED")
+    experiment = client(workspace).get_experiment_by_name("rarlhf")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client(workspace).search_runs([experiment.experiment_id])}
+    assert [runs[name].data.metrics["loss"] for name in ("one", "two")] == [0.0, 1.0]
+    for run in runs.values():
+        assert (run.info.status, run.data.tags["pid"]) == ("FINISHED", str(os.getpid()))
+        assert run.data.tags["mlflow.parentRunId"] == "abc"
+    assert {line["state"] for line in told_stages(forks).values()} == {"FINISHED"}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("forks")
+def test_a_fork_closes_the_run_of_a_killed_stage(workspace: Path) -> None:
+    path = str(Path(apart.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+    assert only_run(workspace).info.status == "KILLED"
+
+
+def test_a_run_that_is_open_outlives_the_process_that_forks(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "run").write_text("abc")
+    monkeypatch.setenv(PIPELINE, str(folder))
+    with tracking_process(folder):
+        ready(folder / ADDRESS)
+        tracker = StageTracker(RunRecord("toy", {}, stage="toy"), workspace)
+    tracker.metrics({"loss": 2.0})
+    tracker.close("FINISHED")
+    run = only_run(workspace)
+    assert (run.info.status, run.data.metrics["loss"]) == ("FINISHED", 2.0)
+    later = StageTracker(RunRecord("later", {}, stage="later"), workspace)
+    assert isinstance(later._worker, OwnProcess)
+    later.close("FINISHED")
+
+
+def test_a_folder_too_deep_for_an_address_is_no_error(
+    workspace: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = workspace / ("d" * 120)
+    folder.mkdir()
+    (folder / "run").write_text("abc")
+    monkeypatch.setenv(PIPELINE, str(folder))
+    with tracking_process(folder):
+        pass  # waits for its end
+    tracker = StageTracker(record, workspace)
+    tracker.close("FINISHED")
+    assert only_run(workspace).info.status == "FINISHED"
+    assert capfd.readouterr().err == ""
