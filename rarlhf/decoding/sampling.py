@@ -24,6 +24,8 @@ from rarlhf.models.episodes import Episodes, Measured, chunks, joined, stacked
 from rarlhf.models.policy import Policy, Sampling, logits_of
 from rarlhf.system.streams import generator
 
+STOP_EVERY = 8  # tokens between two looks at whether all responses have ended: each waits for an accelerator
+
 # Is shown each column: hidden states (B, 1, H), logits and the probabilities they were shaped to (B, V), tokens (B,).
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
@@ -145,7 +147,8 @@ def sample_with_logprobs(decoding: Decoding, prompts: Prompts, uniforms: Tensor)
     def observe(_states: Tensor, _logits: Tensor, probabilities: Tensor, tokens: Tensor) -> None:
         columns.append(probabilities.gather(1, tokens.unsqueeze(1)).log())
 
-    return sample_responses(decoding, prompts, uniforms, observe), torch.cat(columns, dim=1)
+    episodes = sample_responses(decoding, prompts, uniforms, observe)
+    return episodes, torch.cat(columns, dim=1)[:, : episodes.responses.shape[1]]
 
 
 @torch.no_grad()
@@ -158,7 +161,7 @@ def sample_responses(
         decoding: model and rule, whose choice among draws is not asked.
         prompts: B queries.
         uniforms: (B, T) float32 in [0, 1), one for each token that may be drawn.
-        observe: is shown each column as it is drawn.
+        observe: is shown each column as it is drawn; on an accelerator also a few after the end of all responses.
     Returns: the episodes; responses are as wide as the longest of them and hold the end id after their end.
     Raises: UserError if the model gives no distribution to draw from.
     """
@@ -167,6 +170,7 @@ def sample_responses(
     decoder, processors = _begin(decoding, asked)
     running = torch.ones(len(prompts.tokens), dtype=torch.bool, device=prompts.tokens.device)
     tokens, seen, drawn, real = asked.tokens, [asked.tokens], [], []
+    every = 1 if tokens.device.type == "cpu" else STOP_EVERY
     for t in range(new_tokens):
         states = decoder(tokens)
         logits = logits_of(decoding.lm, states)
@@ -184,14 +188,16 @@ def sample_responses(
         drawn.append(token)
         real.append(running)
         running = running & (token != sampling.end_id)
-        if not running.any():
+        if (t + 1) % every == 0 and not running.any():
             break
-    responses = torch.stack(drawn, dim=1)
+    mask = torch.stack(real, dim=1)
+    width = len(real) if every == 1 else int(mask.any(dim=0).sum())
+    responses = torch.stack(drawn, dim=1)[:, :width]
     if (responses >= vocab_size).any():  # asked once, not at every token: each time waits for the device
         raise UserError(
             "the model's logits are not finite, so nothing can be drawn from them: its weights are too large"
         )
-    return Episodes(*prompts, responses, torch.stack(real, dim=1))
+    return Episodes(*prompts, responses, mask[:, :width])
 
 
 def _begin(decoding: Decoding, prompts: Prompts) -> tuple[Callable[[Tensor], Tensor], LogitsProcessorList]:
@@ -220,7 +226,7 @@ def sample_batches(
     for rows in chunks(torch.arange(len(uniforms)), size):
         columns = Columns(measuring) if measuring else None
         parts.append(sample_responses(decoding, prompts.rows(rows), uniforms[rows], columns))
-        measured += [] if columns is None else [columns.measured()]
+        measured += [] if columns is None else [columns.measured(parts[-1].responses.shape[1])]
     return stacked(parts, decoding.sampling.end_id), joined(measured) if measured else None
 
 
@@ -240,9 +246,9 @@ class Columns:
         expected = scaled * (probabilities * logits).sum(dim=1, keepdim=True)
         self.columns.append(Measured(logprobs, self.policy.values_of(states), total - expected))
 
-    def measured(self) -> Measured:
-        """All columns seen."""
-        return Measured(*(torch.cat(fields, dim=1) for fields in zip(*self.columns, strict=True)))
+    def measured(self, width: int | None = None) -> Measured:
+        """The first `width` columns seen; all of them where None."""
+        return Measured(*(torch.cat(fields, dim=1)[:, :width] for fields in zip(*self.columns, strict=True)))
 
 
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:

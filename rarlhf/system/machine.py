@@ -71,13 +71,22 @@ def machine_of(runtime: RuntimeParams) -> Machine:
 
 
 def quieten_libraries() -> None:
-    """Turns off the progress bars and advice of libraries; the stages show their own progress."""
+    """Turns off the progress bars and advice of libraries; the stages show their own progress.
+
+    One piece of advice of transformers waits for an accelerator at every token: whether a text without a mask has
+    padding. Every text with padding has a mask here.
+    """
     for advice in ADVICE:
         logging.getLogger(advice.name).addFilter(advice)
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    transformers.PreTrainedModel.warn_if_padding_and_no_attention_mask = _nothing
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _device(name: str) -> torch.device:
