@@ -5,11 +5,12 @@
 #   make exp       make dag      DVC experiments side by side; a picture of the stages in Mermaid
 #   make test      make check      make ui      make bench      make clean
 #   make test-quick [QUICK=folders]      tests that are not marked slow, for use while editing; under a minute
+#   make accelerator [WHEELS=folder]      check and time PPO on the accelerator at hand, within ten minutes
 #   make docs      build the documentation into site/, which opens without a network
 #   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro exp dag test test-quick test-kill check format types layers docs ui deploy stop bench clean
+.PHONY: repro exp dag test test-quick test-kill check format types layers docs ui deploy stop bench accelerator clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -81,6 +82,16 @@ stop:
 bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python -m benchmarks.run --peer $(PEER)/bin/python
 	$(BIN)/python -m benchmarks.report
+
+# Takes .venv where there is one, otherwise python3 as it is, with the wheels of a folder added: a machine with an
+# accelerator often has its libraries already, and no network.
+accelerator:
+	@python=$$([ -e $(INSTALLED) ] && echo $(BIN)/python || echo python3); \
+	if [ -n "$(WHEELS)" ]; then \
+		python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target .wheels $(WHEELS)/*.whl || exit 1; \
+		export PYTHONPATH="$$PWD/.wheels"; \
+	fi; \
+	$$python -m benchmarks.accelerator
 
 $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 	$(BIN)/python -m venv --clear $(PEER)

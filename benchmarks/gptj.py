@@ -130,8 +130,8 @@ def measure(name: str, small: bool, micro_batch: int | None, iterations: int, de
         trained = load_trainable(Path(folder), params.model, 1, machine.device)
         loading = time.perf_counter() - start
     times = Times()
-    trainer = _trainer(trained, params, sizes["query"], machine, times)
-    seconds = _iterate(trainer, sizes, iterations)
+    trainer = new_trainer(trained, params, sizes["query"], machine, times)
+    seconds = iterate(trainer, sizes, iterations)
     counts = [value.numel() for value in trainer.policy.parameters()]
     learned = [value.numel() for value in trainer.policy.parameters() if value.requires_grad]
     return {
@@ -152,9 +152,10 @@ def measure(name: str, small: bool, micro_batch: int | None, iterations: int, de
     }
 
 
-def _trainer(
+def new_trainer(
     trained: "Trainable", params: "Params", query_tokens: int, machine: "Machine", times: Times
 ) -> "PPOTrainer":
+    """A trainer whose score counts letters."""
     import torch
 
     from rarlhf.models.policy import Policy, sampling_of
@@ -176,7 +177,7 @@ def _trainer(
     return PPOTrainer(models, Recipe(ppo, params.kl, params.risk, seed=1), session)
 
 
-def _iterate(trainer: "PPOTrainer", sizes: Mapping[str, int], iterations: int) -> list[float]:
+def iterate(trainer: "PPOTrainer", sizes: Mapping[str, int], iterations: int) -> list[float]:
     """Seconds of each iteration but the first."""
     import torch
 

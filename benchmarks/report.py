@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks import accelerator
 from benchmarks.race import ROOT
 from benchmarks.run import RESULTS
 
@@ -17,7 +18,7 @@ Json = dict[str, Any]
 def main() -> None:
     """Reads the results files, writes page and figure."""
     parts = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in PARTS]
-    PAGE.write_text(page(*parts), encoding="utf-8")
+    PAGE.write_text("\n\n".join((page(*parts).rstrip(), accelerator_part())) + "\n", encoding="utf-8")
     draw(parts[0], parts[1], FIGURE)
 
 
@@ -28,6 +29,16 @@ def page(compared: Json, grown: Json, heads: Json, rounded: Json) -> str:
     """The markdown page."""
     speed = (about(compared), ratio_table(compared), run_table(compared))
     return "\n\n".join((*speed, growth_table(grown), head_table(heads), rounding_table(rounded))) + "\n"
+
+
+def accelerator_part() -> str:
+    """What `make accelerator` has found, or that it has not run."""
+    about = "`make accelerator` checks what an accelerator computes, and times the paper's model shapes on it with\n"
+    about += "random weights.\n\n"
+    if not accelerator.RESULTS.is_file():
+        return f"## On an accelerator\n\n{about}It has not run on one yet: none was at hand."
+    found = json.loads(accelerator.RESULTS.read_text(encoding="utf-8"))
+    return f"## On an accelerator\n\n{about}{accelerator.markdown(found).rstrip()}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
