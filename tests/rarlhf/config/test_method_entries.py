@@ -57,7 +57,10 @@ REFUSED: list[tuple[Edits, str]] = [
         {"methods.decoded": {"x": {**BEST, "rule": "dexperts"}}},
         "methods.decoded.x = {'of': 'sft', 'rule': 'dexperts'}: rule is one of prompted, best_of_n, rejection, soft_",
     ),
-    ({"methods.tuned": {"x": {"by": "sft"}}}, "methods.tuned.x = {'by': 'sft'}: by is one of supervised, quark"),
+    (
+        {"methods.tuned": {"x": {"by": "sft"}}},
+        "methods.tuned.x = {'by': 'sft'}: by is one of supervised, quark, regularised",
+    ),
     (
         {"methods.decoded": {"x": {**BEST, "of": "rloo"}}},
         "methods.decoded.x = {'of': 'rloo', 'rule': 'best_of_n'}: of = rloo: " + MODELS,
