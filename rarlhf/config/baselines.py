@@ -134,6 +134,7 @@ class RegularisedParams(Section):
     penalty: NonNegative
     rounds: Steps
     lag: Literal[0, 1]
+    target: Literal["current", "copy"]
     prompts: Count
     samples: Count
     related: Literal["all", "prompt", "label"]

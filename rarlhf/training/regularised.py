@@ -72,15 +72,16 @@ def constrained(logprobs: Tensor, worth: Tensor) -> Tensor:
     return (logprobs + logsigmoid(worth)).log_softmax(dim=-1)
 
 
-def divergence(logits: Tensor, worth: Tensor) -> Tensor:
+def divergence(logits: Tensor, worth: Tensor, held: Tensor | None = None) -> Tensor:
     """(n,) KL(q || p) in nats; its gradient with respect to the logits of p is p - q.
 
     Args:
         logits: (n, V) of the next token.
         worth: (n, V) logits of R.
+        held: (n, V) logits of the distribution in q; None: those of p.
     """
     logprobs = logits.log_softmax(dim=-1)
-    target = constrained(logprobs.detach(), worth)
+    target = constrained((logprobs if held is None else held.log_softmax(dim=-1)).detach(), worth)
     return (target.exp() * (target - logprobs)).sum(dim=-1)
 
 
@@ -222,11 +223,12 @@ class RegularisedTrainer(SFTTrainer):
         known = known_columns(mask, related, rounds.params.prompts.tokens - 1, guide.last)
         if not known.any():
             return states.new_zeros(())
-        worth = guide.worth(tokens, known, rounds.machine)
+        copied, worth = guide.read(tokens, known, rounds.machine)
         with rounds.machine.autocast():
             logits = logits_of(self.lm, states[:, :-1][known])
         # as answers are drawn, but for an end that is not allowed yet: the rows may end anywhere
-        kl = divergence(rounds.sampling.shape(logits, first=rounds.sampling.min_new_tokens), worth).sum()
+        own, held = (rounds.sampling.shape(some, first=rounds.sampling.min_new_tokens) for some in (logits, copied))
+        kl = divergence(own, worth, held if rounds.settings.target == "copy" else None).sum()
         self.kl, self.positions = self.kl + float(kl.detach()), self.positions + len(worth)
         return rounds.settings.penalty * kl
 

@@ -46,8 +46,8 @@ class Guide(NamedTuple):
         return int(self.head.config.n_positions) - 2
 
     @torch.no_grad()
-    def worth(self, tokens: Tensor, mask: Tensor, machine: Machine) -> Tensor:
-        """(n, V) float32 logits of R after each prefix that `mask` names, for every next token.
+    def read(self, tokens: Tensor, mask: Tensor, machine: Machine) -> tuple[Tensor, Tensor]:
+        """(n, V) float32 logits of the copy and of R after each prefix that `mask` names, for every next token.
 
         Args:
             tokens: (B, S) rows, padded on the right.
@@ -58,7 +58,8 @@ class Guide(NamedTuple):
         with machine.autocast():
             with self.policy() as lm:  # padding on the right needs no mask: no real token attends to it
                 states = lm.base_model(input_ids=tokens[rows, :width], use_cache=False).last_hidden_state
-            return logits_of(self.head, head_states(self.head, states)[mask[rows, :width]])
+                logits = logits_of(lm, states[mask[rows, :width]])
+            return logits, logits_of(self.head, head_states(self.head, states)[mask[rows, :width]])
 
 
 class Rounds:

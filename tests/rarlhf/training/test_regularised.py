@@ -1,6 +1,7 @@
 """Regularised fine-tuning: the penalty by hand, which rows and tokens have it, rounds, and whole trainings."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from math import log
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,15 @@ from tests.rarlhf.conftest import Keeping, changed, letters
 
 CPU = torch.device("cpu")
 HEAD = {"layers": 1, "heads": 2, "batch_size": 16, "micro_batch_size": 8, "epochs": 2, "lr": 0.01, "quantile": 0.5}
-SETTINGS: dict[str, Any] = {"penalty": 2.0, "rounds": 2, "lag": 0, "prompts": 4, "samples": 4, "related": "all"}
+SETTINGS: dict[str, Any] = {
+    "penalty": 2.0,
+    "rounds": 2,
+    "lag": 0,
+    "target": "current",
+    "prompts": 4,
+    "samples": 4,
+    "related": "all",
+}
 SFT = {
     "sft.tokens": 16,
     "sft.epochs": 1,
@@ -118,6 +127,18 @@ def test_the_divergence_and_its_gradient_by_hand() -> None:
     assert logits.grad[0].tolist() == pytest.approx([a - b for a, b in zip(p, q, strict=True)], abs=1e-12)
 
 
+def test_the_divergence_from_a_distribution_that_is_held() -> None:
+    p, held, q = [0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0.25, 0.5, 0.25]
+    logits = torch.tensor([p], dtype=torch.float64).log().requires_grad_()
+    given = (torch.tensor([held], dtype=torch.float64).log() - 2.0).requires_grad_()
+    kl = divergence(logits, logit([0.2, 0.8, 0.4]), given)
+    assert kl.item() == pytest.approx(sum(b * log(b / a) for a, b in zip(p, q, strict=True)), abs=1e-12)
+    kl.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == pytest.approx([a - b for a, b in zip(p, q, strict=True)], abs=1e-12)
+    assert given.grad is None
+
+
 def test_r_of_one_size_asks_for_nothing() -> None:
     torch.manual_seed(2)
     logits = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
@@ -135,24 +156,25 @@ def test_the_tokens_that_have_a_penalty() -> None:
     assert known.int().tolist() == [[0, 1, 1, 1, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]
 
 
-def test_the_penalty_of_a_batch_token_by_token(world: World) -> None:
+@pytest.mark.parametrize("target", ["current", "copy"])
+def test_the_penalty_of_a_batch_token_by_token(target: str, world: World) -> None:
     """The trainer's sum against one prefix at a time, each through the models alone."""
     from rarlhf.training import regularised
 
-    seen: list[tuple[float, dict[str, Tensor], Any]] = []
+    seen: list[tuple[float, dict[str, Tensor], Any, Any]] = []
 
     class Watched(regularised.RegularisedTrainer):
         def penalty(self, states: Tensor, tokens: Tensor, mask: Tensor, related: Tensor) -> Tensor:
             value = super().penalty(states, tokens, mask, related)
-            if not seen:
-                seen.append((value.item(), {"tokens": tokens, "mask": mask, "related": related}, self.guide))
+            if self.state.global_step == 5 and not seen:  # in the second round, where model and copy differ
+                batch = {"tokens": tokens, "mask": mask, "related": related}
+                seen.append((value.item(), batch, self.guide, deepcopy(self.lm)))
             return value
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(regularised, "RegularisedTrainer", Watched)
-        world.train(world.base.parent / "out", world.settings(related="label"))
-    value, batch, guide = seen[0]
-    lm, total = AutoModelForCausalLM.from_pretrained(world.base).eval(), 0.0
+        world.train(world.base.parent / "out", world.settings({"epochs": 20}, target=target))
+    (value, batch, guide, lm), total = seen[0], 0.0
     with torch.no_grad(), guide.policy() as frozen:
         for tokens, mask, related in zip(*batch.values(), strict=True):
             row = tokens[: int(mask.sum())]
@@ -160,8 +182,9 @@ def test_the_penalty_of_a_batch_token_by_token(world: World) -> None:
                 prefix = row[:size].unsqueeze(0)
                 states = frozen.transformer(prefix).last_hidden_state
                 worth = guide.head(inputs_embeds=states).logits[0, -1:]
-                total += divergence(lm(prefix).logits[0, -1:], worth).item()
-    assert int(batch["related"].sum()) > 0 or total == 0
+                own, copied = (logits_of(of, of.base_model(prefix).last_hidden_state)[0, -1:] for of in (lm, frozen))
+                total += divergence(own, worth, copied if target == "copy" else None).item()
+    assert batch["related"].all()
     assert value == pytest.approx(2.0 * total, rel=1e-4)
     assert guide.last == 3 + 5 - 2
 
@@ -226,13 +249,14 @@ def test_adaptive_with_all_rows_is_not_adaptive(world: World, tmp_path: Path) ->
     assert world.bytes(tmp_path / "some", world.settings(related="prompt", related_quantile=0.5)) != everything
 
 
-def test_a_penalty_lowers_the_divergence(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["current", "copy"])
+def test_a_penalty_lowers_the_divergence(target: str, world: World, tmp_path: Path) -> None:
     """The mean KL to q is lower at the end than where the penalty is too small to count."""
     ends, head = [], {"epochs": 20}
     longer = world._replace(params=changed(world.params, {"sft.epochs": 5}))
     for penalty in (1e-30, 20.0):
         keeping = Keeping()
-        settings = longer.settings(head, penalty=penalty, rounds=1, samples=16)
+        settings = longer.settings(head, penalty=penalty, rounds=1, samples=16, target=target)
         longer.train(tmp_path / str(penalty), settings, keeping)
         ends.append([row["train/constraint_kl"] for _, row in keeping.rows if "train/constraint_kl" in row][-1])
     assert 0 < ends[1] < 0.7 * ends[0]
