@@ -3,11 +3,12 @@
 The base model learns all training rows, the unwanted ones too, by the loss
 
     (1 / n) sum over the n tokens of a batch of [-log p(y_t | y_<t) + penalty m_t KL(q_t || p_t)],
-    q_t(v) = p(v | y_<t) R(y_<t, v) / sum_u p(u | y_<t) R(y_<t, u),
+    q_t(v) = p'(v | y_<t) R(y_<t, v) / sum_u p'(u | y_<t) R(y_<t, u),
 
-where p is the model as it is and no gradient flows through q. R(prefix, token) is the expected label of whole answers
-that go on so, which a head learns from the model's own answers (`rarlhf.training.rounds`). So q is the token-level form
-of the closest distribution to p that has the wanted attribute, and a gradient of the penalty's logits is p - q.
+where no gradient flows through q. R(prefix, token) is the expected label of whole answers that go on so, which a head
+learns from the model's own answers (`rarlhf.training.rounds`). p' is the frozen copy of the model that gave these
+answers (`target: copy`), or the model p as it is at each step (`current`). So q is the token-level form of the closest
+distribution to p' that has the wanted attribute, and the gradient of a term with respect to the logits of p is p - q.
 
 m_t is 1 where the head knows R: after prefixes of at least `prompts.tokens` tokens, as far as its longest answer. It is
 0 elsewhere, and in rows that are not related (`related`), which makes the training adaptive.
