@@ -20,7 +20,8 @@ def prompts(run: Run, raw: Path, base: Path, reward: Path, out: Path) -> None:
     score = load_reward_model(reward, run.params.reward, prepare(run.params.runtime))
     train, test = read_rows(raw / "train.jsonl"), read_rows(raw / "test.jsonl")
     tokenizer = load_tokenizer(str(base))
-    sets = make_prompts(train, test, tokenizer, score, run.params.prompts, run.recorder)
+    p = run.params
+    sets = make_prompts(train, test, tokenizer, score, p.prompts, run.recorder, p.sft.texts)
     with run.output(out) as folder:
         write_jsonl(folder / "train.jsonl", sets.train)
         write_jsonl(folder / "validation.jsonl", sets.validation)

@@ -1,4 +1,4 @@
-"""Stage `sft`: supervised fine-tuning on the texts of the wanted class."""
+"""Stage `sft`: supervised fine-tuning on the texts of the wanted class, or on all."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tasks.running.stage import Run, stage
 
 @stage
 def sft(run: Run, base: Path, prompts: Path, out: Path, curve: Path) -> None:
-    """Fine-tune the base model on the texts of the wanted class."""
+    """Fine-tune the base model on the texts that stage `prompts` chose."""
     from rarlhf.system.files import read_jsonl, write_curve
     from rarlhf.system.machine import prepare
     from rarlhf.training.sft import train_sft

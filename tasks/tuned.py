@@ -20,7 +20,7 @@ def tuned(  # noqa: PLR0913, PLR0917, the command line of dvc.yaml
     out: Path,
     curve: Path,
 ) -> None:
-    """Train a model by SFT on other texts or by Quark, with one seed."""
+    """Train a model by SFT on other texts, by Quark or with a penalty, with one seed."""
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.risk.planned import read_settings
     from rarlhf.system.files import write_curve

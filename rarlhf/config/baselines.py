@@ -109,7 +109,7 @@ class DecodingParams(Section):
 class SupervisedParams(Section):
     """Fine-tuning of the base model as section `sft` says, on other texts."""
 
-    texts: Literal["above", "below", "wanted", "unwanted"]
+    texts: Literal["above", "below", "wanted", "unwanted", "all"]
     quantile: Annotated[Number, Field(ge=0, lt=1)]
 
 
@@ -128,11 +128,26 @@ class QuarkParams(Section):
     entropy_coef: NonNegative
 
 
+class RegularisedParams(Section):
+    """Fine-tuning on all rows with a penalty towards a constrained distribution."""
+
+    penalty: NonNegative
+    rounds: Steps
+    lag: Literal[0, 1]
+    target: Literal["current", "copy"]
+    prompts: Count
+    samples: Count
+    related: Literal["all", "prompt", "label"]
+    related_quantile: Share
+    head: dict[str, Any]
+
+
 class TuningParams(Section):
     """The trainings of `methods.tuned`, each with its own section."""
 
     supervised: SupervisedParams
     quark: QuarkParams
+    regularised: RegularisedParams
 
 
 class HeadParams(Section):
@@ -153,6 +168,12 @@ class HeadParams(Section):
     weight_decay: NonNegative
 
 
+class HeadOfTraining(Section):
+    """The head of a training, as its errors name it."""
+
+    head: HeadParams
+
+
 DECODED = ("prompted", "best_of_n", "rejection", "soft_rejection", "self_debias")  # rules that read one model
 GUIDED = ("dexperts", "gedi")  # rules that read an expert and an anti-expert too
 HEADED = ("nado", "rect")  # rules that read a head of `methods.heads`, and the SFT model that it stands on
@@ -167,7 +188,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "decoded": DECODED,
     "guided": GUIDED,
     "headed": HEADED,
-    "tuned": ("supervised", "quark"),
+    "tuned": ("supervised", "quark", "regularised"),
 }
 
 
@@ -201,3 +222,12 @@ def chosen(of: str, entry: Mapping[str, Any], sections: DecodingParams | TuningP
     settings = type(section).model_validate({**section.model_dump(), **changes})
     models = {key: entry[key] for key in own[1:] if key != "head"}
     return Chosen(kind, settings, models, entry["head"] if "head" in own else None)
+
+
+def with_head(settings: RegularisedParams, head: HeadParams) -> RegularisedParams:
+    """The settings with the whole of their head in the place of what differs from section `head`.
+
+    Raises: pydantic.ValidationError if a change is no key of the section, or its value is not allowed.
+    """
+    whole = HeadOfTraining.model_validate({"head": {**head.model_dump(), **settings.head}})
+    return settings.model_copy(update=whole.model_dump(mode="json"))

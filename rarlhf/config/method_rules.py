@@ -5,8 +5,10 @@ from collections.abc import Collection, Iterable
 from rarlhf.config.baselines import (
     DExpertsParams,
     GeDiParams,
+    HeadParams,
     PromptedParams,
     QuarkParams,
+    RegularisedParams,
     SelfDebiasParams,
     SupervisedParams,
 )
@@ -88,12 +90,15 @@ def _tuning_rules(p: Params) -> Iterable[Rule]:
     """What each entry of `methods.tuned` asks of the rest."""
     for name in _own(p, "tuned"):
         settings, entry = p.chosen_of(name).settings, f"methods.tuned.{name}"
-        if isinstance(settings, SupervisedParams):
+        if isinstance(settings, SupervisedParams | RegularisedParams):
             yield p.sft.epochs > 0, (entry, "sft.epochs"), "it trains as section sft says: set epochs above 0"
             bare = p.data.columns.text is None and p.data.source != "generator"
             yield not bare, (entry, "data.columns.text"), "it learns whole texts, and the data has prompts alone"
+        known = p.data.columns.label is not None or p.prompts.wanted_quantile > 0
+        if isinstance(settings, RegularisedParams):
+            yield from _regularised_rules(p, settings, entry, known)
+        if isinstance(settings, SupervisedParams):
             by_class = settings.texts in {"wanted", "unwanted"}
-            known = p.data.columns.label is not None or p.prompts.wanted_quantile > 0
             yield (
                 known or not by_class,
                 (entry, "data.columns.label", "prompts.wanted_quantile"),
@@ -123,6 +128,31 @@ def _tuning_rules(p: Params) -> Iterable[Rule]:
                 (entry, "prompts.tokens", "ppo.max_new_tokens", "model.scratch.context"),
                 f"a token of Quark, query and response take {length} tokens, more than the context",
             )
+
+
+def _regularised_rules(p: Params, settings: RegularisedParams, entry: str, known: bool) -> Iterable[Rule]:
+    """What an entry by: regularised asks; `known` says whether rows can be divided in classes."""
+    yield (
+        settings.prompts <= p.prompts.train,
+        (entry, "tuning.regularised.prompts", "prompts.train"),
+        "more prompts than there are",
+    )
+    yield (
+        p.sft.tokens > p.prompts.tokens,
+        (entry, "sft.tokens", "prompts.tokens"),
+        "the penalty is on tokens behind a query, and no row is longer than one: raise sft.tokens",
+    )
+    yield (
+        not p.prompts.chat_template,
+        (entry, "prompts.chat_template"),
+        "the penalty is on plain texts: set it to false",
+    )
+    yield (
+        known or settings.related != "label",
+        (entry, "data.columns.label", "prompts.wanted_quantile"),
+        "without labels a quantile divides the rows in classes: set it above 0, or take related: all or prompt",
+    )
+    yield from _rules_of_head(p, HeadParams.model_validate(settings.head), entry)
 
 
 def _decoding_rules(p: Params) -> Iterable[Rule]:
@@ -164,23 +194,27 @@ def _by_quark(p: Params, name: str) -> bool:
 def _head_rules(p: Params) -> Iterable[Rule]:
     """What each entry of `methods.heads` asks of the rest."""
     for name in p.methods.heads:
-        head, entry = p.head_of(name), f"methods.heads.{name}"
-        yield (
-            head.batch_size % head.micro_batch_size == 0,
-            (entry, "head.batch_size", "head.micro_batch_size"),
-            "micro_batch_size must divide batch_size",
-        )
-        known = p.model.source == "scratch" and head.layers > 0
-        yield (
-            not known or p.model.scratch.width % head.heads == 0,
-            (entry, "head.heads", "model.scratch.width"),
-            "a head is as wide as the model: heads must divide width",
-        )
-        yield (
-            head.labels == "soft" or head.quantile > 0,
-            (entry, "head.quantile"),
-            "every score is at or above the quantile 0, so all labels would be 1: raise it",
-        )
+        yield from _rules_of_head(p, p.head_of(name), f"methods.heads.{name}")
+
+
+def _rules_of_head(p: Params, head: HeadParams, entry: str) -> Iterable[Rule]:
+    """What the settings of a head ask, where `entry` names it."""
+    yield (
+        head.batch_size % head.micro_batch_size == 0,
+        (entry, "head.batch_size", "head.micro_batch_size"),
+        "micro_batch_size must divide batch_size",
+    )
+    known = p.model.source == "scratch" and head.layers > 0
+    yield (
+        not known or p.model.scratch.width % head.heads == 0,
+        (entry, "head.heads", "model.scratch.width"),
+        "a head is as wide as the model: heads must divide width",
+    )
+    yield (
+        head.labels == "soft" or head.quantile > 0,
+        (entry, "head.quantile"),
+        "every score is at or above the quantile 0, so all labels would be 1: raise it",
+    )
 
 
 def _risk_rules(p: Params, risk: RiskParams, entry: tuple[str, ...], named: Collection[str]) -> Iterable[Rule]:

@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rarlhf.config.baselines import Chosen, DecodingParams, HeadParams, TuningParams, chosen
+from rarlhf.config.baselines import (
+    Chosen,
+    DecodingParams,
+    HeadParams,
+    RegularisedParams,
+    TuningParams,
+    chosen,
+    with_head,
+)
 from rarlhf.config.fields import (
     Batch,
     Count,
@@ -135,14 +143,16 @@ class PromptParams(Section):
     validation: Count
     test: Annotated[int, Field(ge=20, le=1_000_000_000)]
     perplexity: Count
+    perplexity_texts: Literal["wanted", "all"]
     perplexity_chars: Count
     wanted_quantile: Annotated[Number, Field(ge=0, lt=1)]
     seed: Seed
 
 
 class SFTParams(Section):
-    """Supervised fine-tuning on the wanted class."""
+    """Supervised fine-tuning."""
 
+    texts: Literal["wanted", "all"]
     tokens: Annotated[int, Field(ge=2, le=4096)]
     end_of_text: bool
     epochs: Annotated[Number, Field(ge=0, le=10_000)]
@@ -356,7 +366,11 @@ class Params(Section):
         Raises: as `chosen`.
         """
         group = self.methods.group_of(method)
-        return chosen(group, getattr(self.methods, group)[method], self.tuning if group == "tuned" else self.decoding)
+        entry = getattr(self.methods, group)[method]
+        made = chosen(group, entry, self.tuning if group == "tuned" else self.decoding)
+        if isinstance(made.settings, RegularisedParams):
+            return made._replace(settings=with_head(made.settings, self.head))
+        return made
 
     def head_of(self, name: str) -> HeadParams:
         """Section `head` with the changes of a head in `methods.heads`.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from random import Random
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -57,16 +57,18 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
     score: Score,
     params: PromptParams,
     recorder: Recorder,
+    sft_texts: Literal["wanted", "all"] = "wanted",
 ) -> PromptSets:
     """Chooses rows, cuts them to queries and scores the bare prompts.
 
     Args:
-        train: training rows; SFT texts are all their wanted texts.
-        test: test rows; perplexity texts are their wanted texts, cut to `perplexity_chars`.
+        train: training rows; SFT texts are all their wanted texts, or all their texts.
+        test: test rows; perplexity texts are their wanted texts, or any, cut to `perplexity_chars`.
         tokenizer: the base model's.
         score: the reward model.
         params: section `prompts`.
         recorder: shows progress.
+        sft_texts: `sft.texts`.
     Raises: UserError if too few rows are left for a set.
     """
     queries, train_counts = _cut(train, tokenizer, params, params.train + params.validation, "train")
@@ -76,8 +78,10 @@ def make_prompts(  # noqa: PLR0913, each is a different thing
         scores = score([query["prompt"] for query in query_set]).tolist()
         for query, value in zip(query_set, scores, strict=True):
             query["prompt_score"] = value
-    sft = [record for row in wanted_rows(train, score, params) for record in sft_records(row, tokenizer, params)]
-    perplexity = _perplexity_texts(wanted_rows(test, score, params), params)
+    learned = train if sft_texts == "all" else wanted_rows(train, score, params)
+    sft = [record for row in learned for record in sft_records(row, tokenizer, params)]
+    measured = test if params.perplexity_texts == "all" else wanted_rows(test, score, params)
+    perplexity = _perplexity_texts(measured, params)
     counts = {"train": train_counts, "test": test_counts, "sft": len(sft), "perplexity": len(perplexity)}
     return PromptSets(queries[: params.train], queries[params.train :], test_queries, sft, perplexity, counts)
 

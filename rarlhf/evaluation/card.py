@@ -66,6 +66,7 @@ class Card:
             reward_text=reward_text(self.params.reward) if self.method.risk or self.method.chosen else None,
             measure=self.method.risk.measure if self.method.risk else None,
             training=self.method.chosen.kind if self.method.chosen else None,
+            all_texts=self.params.sft.texts == "all",
             values=list(self._values()),
             free=self._free,
         )

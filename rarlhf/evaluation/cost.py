@@ -3,8 +3,15 @@
 from collections.abc import Mapping
 from typing import TypedDict
 
-from rarlhf.config.baselines import CHOOSING, QuarkParams, RejectionParams, SelfDebiasParams, SoftRejectionParams
-from rarlhf.config.counts import warmup_rollouts
+from rarlhf.config.baselines import (
+    CHOOSING,
+    QuarkParams,
+    RegularisedParams,
+    RejectionParams,
+    SelfDebiasParams,
+    SoftRejectionParams,
+)
+from rarlhf.config.counts import learning_rounds, warmup_rollouts
 from rarlhf.config.methods import Method, methods_of
 from rarlhf.config.params import Params
 from rarlhf.evaluation.generations import Tables
@@ -60,9 +67,10 @@ def scored_answers(params: Params) -> dict[str, int]:
     """Answers that one training of each method needs scored; none of a model that training starts from.
 
     A PPO training scores a batch per iteration, those that warm up the critic included. A fit scores its plan's
-    answers, and those of each further round. Quark scores the answers of each round. What a plan decides, such as
-    `risk.eta: plan`, needs the plan's answers too, which are drawn once for all methods and seeds; so does a head. A
-    rule has the cost of the models that it reads. Rows of the data that a training has scored are no answers.
+    answers, and those of each further round. Quark scores the answers of each round, and regularised fine-tuning those
+    of each round that learns a head. What a plan decides, such as `risk.eta: plan`, needs the plan's answers too, which
+    are drawn once for all methods and seeds; so does a head. A rule has the cost of the models that it reads. Rows of
+    the data that a training has scored are no answers.
 
     Returns: method -> number of answers.
     """
@@ -89,8 +97,13 @@ def _of_chosen(method: Method, plan: int, scored: Mapping[str, int]) -> int:
         return 0
     settings, read = method.chosen.settings, set(method.chosen.models.values())
     own = settings.rounds * settings.prompts if isinstance(settings, QuarkParams) else 0
+    soft = False
+    if isinstance(settings, RegularisedParams):
+        own = len(learning_rounds(settings)) * settings.prompts * settings.samples
+        soft = settings.head["labels"] == "soft" and "plan" in (settings.head["eta"], settings.head["kl_coef"])
     planned = (
-        method.chosen.head is not None
+        soft
+        or method.chosen.head is not None
         or (isinstance(settings, RejectionParams) and settings.threshold == "plan")
         or (isinstance(settings, SoftRejectionParams) and "plan" in (settings.eta, settings.kl_coef))
     )

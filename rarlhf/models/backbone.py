@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.params import ModelParams
-from rarlhf.models.adapters import POLICY, REFERENCE, attach, new_adapter, save_adapter
+from rarlhf.models.adapters import POLICY, REFERENCE, attach, copy_policy, new_adapter, save_adapter
 from rarlhf.models.files import base_of, is_adapter
 from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer, save_model, storage_of
 from rarlhf.models.reference import RefPolicy, frozen
@@ -73,6 +73,12 @@ class Trainable(Protocol):
     def ref_policy(self) -> RefPolicy:
         """A frozen copy of the model as it is now; call this before training."""
 
+    def snapshot(self, slot: str) -> RefPolicy:
+        """A frozen copy of the model as it is now, in eval mode, also during training.
+
+        The next copy of the same slot replaces it.
+        """
+
     def save(self, folder: Path) -> None:
         """Writes what was trained to `folder`."""
 
@@ -92,6 +98,12 @@ class WholeModel:
     def ref_policy(self) -> RefPolicy:
         """A copy of all weights."""
         return frozen(deepcopy(self.lm))
+
+    def snapshot(self, slot: str) -> RefPolicy:
+        """A copy of all weights; the slot has no influence, as nothing holds an old copy."""
+        copy = deepcopy(self.lm)
+        vars(copy).pop("forward", None)  # a trainer's own, which would run the model that is trained
+        return frozen(copy)
 
     def save(self, folder: Path) -> None:
         """Writes the model and its tokenizer."""
@@ -127,6 +139,22 @@ class AdapterModel:
             return partial(self.backbone.using, None)
         self.backbone.attach(self.start, REFERENCE)
         return partial(self.backbone.using, REFERENCE)
+
+    def snapshot(self, slot: str) -> RefPolicy:
+        """A copy of the adapter on the same backbone."""
+        copy_policy(self.model, slot)
+        return partial(self._still, slot)
+
+    @contextmanager
+    def _still(self, name: str) -> Iterator[PreTrainedModel]:
+        """The language model with the adapter `name`, in eval mode; afterwards as it was before."""
+        with self.backbone.using(name) as lm:
+            training = lm.training
+            lm.eval()
+            try:
+                yield lm
+            finally:
+                lm.train(training)
 
     def save(self, folder: Path) -> None:
         """Writes the adapter and the tokenizer."""

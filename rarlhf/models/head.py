@@ -89,5 +89,10 @@ def head_logits(head: PreTrainedModel, states: Tensor, first: int = 0, **options
         first: column from which on logits are wanted.
         options: mask, positions and cache, as transformers' GPT2Model takes them.
     """
+    return logits_of(head, head_states(head, states, **options)[:, first:])
+
+
+def head_states(head: PreTrainedModel, states: Tensor, **options: Any) -> Tensor:
+    """(B, S, H) hidden states of the head, from which its logits are computed; arguments as in `head_logits`."""
     output = head.base_model(inputs_embeds=states.float(), **{"use_cache": False, **options})
-    return logits_of(head, output.last_hidden_state[:, first:])
+    return output.last_hidden_state

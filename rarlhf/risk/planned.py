@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rarlhf.config.baselines import Chosen, HeadParams, RejectionParams, SoftRejectionParams
+from rarlhf.config.baselines import Chosen, HeadParams, RegularisedParams, RejectionParams, SoftRejectionParams
 from rarlhf.config.errors import UserError
 from rarlhf.config.fields import Section
 from rarlhf.config.params import RiskParams
@@ -143,12 +143,15 @@ def planned_settings(settings: Section, answers: Answers, kl_target: float) -> d
     """The settings of a rule, a training or a head with numbers in the place of `plan`, where they decide something.
 
     Args:
-        settings: those of any other than rejection, soft rejection and a head have no `plan`.
+        settings: those of any other than rejection, soft rejection and a head have no `plan`; those of a training
+            may have a head.
         answers: of the SFT model to training prompts.
         kl_target: nats per response.
     Raises: UserError as `solve`.
     """
     values = settings.model_dump(mode="json")
+    if isinstance(settings, RegularisedParams):
+        values["head"] = planned_settings(HeadParams.model_validate(settings.head), answers, kl_target)
     if isinstance(settings, RejectionParams) and settings.threshold == PLAN:
         values["threshold"] = rounded(threshold_at(answers.scores, kl_target, settings.n))
     hard = isinstance(settings, HeadParams) and settings.labels == "hard"

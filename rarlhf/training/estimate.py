@@ -11,8 +11,8 @@ from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rarlhf.config.baselines import BestOfNParams, QuarkParams
-from rarlhf.config.counts import warmup_rollouts
+from rarlhf.config.baselines import BestOfNParams, HeadParams, QuarkParams, RegularisedParams
+from rarlhf.config.counts import learning_rounds, warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.config.judging import BASE, ScorerParams
 from rarlhf.config.params import Params
@@ -207,7 +207,7 @@ def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
 def _supervised_seconds(params: Params, shape: Shape, rate: float) -> float:
     """Seconds of SFT, and of base model and scorers from scratch; an unknown number of rows is taken as 20,000."""
     rows = params.data.train_rows or 20_000
-    tokens = rows / 2 * params.sft.tokens * params.sft.epochs
+    tokens = rows / (2 if params.sft.texts == "wanted" else 1) * params.sft.tokens * params.sft.epochs
     if params.model.source == "scratch":
         tokens += rows * params.model.scratch.context * params.model.scratch.epochs
     scorers = ((params.reward, rows), (params.judge.second_scorer, params.data.second_scorer_rows))
@@ -232,27 +232,35 @@ def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
 
 def _tuned_seconds(params: Params, shape: Shape, rate: float) -> float:
     """Seconds of the trainings of `methods.tuned`, all seeds; an unknown number of rows is taken as 20,000."""
-    seconds = 0.0
+    seconds, rows = 0.0, params.data.train_rows or 20_000
     for name in params.methods.tuned:
         settings = params.chosen_of(name).settings
         if isinstance(settings, QuarkParams):
             learned = 3.0 * settings.rounds * settings.steps * settings.batch_size  # with the reference's pass and ours
             tokens = (learned + settings.rounds * settings.prompts) * _episode_tokens(params)
+        elif isinstance(settings, RegularisedParams):  # another pass by the frozen copy, and the answers of each round
+            answers = len(learning_rounds(settings)) * settings.prompts * settings.samples
+            tokens = 4.0 * rows * params.sft.tokens * params.sft.epochs + answers * _episode_tokens(params)
+            seconds += _learning_seconds(params, shape, rate, HeadParams.model_validate(settings.head), answers)
         else:
-            tokens = 3.0 * (params.data.train_rows or 20_000) / 2 * params.sft.tokens * params.sft.epochs
+            tokens = 3.0 * rows / 2 * params.sft.tokens * params.sft.epochs
         seconds += 2.0 * shape.parameters * tokens / rate
     return seconds * len(params.seeds)
 
 
 def _head_seconds(params: Params, shape: Shape, rate: float) -> float:
-    """Seconds of the heads of `methods.heads`, all seeds: a pass of the model, and three of the head."""
-    answers, seconds = params.plan.train.prompts * params.plan.train.samples, 0.0
-    for head in map(params.head_of, params.methods.heads):
-        size = 12 * head.layers * shape.width**2 + shape.vocab_size * shape.width
-        passes = 2.0 * head.epochs * answers * _episode_tokens(params) / rate
-        fixed = 10 * head.epochs * answers / head.batch_size * (shape.layers + head.layers) * LAYER_SECONDS
-        seconds += passes * (shape.parameters + 3 * size) + fixed
-    return seconds * len(params.seeds)
+    """Seconds of the heads of `methods.heads`, all seeds."""
+    answers = params.plan.train.prompts * params.plan.train.samples
+    heads = map(params.head_of, params.methods.heads)
+    return sum(_learning_seconds(params, shape, rate, head, answers) for head in heads) * len(params.seeds)
+
+
+def _learning_seconds(params: Params, shape: Shape, rate: float, head: HeadParams, answers: int) -> float:
+    """Seconds in which a head learns answers: a pass of the model, and three of the head."""
+    size = 12 * head.layers * shape.width**2 + shape.vocab_size * shape.width
+    passes = 2.0 * head.epochs * answers * _episode_tokens(params) / rate
+    fixed = 10 * head.epochs * answers / head.batch_size * (shape.layers + head.layers) * LAYER_SECONDS
+    return passes * (shape.parameters + 3 * size) + fixed
 
 
 def _rules_seconds(params: Params, shape: Shape, rate: float) -> float:

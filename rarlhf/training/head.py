@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, pad
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
 from rarlhf.config.baselines import HeadParams
 from rarlhf.config.errors import UserError
@@ -44,22 +44,29 @@ from rarlhf.models.policy import Sampling, episode_states, logits_of, positions,
 from rarlhf.models.reference import RefPolicy
 from rarlhf.system.machine import Machine
 from rarlhf.training.fit import Places, episodes_of, refuse_foreign
-from rarlhf.training.supervised import LossCurve, run_trainer, steps_in, training_options
+from rarlhf.training.supervised import LossCurve, Seat, run_trainer, steps_in, training_options
 
 CPU = torch.device("cpu")
 
 
-def labels_of(scores: Tensor, settings: HeadParams) -> Tensor:
+def threshold_of(scores: Tensor, settings: HeadParams) -> float:
+    """The score, in score units, from which on a hard label is 1: the quantile of all scores (P, N)."""
+    scores = scores.double()
+    return scores.flatten().sort().values[int(settings.quantile * scores.numel())].item()
+
+
+def labels_of(scores: Tensor, settings: HeadParams, threshold: float | None = None) -> Tensor:
     """(P, N) float32 labels in [0, 1] of scored answers.
 
     Args:
         scores: (P, N) score units.
         settings: section `head` with numbers in the place of `plan`.
+        threshold: of hard labels, score units; None: that of these scores.
     Raises: UserError if all labels are equal, or a number is still `plan`.
     """
     scores = scores.double()
     if settings.labels == "hard":
-        threshold = scores.flatten().sort().values[int(settings.quantile * scores.numel())]
+        threshold = threshold_of(scores, settings) if threshold is None else threshold
         labels, key = (scores >= threshold).double(), f"head.quantile = {settings.quantile:g}"
     else:
         eta, kl_coef = planned(settings.eta, "head.eta"), planned(settings.kl_coef, "head.kl_coef")
@@ -139,14 +146,14 @@ class HeadTrainer(Trainer):
     def __init__(  # noqa: PLR0913, PLR0917, each is a different thing
         self,
         head: nn.Module,
-        sft: RefPolicy,
+        policy: RefPolicy,
         sampling: Sampling,
         machine: Machine,
         consistency: float,
         **keywords: Any,
     ) -> None:
         super().__init__(head, **keywords)
-        self.sft, self.sampling, self.machine, self.consistency = sft, sampling, machine, consistency
+        self.policy, self.sampling, self.machine, self.consistency = policy, sampling, machine, consistency
         self.model_accepts_loss_kwargs = False  # `compute_loss` gives a mean; the Trainer averages micro-batches
 
     def compute_loss(
@@ -162,7 +169,7 @@ class HeadTrainer(Trainer):
         first = episodes.queries.shape[1] - 1
         mask = torch.cat([episodes.query_mask, episodes.response_mask], dim=1)[:, :-1]
         with self.machine.autocast():
-            with torch.no_grad(), self.sft() as lm:
+            with torch.no_grad(), self.policy() as lm:
                 states = episode_states(lm, episodes)
                 shaped = self.sampling.shape(logits_of(lm, states[:, first:]), first=0)
             options = {"attention_mask": mask.long(), "position_ids": positions(mask)}
@@ -193,10 +200,31 @@ def train_head(  # noqa: PLR0913, PLR0917, each is a different thing
     """
     sft, tokenizer = ModelFolders(params.model, machine.device).open(places.sft), load_tokenizer(str(places.sft))
     sampling = sampling_of(params, tokenizer.eos_token_id)
-    queries = left_pad([row["input_ids"] for row in samples.prompts], sampling.end_id, CPU)
     with sft() as lm:
         refuse_foreign(samples, lm, sampling)
-        labels = labels_of(samples.scores, settings)
+    labels = labels_of(samples.scores, settings)
+    head, curve = learn_head(settings, samples, labels, sft, sampling, Seat(machine, recorder, seed))
+    head.save_pretrained(places.out)
+    return curve
+
+
+def learn_head(  # noqa: PLR0913, PLR0917, as above
+    settings: HeadParams, samples: Samples, labels: Tensor, policy: RefPolicy, sampling: Sampling, seat: Seat
+) -> tuple[GPT2LMHeadModel, LossCurve]:
+    """A new head that has learnt labelled answers, in eval mode, and its curve as `train_head` gives it.
+
+    Args:
+        settings: section `head`.
+        samples: answers of the model, P prompts with N each.
+        labels: (P, N) in [0, 1].
+        policy: the model, frozen.
+        sampling: how it has answered.
+        seat: machine, recorder, and the seed of the initial weights and the order.
+    Raises: UserError if the head does not fit the model.
+    """
+    machine, recorder, seed = seat
+    queries = left_pad([row["input_ids"] for row in samples.prompts], sampling.end_id, CPU)
+    with policy() as lm:
         head = new_head(lm, settings, queries.tokens.shape[1] + sampling.max_new_tokens, seed).to(machine.device)
     rows = LabelledAnswers(queries, samples, labels)
     steps = steps_in(len(rows), settings.batch_size, settings.epochs)
@@ -209,9 +237,8 @@ def train_head(  # noqa: PLR0913, PLR0917, each is a different thing
 
     def build(folder: str) -> Trainer:
         keywords = {"args": TrainingArguments(folder, **options), "data_collator": rows.batch, "train_dataset": rows}
-        return HeadTrainer(head, sft, sampling, machine, settings.consistency, **keywords)
+        return HeadTrainer(head, policy, sampling, machine, settings.consistency, **keywords)
 
     recorder.say(f"{len(rows):,} answers with labels of mean {labels.mean().item():.3f}, {steps:,} steps")
     curve = run_trainer("head", build, steps, recorder)
-    head.eval().save_pretrained(places.out)
-    return curve
+    return head.eval(), curve

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning on the texts of the wanted class, by trl's SFTTrainer."""
+"""Supervised fine-tuning by trl's SFTTrainer."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,16 @@ from trl import SFTConfig, SFTTrainer
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import ModelParams, SFTParams
 from rarlhf.messages.progress import Recorder
-from rarlhf.models.backbone import load_trainable
+from rarlhf.models.backbone import Trainable, load_trainable
 from rarlhf.system.machine import Machine
 from rarlhf.training.supervised import run_trainer, steps_in, training_options
+
+MakeTrainer = Callable[[Trainable, SFTConfig, Dataset], SFTTrainer]
+
+
+def plain_trainer(start: Trainable, config: SFTConfig, rows: Dataset) -> SFTTrainer:
+    """The trainer of next-token prediction alone."""
+    return SFTTrainer(start.model, config, train_dataset=rows, processing_class=start.tokenizer)
 
 
 def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
@@ -25,6 +32,7 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
     params: SFTParams,
     machine: Machine,
     recorder: Recorder,
+    make_trainer: MakeTrainer = plain_trainer,
 ) -> list[dict[str, float]]:
     """Fine-tunes the model in `base`, or an adapter on it, and writes that to `folder`; returns its curve.
 
@@ -33,13 +41,15 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
     answer ends.
 
     Args:
-        records: `text` or, in a chat, `messages` of each wanted row; not read if `sft.epochs` is 0.
+        records: `text` or, in a chat, `messages` of each row to learn; not read if `sft.epochs` is 0. A key `related`
+            beside `text` is handed to the trainer.
         base: folder of the base model.
         folder: where the result is written.
         model: section `model`, which decides what is trained.
         params: section `sft`.
         machine: device and precision.
         recorder: gets the loss.
+        make_trainer: what has the loss.
     Raises: UserError if there is no text, or no text has two tokens.
     """
     start = load_trainable(base, model, params.seed, machine.device)
@@ -60,8 +70,7 @@ def train_sft(  # noqa: PLR0913, PLR0917, each is a different thing
         with warnings.catch_warnings():  # trl uses a name of this option that is deprecated in transformers
             warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
             config = SFTConfig(output_dir=scratch, max_length=params.tokens, packing=False, **keywords)
-        trainer = SFTTrainer(start.model, config, train_dataset=rows, processing_class=start.tokenizer)
-        return _in_float32(trainer)
+        return _in_float32(make_trainer(start, config, rows))
 
     recorder.say(f"{len(rows):,} texts, {steps:,} steps of {params.batch_size}")
     curve = run_trainer("sft", build, steps, recorder)
@@ -85,7 +94,8 @@ def _learned(
     end = [tokenizer.eos_token_id]
     bare = [ids[:-1] if ids[-1:] == end else ids for ids in encoded["input_ids"]]
     rows = [[*ids, *(end if params.end_of_text else [])][: params.tokens] for ids in bare]
-    learned = [{"input_ids": ids} for ids in rows if len(ids) > 1]
+    marks = [{key: record[key] for key in record.keys() & {"related"}} for record in records]
+    learned = [{"input_ids": ids, **mark} for ids, mark in zip(rows, marks, strict=True) if len(ids) > 1]
     if len(learned) < len(rows):  # a batch of only such texts would have no loss
         recorder.say(f"{len(rows) - len(learned):,} texts of one token are left out: nothing follows it to be learned")
     if not learned:

@@ -1,9 +1,11 @@
 """Supervised training of base, reward and SFT model with the trainers of transformers and trl."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
@@ -17,7 +19,7 @@ from transformers import (
 
 from rarlhf.messages.progress import Recorder, Update, progress
 from rarlhf.system.machine import Machine
-from rarlhf.system.streams import derived_seed
+from rarlhf.system.streams import derived_seed, globals_kept
 
 CURVE_POINTS = 100
 LossCurve = list[dict[str, float]]  # `step`, `loss` and `lr` of each logged step
@@ -126,3 +128,21 @@ def run_trainer(name: str, build: Callable[[str], Trainer], steps: int, recorder
         trainer.add_callback(curve)
         trainer.train()
     return curve.rows
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is drawn or trained inside leaves a training that goes on around it as it was.
+
+    Trainers share the global generators, and accelerate keeps the device and the accumulation of gradients of all
+    trainers of a process in one place.
+    """
+    shared = [kind._shared_state for kind in (AcceleratorState, GradientState, PartialState)]
+    kept = [dict(state) for state in shared]
+    with globals_kept():
+        try:
+            yield
+        finally:
+            for state, values in zip(shared, kept, strict=True):
+                state.clear()
+                state.update(values)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from rarlhf.config.baselines import QuarkParams, SupervisedParams
+from rarlhf.config.baselines import QuarkParams, RegularisedParams, SupervisedParams
 from rarlhf.config.errors import UserError
 from rarlhf.config.fields import Section
 from rarlhf.config.params import Params, PromptParams
@@ -18,7 +18,7 @@ from rarlhf.messages.progress import Recorder
 from rarlhf.models.loading import load_tokenizer
 from rarlhf.rewards.scorers import Score
 from rarlhf.system.machine import Machine
-from rarlhf.training import quark
+from rarlhf.training import quark, regularised
 from rarlhf.training.sft import train_sft
 from rarlhf.training.supervised import LossCurve, Seat
 
@@ -36,10 +36,10 @@ class Places(NamedTuple):
 def train_tuned(  # noqa: PLR0913, PLR0917, each is a different thing
     settings: Section, places: Places, score: Score, params: Params, machine: Machine, recorder: Recorder, seed: int
 ) -> LossCurve:
-    """Trains a model by SFT on other texts or by Quark, and writes it; returns its curve.
+    """Trains a model by SFT on other texts, by Quark or with a penalty, and writes it; returns its curve.
 
     Args:
-        settings: of `tuning.supervised` or `tuning.quark`, which decides between the two.
+        settings: of a section of `tuning`, which decides between them.
         places: what is read and written.
         score: the reward model.
         params: all parameters.
@@ -53,6 +53,9 @@ def train_tuned(  # noqa: PLR0913, PLR0917, each is a different thing
     if isinstance(settings, QuarkParams):
         own = quark.Places(places.sft, places.prompts, places.out)
         return quark.train_quark(settings, own, score, params, Seat(machine, recorder, seed))
+    if isinstance(settings, RegularisedParams):
+        read = regularised.Places(places.base, places.raw, places.prompts, places.out)
+        return regularised.train_regularised(settings, read, score, params, Seat(machine, recorder, seed))
     raise ValueError(f"no training has settings of the kind {type(settings).__name__}")
 
 
@@ -83,12 +86,14 @@ def chosen_rows(rows: Sequence[Row], settings: SupervisedParams, score: Score, p
     Args:
         rows: training rows.
         settings: `above` and `below` are by the score of the whole text: of n rows the floor(quantile n) lowest are
-            below. `wanted` and `unwanted` are by label, or without labels as `wanted_rows` divides them.
+            below. `wanted` and `unwanted` are by label, or without labels as `wanted_rows` divides them. `all` are all.
         score: the reward model.
         prompts: section `prompts`.
     Raises: UserError if there is none.
     """
-    if settings.texts in {"wanted", "unwanted"}:
+    if settings.texts == "all":
+        chosen = list(rows)
+    elif settings.texts in {"wanted", "unwanted"}:
         wanted = wanted_rows(rows, score, prompts)
         taken = {id(row) for row in wanted}
         chosen = wanted if settings.texts == "wanted" else [row for row in rows if id(row) not in taken]

@@ -4,13 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from rarlhf.config.baselines import CHOICES, DecodingParams, DExpertsParams, RejectionParams, TuningParams
+from rarlhf.config.baselines import (
+    CHOICES,
+    DecodingParams,
+    DExpertsParams,
+    RegularisedParams,
+    RejectionParams,
+    TuningParams,
+)
 from rarlhf.config.load import load_params
 from rarlhf.config.methods import LOOKS, methods_of
 from tests.rarlhf.config.edits import TINY, Edits, plain, refusal, write
 
 BEST = {"rule": "best_of_n", "of": "sft"}
 GUIDED = {"rule": "dexperts", "of": "sft", "expert": "rlhf", "anti_expert": "base"}
+REGULARISED = {"by": "regularised"}
 MODELS = "name one of the methods that are models (base, sft, cvar_rlhf, "
 
 
@@ -31,6 +39,18 @@ def test_an_entry_changes_its_own_section_alone(tmp_path: Path) -> None:
     assert [made[name].has_model for name in ("expert", "strict", "steered")] == [True, False, False]
     assert [made[name].per_seed for name in ("expert", "strict", "steered")] == [True, False, False]
     assert list(made)[-4:] == ["expert", "best", "strict", "steered"]
+
+
+def test_a_training_s_head_is_section_head_with_its_changes(tmp_path: Path) -> None:
+    methods = {"x": {"by": "regularised", "head": {"labels": "soft", "alpha": 0.3}}, "y": {"by": "regularised"}}
+    params = load_params(write(tmp_path, {"methods.tuned": methods, "tuning.regularised.head": {"layers": 0}}))
+    first, second = (params.chosen_of(name).settings for name in "xy")
+    assert isinstance(first, RegularisedParams)
+    assert isinstance(second, RegularisedParams)
+    own = params.head.model_dump(mode="json")
+    assert first.head == own | {"labels": "soft", "alpha": 0.3}  # the entry's changes stand for the section's
+    assert second.head == own | {"layers": 0}
+    assert params.tuning.regularised.head == {"layers": 0}
 
 
 def test_every_rule_and_training_has_its_section() -> None:
@@ -57,7 +77,10 @@ REFUSED: list[tuple[Edits, str]] = [
         {"methods.decoded": {"x": {**BEST, "rule": "dexperts"}}},
         "methods.decoded.x = {'of': 'sft', 'rule': 'dexperts'}: rule is one of prompted, best_of_n, rejection, soft_",
     ),
-    ({"methods.tuned": {"x": {"by": "sft"}}}, "methods.tuned.x = {'by': 'sft'}: by is one of supervised, quark"),
+    (
+        {"methods.tuned": {"x": {"by": "sft"}}},
+        "methods.tuned.x = {'by': 'sft'}: by is one of supervised, quark, regularised",
+    ),
     (
         {"methods.decoded": {"x": {**BEST, "of": "rloo"}}},
         "methods.decoded.x = {'of': 'rloo', 'rule': 'best_of_n'}: of = rloo: " + MODELS,
@@ -122,6 +145,47 @@ REFUSED: list[tuple[Edits, str]] = [
         {"methods.tuned": {"x": {"by": "quark", "batch_size": 100}}},
         "methods.tuned.x = {'batch_size': 100, 'by': 'quark'}, tuning.quark.batch_size = 128, ",
     ),
+    ({"tuning.regularised.penalty": -1}, "tuning.regularised.penalty = -1: should be greater than or equal to 0"),
+    ({"tuning.regularised.rounds": 0}, "tuning.regularised.rounds = 0: should be greater than or equal to 1"),
+    ({"tuning.regularised.lag": 2}, "tuning.regularised.lag = 2: should be 0 or 1"),
+    ({"tuning.regularised.related_quantile": 0}, "tuning.regularised.related_quantile = 0: should be greater than 0"),
+    ({"methods.tuned": {"x": {**REGULARISED, "penalty": -0.5}}}, "methods.tuned.x.penalty = -0.5: should be greater"),
+    (
+        {"methods.tuned": {"x": {**REGULARISED, "related": "row"}}},
+        "methods.tuned.x.related = 'row': should be 'all', 'prompt' or 'label'",
+    ),
+    (
+        {"methods.tuned": {"x": {**REGULARISED, "head": {"quantile": 1.5}}}},
+        "methods.tuned.x.head.quantile = 1.5: should be less than 1",
+    ),
+    ({"methods.tuned": {"x": {**REGULARISED, "head": {"layer": 1}}}}, "methods.tuned.x.head.layer: unknown key"),
+    ({"methods.tuned": {"x": {**REGULARISED, "head": "good"}}}, "methods.tuned.x.head = 'good': should be a section"),
+    (
+        {"methods.tuned": {"x": {**REGULARISED, "head": {"quantile": 0}}}},
+        "methods.tuned.x = {'by': 'regularised', 'head': {'quantile': 0}}, head.quantile = 0.5: every score is at or",
+    ),
+    (
+        {"methods.tuned": {"x": {**REGULARISED, "head": {"heads": 5}}}},
+        "methods.tuned.x = {'by': 'regularised', 'head': {'heads': 5}}, head.heads = ",
+    ),
+    (
+        {"methods.tuned": {"x": REGULARISED}, "tuning.regularised.prompts": 3201},
+        "methods.tuned.x = {'by': 'regularised'}, tuning.regularised.prompts = 3201, prompts.train = 3200: more prom",
+    ),
+    (
+        {"methods.tuned": {"x": REGULARISED}, "sft.tokens": 8},
+        "methods.tuned.x = {'by': 'regularised'}, sft.tokens = 8, prompts.tokens = 8: the penalty is on tokens behind",
+    ),
+    (
+        {"methods.tuned": {"x": REGULARISED}, "prompts.chat_template": True},
+        "methods.tuned.x = {'by': 'regularised'}, prompts.chat_template = True: the penalty is on plain texts",
+    ),
+    (
+        {"methods.tuned": {"x": REGULARISED}, "sft.epochs": 0},
+        "methods.tuned.x = {'by': 'regularised'}, sft.epochs = 0.0: it trains as section sft says: set epochs above 0",
+    ),
+    ({"sft.texts": "unwanted"}, "sft.texts = 'unwanted': should be 'wanted' or 'all'"),
+    ({"prompts.perplexity_texts": "test"}, "prompts.perplexity_texts = 'test': should be 'wanted' or 'all'"),
     (
         {"methods.ppo": {"many": {"measure": "none", "responses": 3}}},
         "methods.ppo.many = {'measure': 'none', 'responses': 3}, ppo.batch_size = 128: responses must divide",
@@ -159,6 +223,9 @@ def test_texts_of_a_class_need_labels_or_a_quantile(tmp_path: Path) -> None:
     lines = refusal(tmp_path, edits)
     assert any("without labels a quantile divides the rows in classes" in line for line in lines), lines
     load_params(write(tmp_path, edits | {"prompts.wanted_quantile": 0.5}))
+    by_label: Edits = {"methods.tuned": {"x": {"by": "regularised", "related": "label"}}}
+    assert any("or take related: all or prompt" in line for line in refusal(tmp_path, edits | by_label))
+    load_params(write(tmp_path, edits | {"methods.tuned": {"x": REGULARISED}}))
     bare = {"data.columns.text": None, "data.columns.prompt": "prompt", "prompts.wanted_quantile": 0.5}
     assert any(
         "it learns whole texts, and the data has prompts alone" in line for line in refusal(tmp_path, edits | bare)

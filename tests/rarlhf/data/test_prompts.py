@@ -1,6 +1,7 @@
 """Queries, SFT texts and perplexity texts cut from rows."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +28,12 @@ def make(tokenizer: PreTrainedTokenizerBase, params: Params) -> Make:
     """Makes prompts of TRAIN and TEST; keywords change the section."""
     small = {"tokens": 5, "min_chars": 0, "train": 4, "validation": 3, "perplexity": 2, "perplexity_chars": 9}
 
-    def sets(train: Sequence[Row] = TRAIN, test: Sequence[Row] = TEST, **values: object) -> PromptSets:
+    def sets(
+        train: Sequence[Row] = TRAIN, test: Sequence[Row] = TEST, sft_texts: Any = "wanted", **values: object
+    ) -> PromptSets:
         # model_copy does not look at ranges: 5 test prompts are fewer than the least that params.yaml may ask for
         section: PromptParams = params.prompts.model_copy(update=small | {"test": 5} | values)
-        return make_prompts(train, test, tokenizer, length, section, SilentRecorder())
+        return make_prompts(train, test, tokenizer, length, section, SilentRecorder(), sft_texts)
 
     return sets
 
@@ -68,6 +71,17 @@ def test_sft_texts_are_all_wanted_rows_and_perplexity_texts_a_few_cut_ones(make:
     assert set(sets.perplexity) <= {row.text[:9] for row in TEST if row.label == 1}
     assert (sets.counts["sft"], sets.counts["perplexity"]) == (5, 2)
     assert len(make(perplexity=50).perplexity) == 3  # as many as there are
+
+
+def test_the_texts_of_both_classes_where_they_are_asked_for(make: Make) -> None:
+    everything = make(sft_texts="all", perplexity_texts="all", perplexity=50)
+    assert everything.sft == [{"text": row.text} for row in TRAIN]
+    assert sorted(everything.perplexity) == sorted(row.text[:9] for row in TEST)
+    assert (everything.counts["sft"], everything.counts["perplexity"]) == (10, 6)
+    wanted = make(perplexity=50)
+    assert everything.train == wanted.train
+    assert make(sft_texts="all").perplexity == make().perplexity
+    assert make(perplexity_texts="all").sft == make().sft
 
 
 def test_without_labels_the_wanted_rows_are_those_above_the_quantile(make: Make) -> None:

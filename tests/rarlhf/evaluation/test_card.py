@@ -173,7 +173,11 @@ def test_every_method_that_is_trained_gets_a_card(params: Params, tmp_path: Path
 OTHERS = {
     "ppo": {"rlhf": {"measure": "none"}, "rloo": {"measure": "none", "responses": 4, "baseline": "query"}},
     "fit": {},
-    "tuned": {"filtering": {"by": "supervised"}, "quark": {"by": "quark", "quantiles": 3}},
+    "tuned": {
+        "filtering": {"by": "supervised"},
+        "quark": {"by": "quark", "quantiles": 3},
+        "adaptive": {"by": "regularised", "related": "prompt"},
+    },
     "decoded": {"best": {"rule": "best_of_n", "of": "sft"}},
 }
 
@@ -182,14 +186,19 @@ def test_models_of_other_trainings_have_cards_and_rules_have_none(params: Params
     run = params.model_copy(update={"methods": params.methods.model_copy(update=OTHERS)})
     write_cards(tmp_path, measured(), run)
     texts = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
-    assert sorted(texts) == ["filtering", "quark", "rlhf", "rloo", "sft"]
+    assert sorted(texts) == ["adaptive", "filtering", "quark", "rlhf", "rloo", "sft"]
     assert "| `ppo.responses` | 4 |" in texts["rloo"] and "| `ppo.baseline` | query |" in texts["rloo"]
     assert "responses" not in texts["rlhf"]
     assert "| `tuning.quark.quantiles` | 3 |" in texts["quark"]
     assert "behind the token of the best part" in texts["quark"]
     assert "| `tuning.supervised.texts` | above |" in texts["filtering"]
     assert "by plain next-token prediction on the texts that the keys below choose" in texts["filtering"]
-    assert all("PPO" not in texts[name] for name in ("filtering", "quark"))
+    assert all("PPO" not in texts[name] for name in ("filtering", "quark", "adaptive"))
+    assert "| `tuning.regularised.related` | prompt |" in texts["adaptive"]
+    assert "with a penalty towards the\ndistribution that has the wanted attribute" in texts["adaptive"]
+    assert "on the texts of the wanted class (label 1) by plain" in texts["sft"]
+    everything = run.model_copy(update={"sft": run.sft.model_copy(update={"texts": "all"})})
+    assert "fine-tuned on all texts by plain" in Card(Method("sft", "sft"), everything, "").text()
 
 
 @pytest.mark.parametrize(("name", "aim"), [("mean_fit", "mean score"), ("cvar_fit", "low scores")])

@@ -42,3 +42,26 @@ def test_a_rule_with_a_head_reads_the_sft_model_and_the_head_and_needs_the_answe
     assert scored_answers(few) == {"rlhf": 96, "on_sft": 400, "on_rlhf": 496}
     reads = {method.name: _reads(method) for method in methods_of(few) if method.name in headed}
     assert reads == {"on_sft": (3, 2), "on_rlhf": (3, 3)}  # the model, the SFT model by a pass of its own, the head
+
+
+def test_regularised_fine_tuning_scores_the_answers_of_rounds_that_learn(params: Params) -> None:
+    own = {"by": "regularised", "rounds": 3, "prompts": 10, "samples": 2}
+    soft = {"labels": "soft", "eta": 1.0, "kl_coef": 1.0}
+    tuned = {
+        "sequential": own,
+        "parallel": {**own, "lag": 1},
+        "one": {**own, "lag": 1, "rounds": 1},
+        "plain": {**own, "penalty": 0},
+        "known": {**own, "head": soft},
+        "planned": {**own, "head": {**soft, "eta": "plan"}},
+    }
+    few = changed(params, "plan", train=params.plan.train.model_copy(update={"prompts": 100, "samples": 4}))
+    few = changed(few, "methods", start=[], ppo={}, fit={}, tuned=tuned)
+    assert scored_answers(few) == {
+        "sequential": 60,
+        "parallel": 40,  # the head of the last round would be used in the next one
+        "one": 20,
+        "plain": 0,
+        "known": 60,
+        "planned": 460,
+    }

@@ -282,3 +282,22 @@ def test_fits_take_time_by_their_answers_and_rounds(params: Params, rate: Callab
     assert two - one == pytest.approx(one - none)
     assert seconds({"fit": {"mean_fit": {}}}, rounds=3) > one
     assert seconds({"fit": {"mean_fit": {}}}, rounds=1, calibrated=False) < one
+
+
+def test_regularised_fine_tuning_takes_time_by_its_rows_and_by_the_rounds_that_learn(
+    params: Params, rate: Callable[[float], None]
+) -> None:
+    def seconds(**values: object) -> float:
+        tuned = {"x": {"by": "regularised", "prompts": 100, "samples": 2, **values}}
+        needs = estimate(params.model_copy(update={"methods": params.methods.model_copy(update={"tuned": tuned})}))
+        assert needs is not None
+        return needs.seconds
+
+    none, two, three = seconds(penalty=0), seconds(rounds=2), seconds(rounds=3)
+    assert three - two == pytest.approx((two - none) / 2)
+    assert seconds(rounds=3, lag=1) == pytest.approx(two)
+    assert seconds(rounds=3, head={"epochs": 9}) > three
+    plain = params.methods.model_copy(update={"tuned": {"x": {"by": "supervised"}}})
+    supervised = estimate(params.model_copy(update={"methods": plain}))
+    assert supervised is not None
+    assert none > supervised.seconds

@@ -46,6 +46,11 @@ def test_rows_of_a_class_by_label(params: Params) -> None:
     assert texts(LABELLED, params, "unwanted") == ["a", "dd", "eee"]
 
 
+def test_all_rows(params: Params) -> None:
+    for rows in (LABELLED, BARE):
+        assert texts(rows, params, "all") == [row.text for row in rows]
+
+
 def test_rows_of_a_class_without_labels(params: Params) -> None:
     half = params.model_copy(update={"prompts": params.prompts.model_copy(update={"wanted_quantile": 0.4})})
     assert texts(BARE, half, "wanted") == ["bbbb", "ccc", "eee"]  # floor(2) are left out
