@@ -112,11 +112,6 @@ def _tuning_rules(p: Params) -> Iterable[Rule]:
                 (entry, "tuning.quark.batch_size", "tuning.quark.micro_batch_size"),
                 "micro_batch_size must divide batch_size",
             )
-            yield (
-                p.model.adapter == "none",
-                (entry, "model.adapter"),
-                "Quark adds tokens, whose embeddings a LoRA adapter does not train: set it to none",
-            )
             length = 1 + p.prompts.tokens + p.ppo.max_new_tokens
             yield (
                 p.model.source != "scratch" or length <= p.model.scratch.context,

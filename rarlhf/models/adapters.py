@@ -7,7 +7,7 @@ is searched for in the current folder and in the folders above the adapter's.
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -21,8 +21,10 @@ from transformers.pytorch_utils import Conv1D
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import LoRAParams
-from rarlhf.models.files import ADAPTER_WEIGHTS, adapter_weights, json_object
+from rarlhf.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_weights, json_object
 from rarlhf.models.loading import Storage, listed, not_finite
+from rarlhf.models.tokens import part_tables
+from rarlhf.models.way import own_way
 from rarlhf.system.streams import seed_globals
 
 if TYPE_CHECKING:  # peft takes a second to import, and most stages have no adapter
@@ -76,6 +78,24 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel"
         raise UserError(_no_targets(lm, None)) from error
 
 
+def train_tokens(model: "PeftModel", tokens: Sequence[int], rows: torch.Tensor) -> None:
+    """Makes the input embeddings of some tokens part of the policy's adapter, in place; no other number changes.
+
+    Args:
+        model: a backbone with an adapter `POLICY`, whose output table stays without them (`rarlhf.models.tokens`).
+        tokens: (K,) ids, which no response has.
+        rows: (K, H) their embeddings, trained in float32 on every backbone.
+    """
+    from peft.utils import set_additional_trainable_modules
+
+    lm, config = model.get_base_model(), model.peft_config[POLICY]
+    part_tables(lm, max(tokens) + 1)
+    config.trainable_token_indices = list(tokens)
+    set_additional_trainable_modules(lm, config, lm.config.to_dict(), POLICY)
+    trained = lm.get_input_embeddings().token_adapter.trainable_tokens_delta
+    trained[POLICY] = torch.nn.Parameter(rows.to(lm.device, torch.float32))
+
+
 def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, trainable: bool = False) -> "PeftModel":
     """Adds the adapter in `folder` to a backbone under `name`, in place; the first adapter becomes the active one.
 
@@ -86,6 +106,9 @@ def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, traina
 
     weights = adapter_weights(folder)
     options = {"is_trainable": trainable, "torch_device": str(model.device)}
+    tokens = _input_tokens(folder)
+    if tokens:
+        part_tables(model.get_base_model() if isinstance(model, PeftModel) else model, max(tokens) + 1)
     try:
         with _quiet():
             if isinstance(model, PeftModel):
@@ -98,6 +121,13 @@ def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, traina
     if faults:
         raise UserError(_unfit(folder, model, "; ".join(faults)))
     return model
+
+
+def _input_tokens(folder: Path) -> list[int]:
+    """Tokens whose input embeddings the adapter in a folder has, and which no response has."""
+    trained = json_object(folder / ADAPTER_CONFIG).get("trainable_token_indices")
+    never = own_way(folder).never
+    return list(trained) if isinstance(trained, list) and trained and set(trained) <= set(never) else []
 
 
 def _unfit(folder: Path, model: "PreTrainedModel | PeftModel", detail: str) -> str:

@@ -88,10 +88,6 @@ CLASHES = [
         "methods.ppo.tail = {'dropped': 'pay_kl', 'measure': 'cvar_ru'}: only measure cvar drops episodes; set",
     ),
     (
-        {"methods.tuned": {"quark": {"by": "quark"}}, "model.adapter": "lora"},
-        "methods.tuned.quark = {'by': 'quark'}, model.adapter = 'lora': Quark adds tokens, whose embeddings a LoRA",
-    ),
-    (
         {"methods.tuned": {"quark": {"by": "quark"}}, "model.scratch.context": 32, "sft.tokens": 32},
         "methods.tuned.quark = {'by': 'quark'}, prompts.tokens = 8, ppo.max_new_tokens = 24, model.scratch.context = "
         "32: a token of Quark, query and response take 33 tokens",
