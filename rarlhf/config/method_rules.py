@@ -3,8 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from rarlhf.config.baselines import (
-    DExpertsParams,
-    GeDiParams,
+    CONDITIONED,
     PromptedParams,
     QuarkParams,
     SelfDebiasParams,
@@ -129,9 +128,9 @@ def _decoding_rules(p: Params) -> Iterable[Rule]:
             rule = f"{key} = {model}: name one of the methods that are models ({', '.join(models)})"
             yield model in models, (entry,), rule
         own = {model for model in chosen.models.values() if _by_quark(p, model)}
-        if isinstance(chosen.settings, SelfDebiasParams | DExpertsParams | GeDiParams):
+        if own and chosen.kind not in CONDITIONED:
             yield (
-                not own,
+                False,
                 (entry,),
                 f"{', '.join(sorted(own))} is by quark, whose model this rule would read without its token: name "
                 "another",

@@ -100,6 +100,14 @@ CLASHES = [
         "methods.decoded.less = {'of': 'quark', 'rule': 'self_debias'}: quark is by quark, whose model this rule would",
     ),
     (
+        {
+            "methods.tuned": {"quark": {"by": "quark"}},
+            "methods.headed": {"steered": {"rule": "rect", "of": "quark", "head": "good"}},
+            "methods.heads": {"good": {}},
+        },
+        "methods.headed.steered = {'head': 'good', 'of': 'quark', 'rule': 'rect'}: quark is by quark, whose model this",
+    ),
+    (
         {"methods.ppo": {"hard": {"hard_share": 0.5}}, "ppo.responses": 2},
         "methods.ppo.hard = {'hard_share': 0.5}, ppo.responses = 2: hard prompts are drawn and weighted one for each",
     ),
