@@ -14,14 +14,14 @@ from rarlhf.config.params import Params
 from rarlhf.data.prompts import Query
 from rarlhf.decoding.writing import Choices, OpenModel, open_model, write
 from rarlhf.models.adapters import POLICY
-from rarlhf.models.backbone import AdapterModel, ModelFolders
+from rarlhf.models.backbone import AdapterModel, ModelFolders, WholeModel
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.fused import fuse_activations
 from rarlhf.models.loading import load_causal_lm, save_model
 from rarlhf.models.policy import logits_of, logits_size, response_states
 from rarlhf.models.way import Way, own_way
 from rarlhf.system.machine import Machine
-from rarlhf.training.quark import TOKEN, Quark
+from rarlhf.training.quark import TOKEN, Quark, add_tokens
 from rarlhf.training.supervised import Seat
 from tests.rarlhf.conftest import Keeping
 from tests.rarlhf.models.adapters.tiny import CPU, QUERIES, gpt2, lengths, logprobs, section
@@ -99,6 +99,15 @@ def test_an_adapter_and_its_tokens_are_all_that_is_trained(quark: Quark, base: P
     table = quark.start.lm.get_input_embeddings().original_module.weight
     assert torch.equal(table[: whole.config.vocab_size], whole.get_input_embeddings().weight)
     assert logits_size(quark.start.lm) == whole.config.vocab_size
+
+
+def test_tokens_start_as_in_a_whole_model(quark: Quark, base: Path) -> None:
+    whole = WholeModel(base, CPU)
+    ids = add_tokens(whole, 3, 1)
+    assert ids == quark.tokens
+    started = quark.start.lm.get_input_embeddings().token_adapter.trainable_tokens_delta[POLICY]
+    assert torch.equal(started, whole.lm.get_input_embeddings().weight[ids])
+    assert started.std() > 0.05
 
 
 def test_a_saved_policy_is_the_trained_one_on_a_shared_backbone(
