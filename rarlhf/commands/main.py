@@ -70,7 +70,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     from rarlhf.decoding.writing import Choices, open_model, write
 
     model = open_model(arguments.model, machine.device, arguments.base)
-    rule = open_rule(chosen, model, machine) if chosen else None
+    rule = open_rule(chosen, model, machine, arguments.temperature) if chosen else None
     how = (arguments.samples, arguments.max_new_tokens, arguments.temperature, arguments.seed, arguments.batch_size)
     for written in write(model, [prompt.text for prompt in prompts], Choices(*how), rule):
         prompt = prompts[written.prompt]

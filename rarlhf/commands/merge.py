@@ -6,17 +6,20 @@ from typing import NamedTuple
 import bitsandbytes
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rarlhf.decoding.conditioned import Conditioned
 from rarlhf.decoding.prompts import Prompts
 from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.adapters import POLICY, attach, storage_in_training
 from rarlhf.models.episodes import Episodes
 from rarlhf.models.files import base_of
 from rarlhf.models.folders import refuse_no_merge
-from rarlhf.models.loading import load_backbone, load_causal_lm, save_model
-from rarlhf.models.policy import Sampling, response_logprobs
+from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer, save_model
+from rarlhf.models.policy import Sampling, logits_of, response_states, token_logprobs
+from rarlhf.models.tokens import join_tables
+from rarlhf.models.way import Way, own_way, without, write_way
 from rarlhf.system.files import whole
 from rarlhf.system.streams import generator
 
@@ -55,21 +58,28 @@ def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Differe
     Raises: UserError if `out` is not empty, `adapter` holds no adapter, its base is missing, or the two do not fit.
     """
     refuse_no_merge(adapter, out, base)
-    storage = storage_in_training(adapter)
+    storage, way = storage_in_training(adapter), own_way(adapter)
     place = str(base_of(adapter) if base is None else base)
     lm, tokenizer = load_causal_lm(place)
+    tied = lm.config.tie_word_embeddings
     trained = lm
     if storage is not None and storage.quantization == "int8":
         trained = load_backbone(place, storage, CPU)
         _take_rounded(lm, trained)
         attach(trained, adapter, POLICY)
     model = attach(lm, adapter, POLICY)
-    probe = _probe(trained, tokenizer)
-    before = _logprobs(trained, probe)
+    probed = tokenizer.eos_token_id, way
+    probe = _probe(trained, *probed)
+    before = _logprobs(trained, *probed, probe)
     merged = model.merge_and_unload()
-    difference = (_logprobs(merged, probe) - before).abs()
+    if any(way):  # the adapter has tokens of its own
+        tokenizer = load_tokenizer(str(adapter))
+        join_tables(merged, way.never, tied)
+    difference = (_logprobs(merged, *probed, probe) - before).abs()
     with whole(out) as folder:
         save_model(merged, tokenizer, folder)
+        if any(way):
+            write_way(way, merged, folder)
     return Difference(storage.quantization if storage else None, float(difference.max()), float(difference.mean()))
 
 
@@ -87,15 +97,17 @@ def _sampling(end_id: int) -> Sampling:
     return Sampling(1.0, PROBE_TOKENS, PROBE_TOKENS, end_id)
 
 
-def _probe(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Episodes:
-    """Texts of equal length that the model samples after a start token."""
-    end_id = tokenizer.eos_token_id
-    start = torch.full((PROBE_TEXTS, 1), end_id)
+def _probe(lm: PreTrainedModel, end_id: int, way: Way) -> Episodes:
+    """Texts of equal length that the model samples after a start token, or after its own tokens."""
+    start = torch.tensor([[*way.before] or [end_id]]).expand(PROBE_TEXTS, -1)
     uniforms = torch.rand(PROBE_TEXTS, PROBE_TOKENS, generator=generator("merge"))
     prompts = Prompts(start, torch.ones_like(start, dtype=torch.bool))
-    return sample_responses(Decoding(lm, _sampling(end_id)), prompts, uniforms)
+    rule = Conditioned(Way(never=way.never))
+    return sample_responses(Decoding(lm, _sampling(end_id), rule), prompts, uniforms)
 
 
 @torch.no_grad()
-def _logprobs(lm: PreTrainedModel, probe: Episodes) -> Tensor:
-    return response_logprobs(lm.eval(), probe, _sampling(int(probe.queries[0, 0])))
+def _logprobs(lm: PreTrainedModel, end_id: int, way: Way, probe: Episodes) -> Tensor:
+    """(B, T) log-probabilities of the probe's tokens, nats, without the tokens that are never drawn."""
+    logits = without(logits_of(lm.eval(), response_states(lm, probe)), way.never)
+    return token_logprobs(logits, probe.responses, _sampling(end_id))

@@ -1,4 +1,4 @@
-"""Decoding rules at the command line: `rarlhf generate MODEL --rule NAME`, its settings, scorer and further models."""
+"""Decoding rules at the command line: `rarlhf generate MODEL --rule NAME`, and what each rule reads."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from rarlhf.decoding.writing import OpenModel
     from rarlhf.system.machine import Machine
 
-OPTIONS = ("set", "expert", "anti_expert", "scorer", "label")  # that say something of a rule
+OPTIONS = ("set", "expert", "anti_expert", "head", "sft", "scorer", "label")  # that say something of a rule
+SCORING = ("scorer", "label")
 
 
 class ChosenRule(NamedTuple):
     """What a command line says of a rule, checked before slow imports."""
 
+    name: str
     settings: "Section"
-    experts: tuple[Path, ...]  # folders of the expert and the anti-expert, or none
-    scorer: "tuple[Path, RewardParams] | None"  # as `chosen_scorer` gives it; None for a rule that reads none
+    experts: tuple[Path, ...] = ()  # folders of the expert and the anti-expert, or none
+    head: Path | None = None
+    sft: Path | None = None  # that the head stands on; None for the model that is decoded
+    scorer: "tuple[Path, RewardParams] | None" = None  # as `chosen_scorer` gives it; None for a rule that reads none
 
 
 def add_rule_options(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +38,10 @@ def add_rule_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--expert", type=Path, metavar="FOLDER", help="model of what is wanted")
     group.add_argument("--anti-expert", type=Path, metavar="FOLDER", help="model of what is unwanted")
+    group.add_argument("--head", type=Path, metavar="FOLDER", help="head of rules nado and rect, such as models/good/1")
+    group.add_argument(
+        "--sft", type=Path, metavar="FOLDER", help="model that the head stands on (default: the one that is decoded)"
+    )
     group.add_argument(
         "--scorer", type=Path, metavar="FOLDER", help="classifier by which draws are chosen (default: models/reward)"
     )
@@ -51,44 +59,65 @@ def chosen_rule(arguments: argparse.Namespace) -> ChosenRule | None:
         if given:
             raise UserError(f"{' and '.join(given)}: of use to a decoding rule alone; name one by --rule")
         return None
-    from rarlhf.config.baselines import CHOOSING, DECODED, GUIDED
+    from rarlhf.config.baselines import CHOOSING, DECODED, GUIDED, HEADED
 
-    if name not in (*DECODED, *GUIDED):
-        raise UserError(f"--rule {name}: there is no such rule; take one of {', '.join((*DECODED, *GUIDED))}")
-    _refuse_useless(name, given, name in GUIDED, name in CHOOSING)
-    settings = _settings(name, arguments.set or [])
+    known = (*DECODED, *GUIDED, *HEADED)
+    if name not in known:
+        raise UserError(f"--rule {name}: there is no such rule; take one of {', '.join(known)}")
+    reads = {"--set"}
+    for rules, options in ((GUIDED, ("expert", "anti-expert")), (HEADED, ("head", "sft")), (CHOOSING, SCORING)):
+        reads |= {f"--{option}" for option in options if name in rules}
+    useless = [option for option in given if option not in reads]
+    if useless:
+        raise UserError(f"{' and '.join(useless)}: rule {name} reads no such thing; leave it out")
+    chosen = ChosenRule(name, _settings(name, arguments.set or []))
     if name in GUIDED:
-        return ChosenRule(settings, _experts(name, arguments), None)
-    return ChosenRule(settings, (), _scorer(arguments) if name in CHOOSING else None)
+        return chosen._replace(experts=_experts(name, arguments))
+    if name in HEADED:
+        return chosen._replace(head=_head(name, arguments), sft=arguments.sft)
+    return chosen._replace(scorer=_scorer(arguments)) if name in CHOOSING else chosen
 
 
-def open_rule(chosen: ChosenRule, model: "OpenModel", machine: "Machine") -> "DecodingRule":
+def open_rule(chosen: ChosenRule, model: "OpenModel", machine: "Machine", temperature: float) -> "DecodingRule":
     """Opens what a rule reads, and makes the rule.
 
+    Args:
+        chosen: what the command line says of it.
+        model: that is decoded.
+        machine: where further models go.
+        temperature: at which the model is sampled.
     Raises: UserError if something cannot be loaded, or does not fit the model.
     """
     from rarlhf.commands.score import open_reward_model
+    from rarlhf.config.baselines import CONDITIONED
     from rarlhf.data.queries import episode_texts
     from rarlhf.decoding.choice import Parts, build_rule
-    from rarlhf.decoding.writing import open_model
+    from rarlhf.decoding.headed import open_headed
     from rarlhf.models.reference import frozen
 
+    if any(model.way) and chosen.name not in CONDITIONED:
+        raise UserError(f"--rule {chosen.name}: it would read this model, which is Quark's, without its token")
     parts = Parts(model.tokenizer, frozen(model.lm))
     if chosen.experts:
-        expert, anti_expert = (frozen(open_model(folder, machine.device).lm) for folder in chosen.experts)
+        expert, anti_expert = (frozen(_plain_model(folder, machine).lm) for folder in chosen.experts)
         parts = parts._replace(expert=expert, anti_expert=anti_expert)
+    if chosen.head is not None:
+        below = parts.model if chosen.sft is None else frozen(_plain_model(chosen.sft, machine).lm)
+        parts = parts._replace(headed=open_headed(chosen.head, below, temperature))
     if chosen.scorer is not None:
         score = open_reward_model(*chosen.scorer, machine)
         parts = parts._replace(score=lambda episodes: score(episode_texts(episodes, model.tokenizer, None)))
     return build_rule(chosen.settings, parts)
 
 
-def _refuse_useless(name: str, given: Sequence[str], guided: bool, scoring: bool) -> None:
-    known = {"--set", *(("--expert", "--anti-expert") if guided else ())}
-    known |= {"--scorer", "--label"} if scoring else set()
-    useless = [option for option in given if option not in known]
-    if useless:
-        raise UserError(f"{' and '.join(useless)}: rule {name} reads no such thing; leave it out")
+def _plain_model(folder: Path, machine: "Machine") -> "OpenModel":
+    """Raises: UserError if the model is not sampled as it is."""
+    from rarlhf.decoding.writing import open_model
+
+    model = open_model(folder, machine.device)
+    if any(model.way):
+        raise UserError(f"{folder} is a model of Quark's, which a rule would read without its token; name another")
+    return model
 
 
 def _settings(name: str, changes: Sequence[str]) -> "Section":
@@ -143,6 +172,17 @@ def _experts(name: str, arguments: argparse.Namespace) -> tuple[Path, ...]:
     for folder in folders:
         refuse_no_language_model(folder, None)
     return folders
+
+
+def _head(name: str, arguments: argparse.Namespace) -> Path:
+    from rarlhf.models.folders import refuse_no_head, refuse_no_language_model
+
+    if arguments.head is None:
+        raise UserError(f"--rule {name} reads a head: name it by --head")
+    refuse_no_head(arguments.head)
+    if arguments.sft is not None:
+        refuse_no_language_model(arguments.sft, None)
+    return Path(arguments.head)
 
 
 def _scorer(arguments: argparse.Namespace) -> "tuple[Path, RewardParams]":

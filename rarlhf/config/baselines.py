@@ -160,6 +160,7 @@ class HeadParams(Section):
     kl_coef: Literal["plan"] | Positive
     layers: Annotated[int, Field(ge=0, le=48)]
     heads: Annotated[int, Field(ge=1, le=8192)]
+    init_std: Open01
     consistency: NonNegative
     epochs: Epochs
     batch_size: Batch
@@ -178,6 +179,7 @@ DECODED = ("prompted", "best_of_n", "rejection", "soft_rejection", "self_debias"
 GUIDED = ("dexperts", "gedi")  # rules that read an expert and an anti-expert too
 HEADED = ("nado", "rect")  # rules that read a head of `methods.heads`, and the SFT model that it stands on
 CHOOSING = ("best_of_n", "rejection", "soft_rejection")  # rules that score what they draw
+CONDITIONED = ("prompted", *CHOOSING)  # rules for any model, also for one that is sampled behind a token of its own
 OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # what an entry says besides changes: the rule or training, and its models
     "tuned": ("by",),
     "decoded": ("rule", "of"),

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from rarlhf.config.baselines import (
+    CONDITIONED,
     DExpertsParams,
     GeDiParams,
     HeadParams,
@@ -117,11 +118,6 @@ def _tuning_rules(p: Params) -> Iterable[Rule]:
                 (entry, "tuning.quark.batch_size", "tuning.quark.micro_batch_size"),
                 "micro_batch_size must divide batch_size",
             )
-            yield (
-                p.model.adapter == "none",
-                (entry, "model.adapter"),
-                "Quark adds tokens, whose embeddings a LoRA adapter does not train: set it to none",
-            )
             length = 1 + p.prompts.tokens + p.ppo.max_new_tokens
             yield (
                 p.model.source != "scratch" or length <= p.model.scratch.context,
@@ -164,9 +160,9 @@ def _decoding_rules(p: Params) -> Iterable[Rule]:
             rule = f"{key} = {model}: name one of the methods that are models ({', '.join(models)})"
             yield model in models, (entry,), rule
         own = {model for model in chosen.models.values() if _by_quark(p, model)}
-        if isinstance(chosen.settings, SelfDebiasParams | DExpertsParams | GeDiParams):
+        if own and chosen.kind not in CONDITIONED:
             yield (
-                not own,
+                False,
                 (entry,),
                 f"{', '.join(sorted(own))} is by quark, whose model this rule would read without its token: name "
                 "another",

@@ -14,10 +14,11 @@ from torch.nn.functional import logsigmoid
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from rarlhf.config.baselines import NADOParams, RECTParams
+from rarlhf.config.errors import UserError
 from rarlhf.decoding.eager import EagerDecoder, roomy_cache
 from rarlhf.decoding.prompts import Prompts
 from rarlhf.decoding.rules import DecodingRule
-from rarlhf.models.head import head_logits, load_head
+from rarlhf.models.head import head_inputs, head_logits, load_head
 from rarlhf.models.reference import RefPolicy
 
 LOWEST_CAP = 1e-7  # RECT: least probability that a token is allowed
@@ -44,6 +45,13 @@ class HeadReader:
     """The logits of R for a batch as it grows; model and head have a cache each and read each token once."""
 
     def __init__(self, headed: Headed, prompts: Prompts, new_tokens: int) -> None:
+        """Raises: UserError if a prompt with `new_tokens` is longer than the texts that the head has learnt from."""
+        longest, known = int(prompts.mask.sum(dim=1).max()), int(headed.head.config.n_positions)
+        if longest + new_tokens > known:
+            raise UserError(
+                f"the head knows texts of {known} tokens, and {longest} of the prompt with {new_tokens} new ones are "
+                "more: take fewer, or shorten the prompt"
+            )
         self.headed = headed
         with headed.sft() as lm:
             self.decoder = EagerDecoder(lm, prompts.mask, new_tokens)
@@ -54,13 +62,13 @@ class HeadReader:
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, V) logits of R(tokens so far, v), after `tokens` (B, Q + t)."""
         start, seen = self.decoder.seen, tokens.shape[1]
-        with self.headed.sft():
-            states = self.decoder.states(tokens[:, start:])
+        with self.headed.sft() as lm:
+            inputs = head_inputs(lm, self.decoder.states(tokens[:, start:]), tokens[:, start:])
         options: dict[str, Any] = {"position_ids": self.decoder.positions[:, start:seen]}
         if self.cache is not None:
             options |= {"past_key_values": self.cache, "use_cache": True}
             options |= {"attention_mask": self.decoder.mask[:, :seen]} if self.decoder.padded else {}
-        return head_logits(self.headed.head, states, seen - start - 1, **options)[:, 0]
+        return head_logits(self.headed.head, inputs, seen - start - 1, **options)[:, 0]
 
 
 class NADO(DecodingRule):

@@ -14,6 +14,8 @@ from rarlhf.evaluation.tables import number, with_half_width
 from rarlhf.evaluation.words import percent
 
 HEIGHT = 3.6  # inches
+COLUMNS = 3  # of the legend
+LINE = 0.065  # height of a line of the legend, as a share of the panel's
 SPREAD = 0.7  # of a cluster's width, over which the methods' marks are spread
 
 
@@ -63,7 +65,17 @@ def _gains(clusters: Sequence[Cluster], colours: Colours, axis: Axes) -> None:
     axis.set_title("gain over SFT in mean reward")
     axis.set_xlabel("cluster (prompts), lowest prompt score first")
     if methods:
-        axis.legend(frameon=False, fontsize=8, loc="best")
+        _legend(axis, len(methods))
+
+
+def _legend(axis: Axes, methods: int) -> None:
+    """Names the methods above all marks: the axis goes as much further up as the legend is high."""
+    columns = min(methods, COLUMNS)
+    lines = -(-methods // columns)
+    low, high = axis.get_ylim()
+    share = min(0.7, LINE * lines + 0.02)
+    axis.set_ylim(low, low + (high - low) / (1 - share))
+    axis.legend(frameon=False, fontsize=8, loc="upper center", ncols=columns, columnspacing=1.0, handletextpad=0.3)
 
 
 def gains_of(evaluation: Evaluation) -> list[str]:

@@ -20,8 +20,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "Reward against KL",
         "Dots are seeds, discs their mean, the dotted line is the KL target. The dashed curve is the best that any "
         "policy of that KL could have, found without training from weighted samples of the SFT model; crosses are the "
-        "best of n of the same samples. Further up is "
-        "better; further right is further from the SFT model. Compare two methods only where their dots are at the "
+        "best of n of the same samples. Further up is better; further right is further from the SFT model. An arrow at "
+        "the right edge is a method beyond it, with its KL. Compare two methods only where their dots are at the "
         "same KL.",
     ),
     "differences": (

@@ -20,8 +20,10 @@ PANELS: Mapping[str, str] = {
     "reward_mean": "mean reward",
 }
 SIZE = (4.8, 3.6)  # inches, of a panel
-REACH = 1.25  # the axis ends at this times the highest KL of a method, or the target
+REACH = 1.25  # the axis ends at this times the highest KL of a method on it, or the target
+FAR = 4.0  # times the target, or the median KL of the methods if that is higher: beyond, a method is named at the edge
 DISC, DOT = 6.0, 2.5  # radii, points
+LINE = 11.0  # height of a name, points
 RINGS = (9.0, 16.0, 25.0, 36.0, 48.0, 62.0, 78.0)  # distances from a disc at which its name may stand, points
 TURNS = tuple(k * pi / 12 for k in range(24))
 
@@ -44,13 +46,17 @@ def trade_off(evaluation: Evaluation, colours: Colours) -> Drawing:
 
 
 def _panel(evaluation: Evaluation, colours: Colours, metric: str, title: str, axis: Axes) -> Finish:
-    methods, target = evaluation["methods"], evaluation["kl_target"]
-    reach = REACH * max(target, *(kl for spreads in methods.values() for kl in spreads["kl_sft"]["per_seed"]))
+    target, every = evaluation["kl_target"], evaluation["methods"]
+    near = on_axis({method: spreads["kl_sft"]["mean"] for method, spreads in every.items()}, target)
+    methods, far = ({m: every[m] for m in every if (m in near) == inside} for inside in (True, False))
+    reach = REACH * max([target, *(kl for spreads in methods.values() for kl in spreads["kl_sft"]["per_seed"])])
     _attainable(axis, evaluation, metric, reach)
     for method, spreads in methods.items():
         kl, reward, colour = spreads["kl_sft"], spreads[metric], colours[method]
         axis.scatter([kl["mean"]], [reward["mean"]], s=(2 * DISC) ** 2, color=colour, alpha=0.3, linewidths=0)
         axis.scatter(kl["per_seed"], reward["per_seed"], s=(2 * DOT) ** 2 / 1.6, color=colour, linewidths=0, zorder=3)
+    for method, spreads in far.items():
+        axis.plot([reach], [spreads[metric]["mean"]], marker=">", markersize=5, color=colours[method], clip_on=False)
     axis.axvline(target, color="#333333", linewidth=1, linestyle=(0, (1, 2)))
     axis.annotate(
         f"target {target:g}", (target, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
@@ -66,7 +72,19 @@ def _panel(evaluation: Evaluation, colours: Colours, metric: str, title: str, ax
         for spreads in methods.values()
         for place in zip(spreads["kl_sft"]["per_seed"], spreads[metric]["per_seed"], strict=True)
     ]
-    return partial(_name, axis, means, dots, colours)
+    outside = {f"{label_of(m)}, {s['kl_sft']['mean']:.1f}": (s[metric]["mean"], colours[m]) for m, s in far.items()}
+    return partial(_name, axis, means, dots, outside, colours)
+
+
+def on_axis(means: Mapping[str, float], target: float) -> set[str]:
+    """The methods that the axis of KL shows; the others are so far out that it would squeeze these.
+
+    Args:
+        means: KL of each method, nats.
+        target: the KL target, nats.
+    """
+    limit = FAR * max(target, float(np.median(list(means.values()))))
+    return {method for method, kl in means.items() if kl <= limit}
 
 
 def _attainable(axis: Axes, evaluation: Evaluation, metric: str, reach: float) -> None:
@@ -96,9 +114,21 @@ def _best_of_n(axis: Axes, curve: BestOfNCurve, metric: str, reach: float) -> No
 
 
 def _name(
-    axis: Axes, means: Mapping[str, tuple[float, float]], dots: Sequence[tuple[float, float]], colours: Colours
+    axis: Axes,
+    means: Mapping[str, tuple[float, float]],
+    dots: Sequence[tuple[float, float]],
+    outside: Mapping[str, tuple[float, str]],
+    colours: Colours,
 ) -> None:
-    """Each method's name beside its disc, with a line to it where the name had to go further off."""
+    """Each method's name beside its disc, with a line to it where the name had to go further off.
+
+    Args:
+        axis: the panel.
+        means: KL and reward of each method on the axis.
+        dots: those of its seeds.
+        outside: reward and colour of each method beyond the axis, by what stands at the edge for it.
+        colours: of every method.
+    """
     figure = axis.get_figure(root=True)
     if figure is None:
         return
@@ -115,6 +145,8 @@ def _name(
         for place in np.asarray(line.get_xydata())
     ]
     taken += [Bbox(text.get_window_extent().get_points() * scale) for text in axis.texts]
+    for words, (reward, colour) in outside.items():
+        _name_at_edge(axis, words, reward, colour, frame, taken)
     for method in sorted(at, key=lambda name: -float(at[name][1])):
         name = axis.annotate(
             label_of(method), means[method], xytext=(0, 0), textcoords="offset points", ha="center", va="center",
@@ -124,10 +156,29 @@ def _name(
         _put(name, at[method], _outward(at[method], list(at.values())), frame, taken, scale)
 
 
+def _name_at_edge(axis: Axes, words: str, reward: float, colour: str, frame: Bbox, taken: list[Bbox]) -> None:
+    """Writes a name and its KL left of the right edge, at its reward or as near to it as there is room."""
+    points = 72 / axis.figure.dpi
+    height = float(axis.transData.transform((0, reward))[1]) * points
+    name = axis.annotate(
+        words, (1, reward), xycoords=("axes fraction", "data"), xytext=(0, 0), textcoords="offset points", ha="right",
+        va="center", color=colour, fontweight="bold", fontsize=9, zorder=4,
+    )  # fmt: skip
+    width = Annotation.get_window_extent(name).width * points
+    shifts = sorted(np.arange(-20, 21) * LINE / 2, key=abs)
+    boxes = [_box(np.array([frame.x1 - DISC - width / 2, height + shift]), width, LINE) for shift in shifts]
+    inside = [frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes]
+    free = [i for i, box in enumerate(boxes) if inside[i] and not box.count_overlaps(taken)]
+    chosen = free[0] if free else 0
+    name.set_position((-DISC, float(shifts[chosen])))
+    name.set_in_layout(False)
+    taken.append(boxes[chosen])
+
+
 def _put(name: Annotation, disc: FloatArray, outward: float, frame: Bbox, taken: list[Bbox], scale: float) -> None:
     """Moves a name to the nearest free place around its disc, and takes that place; all lengths in points."""
     extent = Annotation.get_window_extent(name)
-    width, height = extent.width * scale, 11.0
+    width, height = extent.width * scale, LINE
     offset = free_place((width, height), disc, outward, frame, taken)
     name.set_position(offset)
     name.set_in_layout(False)

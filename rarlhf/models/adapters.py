@@ -7,7 +7,7 @@ is searched for in the current folder and in the folders above the adapter's.
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -21,8 +21,10 @@ from transformers.pytorch_utils import Conv1D
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import LoRAParams
-from rarlhf.models.files import ADAPTER_WEIGHTS, adapter_weights, json_object
+from rarlhf.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_weights, json_object
 from rarlhf.models.loading import Storage, listed, not_finite
+from rarlhf.models.tokens import part_tables
+from rarlhf.models.way import own_way
 from rarlhf.system.streams import seed_globals
 
 if TYPE_CHECKING:  # peft takes a second to import, and most stages have no adapter
@@ -76,18 +78,7 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel"
         raise UserError(_no_targets(lm, None)) from error
 
 
-def copy_policy(model: "PeftModel", name: str) -> None:
-    """Copies the policy's adapter as it is now to a frozen one, `name`, which is made or replaced; in place."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    weights = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
-    with _quiet():
-        if name not in model.peft_config:
-            model.add_adapter(name, copy(model.peft_config[POLICY]))
-        set_peft_model_state_dict(model, weights, adapter_name=name)
-    for path, parameter in model.named_parameters():
-        if f".{name}." in path:
-            parameter.requires_grad_(False)
+from rarlhf.models.adapters import POLICY, REFERENCE, attach, copy_policy, new_adapter, save_adapter, train_tokens
 
 
 def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, trainable: bool = False) -> "PeftModel":
@@ -100,6 +91,9 @@ def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, traina
 
     weights = adapter_weights(folder)
     options = {"is_trainable": trainable, "torch_device": str(model.device)}
+    tokens = _input_tokens(folder)
+    if tokens:
+        part_tables(model.get_base_model() if isinstance(model, PeftModel) else model, max(tokens) + 1)
     try:
         with _quiet():
             if isinstance(model, PeftModel):
@@ -112,6 +106,13 @@ def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, traina
     if faults:
         raise UserError(_unfit(folder, model, "; ".join(faults)))
     return model
+
+
+def _input_tokens(folder: Path) -> list[int]:
+    """Tokens whose input embeddings the adapter in a folder has, and which no response has."""
+    trained = json_object(folder / ADAPTER_CONFIG).get("trainable_token_indices")
+    never = own_way(folder).never
+    return list(trained) if isinstance(trained, list) and trained and set(trained) <= set(never) else []
 
 
 def _unfit(folder: Path, model: "PreTrainedModel | PeftModel", detail: str) -> str:

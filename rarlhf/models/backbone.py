@@ -3,7 +3,7 @@
 Code that trains or measures gets its models from here and need not know which kind it has.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.params import ModelParams
-from rarlhf.models.adapters import POLICY, REFERENCE, attach, copy_policy, new_adapter, save_adapter
+from rarlhf.models.adapters import POLICY, REFERENCE, attach, copy_policy, new_adapter, save_adapter, train_tokens
 from rarlhf.models.files import base_of, is_adapter
 from rarlhf.models.loading import load_backbone, load_causal_lm, load_tokenizer, save_model, storage_of
 from rarlhf.models.reference import RefPolicy, frozen
+from rarlhf.models.tokens import add_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -79,6 +81,12 @@ class Trainable(Protocol):
         The next copy of the same slot replaces it.
         """
 
+    def add_tokens(self, tokens: Sequence[int], rows: Tensor) -> None:
+        """Adds tokens (K,) that are never drawn, with input embeddings (K, H), which are trained; the tokenizer stays.
+
+        The output table may lack them afterwards; where it has them, their logits are not to be used.
+        """
+
     def save(self, folder: Path) -> None:
         """Writes what was trained to `folder`."""
 
@@ -104,6 +112,10 @@ class WholeModel:
         copy = deepcopy(self.lm)
         vars(copy).pop("forward", None)  # a trainer's own, which would run the model that is trained
         return frozen(copy)
+
+    def add_tokens(self, tokens: Sequence[int], rows: Tensor) -> None:
+        """Adds rows to both tables where they are too short."""
+        add_rows(self.lm, tokens, rows)
 
     def save(self, folder: Path) -> None:
         """Writes the model and its tokenizer."""
@@ -155,6 +167,10 @@ class AdapterModel:
                 yield lm
             finally:
                 lm.train(training)
+
+    def add_tokens(self, tokens: Sequence[int], rows: Tensor) -> None:
+        """Makes the embeddings a part of the adapter; the backbone's logits stay as they are."""
+        train_tokens(self.model, tokens, rows)
 
     def save(self, folder: Path) -> None:
         """Writes the adapter and the tokenizer."""

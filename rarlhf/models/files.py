@@ -13,6 +13,7 @@ WEIGHTS = ("model.safetensors", "model-*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin")
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+TOKENIZER = "tokenizer_config.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 

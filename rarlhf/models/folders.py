@@ -4,7 +4,16 @@ import os
 from pathlib import Path
 
 from rarlhf.config.errors import UserError
-from rarlhf.models.files import CONFIG, adapter_weights, base_of, is_adapter, json_object, pickled_files, weight_files
+from rarlhf.models.files import (
+    CONFIG,
+    TOKENIZER,
+    adapter_weights,
+    base_of,
+    is_adapter,
+    json_object,
+    pickled_files,
+    weight_files,
+)
 
 SHOWN = 6  # folders that an error lists
 
@@ -48,6 +57,16 @@ def refuse_no_classifier(folder: Path) -> None:
     if is_adapter(folder):
         raise UserError(f"{folder} holds an adapter, which gives no scores; name the folder of a whole classifier")
     _refuse_no_model(folder, "name a classifier's", f"no {CONFIG}")
+
+
+def refuse_no_head(folder: Path) -> None:
+    """Refuses a folder without a head R(prefix, token). Whether it fits the model is found when it is loaded.
+
+    Raises: UserError.
+    """
+    _refuse_no_model(folder, "name a head's, such as models/good/1", f"no {CONFIG}")
+    if architectures(folder) != ["GPT2LMHeadModel"] or (folder / TOKENIZER).is_file():
+        raise UserError(f"{folder} holds a model, and a head is needed: name a folder that stage head wrote")
 
 
 def refuse_no_conversion(source: str, out: Path, revision: str | None) -> None:

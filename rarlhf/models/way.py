@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rarlhf.config.errors import UserError
 from rarlhf.models.files import json_object
@@ -25,8 +26,11 @@ class Way(NamedTuple):
     never: Sequence[int] = ()  # tokens that no response has
 
 
-def write_way(way: Way, folder: Path) -> None:
-    """Leaves the note in a model's folder."""
+def write_way(way: Way, lm: PreTrainedModel, folder: Path) -> None:
+    """Leaves the note in a model's folder, and a generation configuration by which transformers never draws `never`."""
+    config = lm.generation_config
+    config.suppress_tokens = sorted({*(config.suppress_tokens or []), *way.never})
+    config.save_pretrained(folder)
     values = {key: list(tokens) for key, tokens in way._asdict().items()}
     (folder / WAY).write_text(json.dumps(values) + "\n", encoding="utf-8")
 
@@ -50,6 +54,10 @@ def own_way(folder: Path) -> Way:
 
 
 def without(logits: Tensor, never: Sequence[int]) -> Tensor:
-    """Logits (..., V) with minus infinity for the tokens `never`: probability 0, and no gradient."""
-    index = torch.tensor(never, dtype=torch.int64, device=logits.device)
-    return logits.index_fill(-1, index, -torch.inf) if never else logits
+    """Logits (..., V) with minus infinity for the tokens `never`: probability 0, and no gradient.
+
+    Tokens beyond the V that the model has logits for have probability 0 anyway.
+    """
+    there = [token for token in never if token < logits.shape[-1]]
+    index = torch.tensor(there, dtype=torch.int64, device=logits.device)
+    return logits.index_fill(-1, index, -torch.inf) if there else logits

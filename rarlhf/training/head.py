@@ -38,7 +38,7 @@ from rarlhf.decoding.samples import Samples
 from rarlhf.messages.progress import Recorder
 from rarlhf.models.backbone import ModelFolders
 from rarlhf.models.episodes import Episodes
-from rarlhf.models.head import head_logits, new_head
+from rarlhf.models.head import head_inputs, head_logits, new_head
 from rarlhf.models.loading import load_tokenizer
 from rarlhf.models.policy import Sampling, episode_states, logits_of, positions, sampling_of
 from rarlhf.models.reference import RefPolicy
@@ -141,7 +141,7 @@ def _log_expected(logits: Tensor, probabilities: Tensor) -> Tensor:
 
 
 class HeadTrainer(Trainer):
-    """transformers' Trainer with the mean of `head_losses` on the states of a frozen model."""
+    """transformers' Trainer with the mean of `head_losses` on what a frozen model reads."""
 
     def __init__(  # noqa: PLR0913, PLR0917, each is a different thing
         self,
@@ -171,9 +171,10 @@ class HeadTrainer(Trainer):
         with self.machine.autocast():
             with torch.no_grad(), self.policy() as lm:
                 states = episode_states(lm, episodes)
+                read = head_inputs(lm, states, torch.cat([episodes.queries, episodes.responses], dim=1)[:, :-1])
                 shaped = self.sampling.shape(logits_of(lm, states[:, first:]), first=0)
             options = {"attention_mask": mask.long(), "position_ids": positions(mask)}
-            logits = head_logits(self.model, states, first, **options)
+            logits = head_logits(self.model, read, first, **options)
         return head_losses(logits, shaped.softmax(dim=-1), episodes, labels, self.consistency).mean()
 
 

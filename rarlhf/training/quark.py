@@ -24,7 +24,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import get_linear_schedule_with_warmup
 
 from rarlhf.config.baselines import QuarkParams
 from rarlhf.config.errors import UserError
@@ -141,30 +141,24 @@ class Pool:
         return torch.cat(passes)[:count]
 
 
-def add_tokens(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[int]:
+def add_tokens(start: Trainable, count: int, seed: int) -> list[int]:
     """Adds `count` tokens to a model and its tokenizer, in place; returns their ids.
 
     Each number of their embeddings is drawn from a normal distribution with mean and standard deviation of its column
-    in the table. Their output embeddings, where those are not the same, are 0: they are never drawn.
+    in the table.
 
     Raises: UserError if the tokenizer has one of them.
     """
     names = [TOKEN.format(k + 1) for k in range(count)]
-    taken = sorted(set(names) & set(tokenizer.get_vocab()))
+    taken = sorted(set(names) & set(start.tokenizer.get_vocab()))
     if taken:
         raise UserError(f"the tokenizer has the token {taken[0]} already: Quark needs a start that is not its own")
-    tokenizer.add_special_tokens({"additional_special_tokens": names})
-    ids = [int(i) for i in tokenizer.convert_tokens_to_ids(names)]
-    table = lm.get_input_embeddings().weight.detach().clone()
-    if max(ids) >= len(table):  # some tables have rows to spare
-        lm.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    start.tokenizer.add_special_tokens({"additional_special_tokens": names})
+    ids = [int(i) for i in start.tokenizer.convert_tokens_to_ids(names)]
+    table = start.lm.get_input_embeddings().weight.detach().float()
     random = torch.randn(count, table.shape[1], generator=generator("quark", "tokens", seed))
     deviation, mean = torch.std_mean(table, dim=0, correction=0)
-    inputs, outputs = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
-    with torch.no_grad():
-        if outputs is not inputs:
-            outputs[ids] = 0.0
-        inputs[ids] = mean + deviation * random.to(mean.device)
+    start.add_tokens(ids, mean + deviation * random.to(mean.device))
     return ids
 
 
@@ -207,7 +201,7 @@ class Quark:
         self.machine, self.recorder, self.seed = seat
         self.sampling = sampling_of(params, start.tokenizer.eos_token_id)
         self.ref_policy = start.ref_policy()
-        self.tokens = add_tokens(start.lm, start.tokenizer, settings.quantiles, self.seed)
+        self.tokens = add_tokens(start, settings.quantiles, self.seed)
         self.way = Way([self.tokens[-1]], self.tokens)
         fuse_activations(start.lm)
         if params.model.gradient_checkpointing:
@@ -293,10 +287,8 @@ class Quark:
 
     def save(self, folder: Path) -> None:
         """Writes the model, its tokenizer and how it is decoded."""
-        config = self.start.lm.generation_config
-        config.suppress_tokens = sorted({*(config.suppress_tokens or []), *self.tokens})  # for transformers' `generate`
         self.start.save(folder)
-        write_way(self.way, folder)
+        write_way(self.way, self.start.lm, folder)
 
 
 class _Curve:

@@ -23,7 +23,7 @@ from rarlhf.data.prompts import Query
 from rarlhf.decoding.samples import Model, Sampler, Samples
 from rarlhf.messages.progress import Recorder
 from rarlhf.models.backbone import Trainable
-from rarlhf.models.head import head_states
+from rarlhf.models.head import head_inputs, head_states
 from rarlhf.models.policy import logits_of, sampling_of
 from rarlhf.models.reference import RefPolicy
 from rarlhf.rewards.scorers import Score
@@ -58,8 +58,9 @@ class Guide(NamedTuple):
         with machine.autocast():
             with self.policy() as lm:  # padding on the right needs no mask: no real token attends to it
                 states = lm.base_model(input_ids=tokens[rows, :width], use_cache=False).last_hidden_state
+                inputs = head_inputs(lm, states, tokens[rows, :width])
                 logits = logits_of(lm, states[mask[rows, :width]])
-            return logits, logits_of(self.head, head_states(self.head, states)[mask[rows, :width]])
+            return logits, logits_of(self.head, head_states(self.head, inputs)[mask[rows, :width]])
 
 
 class Rounds:

@@ -7,10 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerBase,
+)
 
+from rarlhf.commands.rules import ChosenRule, open_rule
+from rarlhf.config.baselines import NADOParams
 from rarlhf.config.params import Params
+from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.writing import open_model
+from rarlhf.models.head import new_head
 from rarlhf.models.loading import load_causal_lm, save_model
+from rarlhf.models.way import Way, write_way
+from rarlhf.system.machine import Machine
 from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tests.rarlhf.commands.test_main import ROOT, in_a_process
 from tests.rarlhf.commands.test_main import refusal as refused
@@ -94,6 +107,74 @@ def test_rules_that_change_the_distribution_write_by_it(folder: Path, capsys: py
     assert len({tuple(texts) for texts in (plain, gedi, steered, told, debiased)}) == 5
 
 
+@pytest.fixture
+def heads(folder: Path, lm: GPT2LMHeadModel, params: Params) -> None:
+    """Heads `good/1` on `lm`, `other/1` on another vocabulary, `narrow/1` on another width."""
+    for name, shape in {"good": {}, "other": {"vocab_size": 9}, "narrow": {"n_embd": 8}}.items():
+        below = lm if not shape else GPT2LMHeadModel(GPT2Config(**lm.config.to_dict() | shape))
+        head = new_head(below, params.head.model_copy(update={"init_std": 0.9}), 24, seed=1)
+        with torch.no_grad():
+            head.lm_head.weight.mul_(40.0)
+        head.save_pretrained(Path(name, "1"))
+
+
+def test_a_head_steers_the_model_that_it_stands_on_and_others(
+    folder: Path, heads: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, head = written(capsys), ("--head", "good/1")
+    nado = ("--rule", "nado", *head, "--set")
+    assert written(capsys, *nado, "factor=0") == plain
+    steered = written(capsys, *nado, "factor=2")
+    assert steered != plain
+    assert written(capsys, *nado, "factor=2", "--sft", "lm") == steered
+    assert written(capsys, *nado, "factor=2", "--sft", "up") != steered
+    capped = written(capsys, "--rule", "rect", *head)  # eps as in preset tiny
+    assert capped not in (plain, steered)
+    assert written(capsys, "--rule", "rect", *head, "--set", "eps=0") == capped
+
+
+def test_a_factor_is_the_power_of_the_head_at_every_temperature(folder: Path, heads: None) -> None:
+    """What is drawn at a low temperature: the logits are divided by it after the rule."""
+    model, machine = open_model(Path("lm"), torch.device("cpu")), Machine(torch.device("cpu"), torch.float32)
+    chosen = ChosenRule("nado", NADOParams(factor=3.0), head=Path("good/1"))
+    prompts, logits = left_pad([[5, 6]], 0, model.lm.device), torch.zeros(1, model.lm.config.vocab_size)
+    added = [
+        open_rule(chosen, model, machine, temperature).processors(prompts, 4)(prompts.tokens, logits) / temperature
+        for temperature in (1.0, 0.25)
+    ]
+    assert torch.allclose(*added)
+    assert added[0].std() > 0.1
+
+
+def test_a_head_that_does_not_fit_is_refused(
+    folder: Path, heads: None, lm: GPT2LMHeadModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = lm.config.vocab_size
+    for name, states, tokens in (("other", 16, 9), ("narrow", 8, size)):
+        assert refused(capsys, f"generate lm we --rule nado --head {name}/1 --max-new-tokens 4") == (
+            f"the head in {name}/1 is of a model with {states} states and {tokens} tokens and the SFT model has 16 "
+            f"states and {size} tokens; train it again"
+        )
+    assert refused(capsys, "generate lm we --rule nado --head good/1 --max-new-tokens 24") == (
+        "the head knows texts of 24 tokens, and 1 of the prompt with 24 new ones are more: take fewer, or shorten the "
+        "prompt"
+    )
+
+
+def test_quark_s_model_is_refused_where_a_rule_would_read_it_without_its_token(
+    folder: Path, heads: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("lm", "quark")
+    write_way(Way([5], [5, 6]), load_causal_lm("quark")[0], Path("quark"))
+    for rule in ("self_debias", "nado --head good/1", "dexperts --expert up --anti-expert down"):
+        line = refused(capsys, f"generate quark we --rule {rule}")
+        assert line == f"--rule {rule.split()[0]}: it would read this model, which is Quark's, without its token"
+    for rule in ("nado --head good/1 --sft quark", "dexperts --expert up --anti-expert quark"):
+        line = refused(capsys, f"generate lm we --rule {rule}")
+        assert line == "quark is a model of Quark's, which a rule would read without its token; name another"
+    assert lines(capsys, "generate", "quark", "we", "--rule", "best_of_n", "--max-new-tokens", "4")
+
+
 REFUSED = {
     "--set n=4": "--set: of use to a decoding rule alone; name one by --rule",
     "--expert up --label 1": "--expert and --label: of use to a decoding rule alone; name one by --rule",
@@ -112,6 +193,14 @@ REFUSED = {
     "--rule gedi --expert up --anti-expert models/reward": "models/reward holds a classifier, which writes nothing",
     "--rule prompted --expert up": "--expert: rule prompted reads no such thing; leave it out",
     "--rule self_debias --scorer models/reward": "--scorer: rule self_debias reads no such thing; leave it out",
+    "--rule nado": "--rule nado reads a head: name it by --head",
+    "--rule nado --head no": "there is no folder no; name a head's, such as models/good/1",
+    "--rule rect --head up": "up holds a model, and a head is needed: name a folder that stage head wrote",
+    "--rule rect --head models/reward": "models/reward holds a model, and a head is needed",
+    "--rule nado --head models": "models holds no model: it has no config.json; name one of the folders in it: reward",
+    "--rule rect --head up --set eps=1": "--set eps = 1: should be less than 1",
+    "--rule gedi --head up --sft lm": "--head and --sft: rule gedi reads no such thing; leave it out",
+    "--rule nado --expert up": "--expert: rule nado reads no such thing; leave it out",
     "--rule best_of_n --scorer no": "there is no folder no; name a classifier's",
     "--rule best_of_n --scorer models/reward": "models/reward has several outputs (0: NEGATIVE, 1: POSITIVE); name",
 }

@@ -88,10 +88,6 @@ CLASHES = [
         "methods.ppo.tail = {'dropped': 'pay_kl', 'measure': 'cvar_ru'}: only measure cvar drops episodes; set",
     ),
     (
-        {"methods.tuned": {"quark": {"by": "quark"}}, "model.adapter": "lora"},
-        "methods.tuned.quark = {'by': 'quark'}, model.adapter = 'lora': Quark adds tokens, whose embeddings a LoRA",
-    ),
-    (
         {"methods.tuned": {"quark": {"by": "quark"}}, "model.scratch.context": 32, "sft.tokens": 32},
         "methods.tuned.quark = {'by': 'quark'}, prompts.tokens = 8, ppo.max_new_tokens = 24, model.scratch.context = "
         "32: a token of Quark, query and response take 33 tokens",
@@ -102,6 +98,14 @@ CLASHES = [
             "methods.decoded": {"less": {"rule": "self_debias", "of": "quark"}},
         },
         "methods.decoded.less = {'of': 'quark', 'rule': 'self_debias'}: quark is by quark, whose model this rule would",
+    ),
+    (
+        {
+            "methods.tuned": {"quark": {"by": "quark"}},
+            "methods.headed": {"steered": {"rule": "rect", "of": "quark", "head": "good"}},
+            "methods.heads": {"good": {}},
+        },
+        "methods.headed.steered = {'head': 'good', 'of': 'quark', 'rule': 'rect'}: quark is by quark, whose model this",
     ),
     (
         {"methods.ppo": {"hard": {"hard_share": 0.5}}, "ppo.responses": 2},

@@ -15,7 +15,7 @@ from rarlhf.decoding.headed import NADO, RECT, Headed, HeadReader
 from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.rules import DecodingRule
 from rarlhf.decoding.sampling import Decoding, draw, random_numbers
-from rarlhf.models.head import head_logits, new_head
+from rarlhf.models.head import head_inputs, head_logits, new_head
 from rarlhf.models.policy import Sampling, positions
 from rarlhf.models.reference import frozen
 
@@ -54,7 +54,7 @@ def test_the_caches_give_what_whole_passes_give(lm: GPT2LMHeadModel, params: Par
     options = {"attention_mask": mask.long(), "position_ids": positions(mask)}
     with torch.no_grad():
         states = lm.base_model(input_ids=tokens, **options).last_hidden_state
-        whole = head_logits(head, states, **options)
+        whole = head_logits(head, head_inputs(lm, states, tokens), **options)
     assert torch.allclose(found, whole[:, [2, 3, 4, 7]], atol=1e-5)
     assert whole.std() > 0.1
 

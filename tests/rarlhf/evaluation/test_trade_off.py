@@ -4,7 +4,7 @@ from matplotlib.transforms import Bbox
 
 from rarlhf.config.methods import colours_of
 from rarlhf.evaluation.comparisons import compare_methods
-from rarlhf.evaluation.trade_off import free_place, trade_off
+from rarlhf.evaluation.trade_off import free_place, on_axis, trade_off
 
 FRAME = Bbox.from_bounds(0, 0, 200, 200)
 
@@ -49,6 +49,30 @@ def test_the_attainable_is_drawn_as_far_as_the_axis_goes(evaluation) -> None:
     assert {"best of 2", "best of 4"} <= set(shown)
     assert not {"best of 1", "best of 64"} & set(shown)  # SFT itself, and one beyond the axis
     assert "attainable" not in names(trade_off(evaluation, colours_of(evaluation["methods"])).parts()[0].axes[0])
+
+
+def test_a_method_far_out_is_named_at_the_edge(evaluation) -> None:
+    far = {name: {**evaluation["methods"]["rlhf"]} for name in ("gedi", "prompted")}
+    for spread, kl in zip(far.values(), (12.0, 37.0), strict=True):
+        spread["kl_sft"] = {**spread["kl_sft"], "mean": kl, "per_seed": [kl] * 2}
+    both = {**evaluation, "methods": evaluation["methods"] | far}
+    drawing = trade_off(both, colours_of(both["methods"]))
+    for axis in drawing.figure().axes:
+        assert axis.get_xlim()[1] == pytest.approx(1.25 * 2.1)  # as without them
+        shown = names(axis)
+        assert {"GeDi, 12.0", "Prompted, 37.0", "RLHF"} <= set(shown)
+        boxes = [text.get_window_extent() for text in shown.values()]
+        assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+        right = axis.get_window_extent().x1
+        for name in ("GeDi, 12.0", "Prompted, 37.0"):  # at the same reward, so one stands above the other
+            assert right - 20 < shown[name].get_window_extent().x1 < right
+    assert "GeDi: KL 12.00" in drawing.text
+
+
+def test_a_method_is_far_out_by_the_target_and_by_the_others() -> None:
+    assert on_axis({"a": 0.0, "b": 0.7, "c": 2.9, "d": 3.1}, 0.75) == {"a", "b", "c", "d"}  # their median is 1.8
+    assert on_axis({"a": 0.0, "b": 0.2, "c": 2.9, "d": 3.1, "e": 0.7}, 0.75) == {"a", "b", "c", "e"}
+    assert on_axis({"a": 0.0, "b": 22.0, "c": 25.0, "d": 30.0}, 4.0) == {"a", "b", "c", "d"}  # none is where it should
 
 
 def test_the_text_has_the_numbers_of_the_table(evaluation) -> None:

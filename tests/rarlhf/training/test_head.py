@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from rarlhf.config.baselines import HeadParams
 from rarlhf.config.errors import UserError
@@ -17,7 +17,8 @@ from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.samples import Samples
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.episodes import Episodes
-from rarlhf.models.head import head_logits, load_head, new_head
+from rarlhf.models.head import head_inputs, head_logits, load_head, new_head
+from rarlhf.models.loading import save_model
 from rarlhf.models.policy import Sampling, episode_states, positions, response_logprobs
 from rarlhf.system.machine import Machine
 from rarlhf.training.fit import Places
@@ -155,8 +156,9 @@ def passed(head: GPT2LMHeadModel, world: World) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         states = episode_states(world.lm, episodes)
         probabilities = world.lm.lm_head(states[:, first:]).softmax(dim=-1)
+        inputs = head_inputs(world.lm, states, torch.cat([episodes.queries, episodes.responses], dim=1)[:, :-1])
     options = {"attention_mask": mask.long(), "position_ids": positions(mask)}
-    return head_logits(head, states, first, **options), probabilities
+    return head_logits(head, inputs, first, **options), probabilities
 
 
 def learnt(world: World, labels: Tensor, settings: HeadParams, steps: int = 500) -> GPT2LMHeadModel:
@@ -267,16 +269,45 @@ def test_micro_batches_and_padding_change_nothing(
     assert torch.allclose(*weights, atol=2e-4)  # other batches are padded otherwise
 
 
-def test_a_new_head_gives_all_tokens_the_worth_of_the_prefix(lm: GPT2LMHeadModel, params: Params) -> None:
-    states = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(1))
-    for layers in (0, 2):
-        head = new_head(lm, section(params, layers=layers, heads=2), 8, seed=1)
-        logits = head_logits(head, states)
-        assert logits.shape == (1, 4, lm.config.vocab_size)
-        assert (logits - logits[..., :1]).abs().max() < 1e-6
-        assert logits[0, :, 0].std() > 1e-4
+def test_a_new_head_starts_near_one_half_at_every_width(params: Params) -> None:
+    for width, std in ((16, 0.1), (64, 0.1), (256, 0.02)):
+        config = GPT2Config(vocab_size=500, n_embd=width, n_layer=1, n_head=2, n_positions=8)
+        inputs = torch.randn(1, 4, width, generator=torch.Generator().manual_seed(1))
+        for layers in (0, 2):
+            settings = section(params, layers=layers, heads=2, init_std=std)
+            logits = head_logits(new_head(GPT2LMHeadModel(config), settings, 8, seed=1), inputs).detach()
+            assert logits.shape == (1, 4, 500)
+            assert logits.std().item() == pytest.approx(0.16, rel=0.15)
+    lm = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2))
     with pytest.raises(UserError, match="head.heads = 3: it must divide the model's hidden size, which is 16"):
         new_head(lm, section(params, layers=1, heads=3), 8, seed=1)
+    lm.set_input_embeddings(torch.nn.Embedding(20, 8))
+    with pytest.raises(UserError, match="embeddings and states, and the model's have 8 and 16 numbers"):
+        new_head(lm, section(params, layers=1, heads=2), 8, seed=1)
+
+
+def test_a_head_reads_states_and_embeddings_alike(lm: GPT2LMHeadModel) -> None:
+    states = torch.arange(16.0).expand(1, 2, 16) * torch.tensor([1.0, -5.0]).reshape(1, 2, 1)
+    inputs = head_inputs(lm, states.bfloat16(), torch.tensor([[4, 5]]))
+    line = (torch.arange(16.0) - 7.5) / (85 / 4) ** 0.5  # variance of 0 to 15
+    rows = lm.transformer.wte.weight[4:6].detach()
+    own = (rows - rows.mean(dim=1, keepdim=True)) / (rows.var(dim=1, correction=0, keepdim=True) + 1e-5).sqrt()
+    assert inputs.dtype == torch.float32
+    torch.testing.assert_close(inputs[0].detach(), torch.stack([line, -line]) + own, atol=1e-4, rtol=0)
+
+
+def test_a_head_learns_what_was_said_and_not_only_what_may_follow(
+    lm_folder: Path, lm: GPT2LMHeadModel, samples: Samples, params: Params, machine: Machine, tmp_path: Path
+) -> None:
+    """The label is in the first token, and the model's states are of no use."""
+    with torch.no_grad():
+        lm.transformer.ln_f.weight.zero_()
+    save_model(lm, AutoTokenizer.from_pretrained(lm_folder), lm_folder)
+    (tmp_path / "out").mkdir()
+    settings = section(params, **SETTINGS | {"epochs": 60})
+    places = Places(lm_folder, tmp_path / "out")
+    curve = train_head(settings, samples, places, small(params), machine, SilentRecorder(), 1)
+    assert curve[-1]["loss"] < 0.3 * curve[0]["loss"]
 
 
 def test_a_head_of_another_model_is_refused(lm: GPT2LMHeadModel, params: Params, tmp_path: Path) -> None:

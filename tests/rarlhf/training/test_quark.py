@@ -18,7 +18,7 @@ from rarlhf.data.prompts import Query
 from rarlhf.decoding.samples import Samples
 from rarlhf.decoding.writing import Choices, open_model, write
 from rarlhf.evaluation.perplexity import reference_perplexity
-from rarlhf.models.backbone import load_trainable
+from rarlhf.models.backbone import WholeModel, load_trainable
 from rarlhf.models.policy import Sampling, logits_of, response_states
 from rarlhf.models.way import WAY, Way, own_way
 from rarlhf.system.files import write_jsonl
@@ -237,7 +237,7 @@ def test_embeddings_of_new_tokens_have_the_table_s_mean_and_deviation(
     before = lm.get_input_embeddings().weight.detach().clone()
     with torch.no_grad():
         lm.get_input_embeddings().weight[:, 0] = 5.0  # a column without spread
-    ids = add_tokens(lm, tokenizer_copy, 100, seed=3)
+    ids = add_tokens(start_of(lm, tokenizer_copy), 100, seed=3)
     table = lm.get_input_embeddings().weight.detach()
     assert (
         ids
@@ -257,10 +257,17 @@ def test_rows_to_spare_are_used_and_a_head_of_its_own_is_0(
     size = len(tokenizer_copy)
     lm.resize_token_embeddings(size + 5)
     lm.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach().clone())
-    assert add_tokens(lm, tokenizer_copy, 3, seed=3) == [size, size + 1, size + 2]
+    assert add_tokens(start_of(lm, tokenizer_copy), 3, seed=3) == [size, size + 1, size + 2]
     assert lm.get_input_embeddings().weight.shape[0] == size + 5
     assert (lm.lm_head.weight[size : size + 3] == 0).all()
     assert (lm.lm_head.weight[:size] != 0).any()
+
+
+def start_of(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase) -> WholeModel:
+    """A whole model to train, from memory."""
+    start = WholeModel.__new__(WholeModel)
+    start.lm, start.tokenizer = lm, tokenizer
+    return start
 
 
 @pytest.fixture
