@@ -4,8 +4,6 @@ from collections.abc import Collection, Iterable
 
 from rarlhf.config.baselines import (
     CONDITIONED,
-    DExpertsParams,
-    GeDiParams,
     HeadParams,
     PromptedParams,
     QuarkParams,

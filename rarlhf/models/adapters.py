@@ -78,7 +78,36 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel"
         raise UserError(_no_targets(lm, None)) from error
 
 
-from rarlhf.models.adapters import POLICY, REFERENCE, attach, copy_policy, new_adapter, save_adapter, train_tokens
+def copy_policy(model: "PeftModel", name: str) -> None:
+    """Copies the policy's adapter as it is now to a frozen one, `name`, which is made or replaced; in place."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
+    with _quiet():
+        if name not in model.peft_config:
+            model.add_adapter(name, copy(model.peft_config[POLICY]))
+        set_peft_model_state_dict(model, weights, adapter_name=name)
+    for path, parameter in model.named_parameters():
+        if f".{name}." in path:
+            parameter.requires_grad_(False)
+
+
+def train_tokens(model: "PeftModel", tokens: Sequence[int], rows: torch.Tensor) -> None:
+    """Makes the input embeddings of some tokens part of the policy's adapter, in place; no other number changes.
+
+    Args:
+        model: a backbone with an adapter `POLICY`, whose output table stays without them (`rarlhf.models.tokens`).
+        tokens: (K,) ids, which no response has.
+        rows: (K, H) their embeddings, trained in float32 on every backbone.
+    """
+    from peft.utils import set_additional_trainable_modules
+
+    lm, config = model.get_base_model(), model.peft_config[POLICY]
+    part_tables(lm, max(tokens) + 1)
+    config.trainable_token_indices = list(tokens)
+    set_additional_trainable_modules(lm, config, lm.config.to_dict(), POLICY)
+    trained = lm.get_input_embeddings().token_adapter.trainable_tokens_delta
+    trained[POLICY] = torch.nn.Parameter(rows.to(lm.device, torch.float32))
 
 
 def attach(model: "PreTrainedModel | PeftModel", folder: Path, name: str, trainable: bool = False) -> "PeftModel":
