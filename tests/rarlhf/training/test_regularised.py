@@ -18,6 +18,7 @@ from rarlhf.config.params import Params
 from rarlhf.data.rows import Row
 from rarlhf.models.backbone import load_trainable
 from rarlhf.models.files import is_adapter
+from rarlhf.models.head import head_inputs
 from rarlhf.models.policy import Sampling, logits_of
 from rarlhf.system.files import write_jsonl
 from rarlhf.system.machine import Machine
@@ -181,7 +182,7 @@ def test_the_penalty_of_a_batch_token_by_token(target: str, world: World) -> Non
             for size in range(3, min(len(row), guide.last + 2)) if related else []:
                 prefix = row[:size].unsqueeze(0)
                 states = frozen.transformer(prefix).last_hidden_state
-                worth = guide.head(inputs_embeds=states).logits[0, -1:]
+                worth = guide.head(inputs_embeds=head_inputs(frozen, states, prefix)).logits[0, -1:]
                 own, copied = (logits_of(of, of.base_model(prefix).last_hidden_state)[0, -1:] for of in (lm, frozen))
                 total += divergence(own, worth, copied if target == "copy" else None).item()
     assert batch["related"].all()
