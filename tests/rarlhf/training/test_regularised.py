@@ -238,6 +238,15 @@ def test_without_a_penalty_it_is_plain_fine_tuning_bit_for_bit(world: World, tmp
     assert world.bytes(tmp_path / "some", world.settings()) != plain
 
 
+def test_in_reduced_precision_it_leaves_the_training_alone_too(world: World, tmp_path: Path) -> None:
+    """The head is trained in another precision than the model, which accelerate keeps in one place for both."""
+    reduced = world._replace(machine=Machine(CPU, torch.bfloat16))
+    plain = reduced.bytes(tmp_path / "plain", PLAIN)
+    assert reduced.bytes(tmp_path / "least", reduced.settings(penalty=1e-30)) == plain
+    assert reduced.bytes(tmp_path / "some", reduced.settings(target="copy")) != plain
+    assert plain != world.bytes(tmp_path / "full", PLAIN)
+
+
 def test_a_training_gives_the_same_bytes_twice_and_others_for_another_seed(world: World, tmp_path: Path) -> None:
     first, same = (world.bytes(tmp_path / name, world.settings()) for name in "ab")
     assert first == same
@@ -385,8 +394,9 @@ def test_soft_labels_of_a_plan_that_divides_nothing_are_refused(world: World, tm
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_an_adapter_is_trained_and_its_copies_leave_it_alone(lag: int, world: World, tmp_path: Path) -> None:
+    """With dropout, which draws from the global generators in every step."""
     model = world.params.model
-    lora = model.model_copy(update={"adapter": "lora", "lora": model.lora.model_copy(update={"r": 2})})
+    lora = model.model_copy(update={"adapter": "lora", "lora": model.lora.model_copy(update={"r": 2, "dropout": 0.1})})
     adapted = world._replace(params=world.params.model_copy(update={"model": lora}))
     plain = adapted.bytes(tmp_path / "plain", PLAIN)
     assert adapted.bytes(tmp_path / "least", adapted.settings(penalty=1e-30, rounds=3, lag=lag)) == plain
