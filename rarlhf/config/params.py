@@ -27,6 +27,7 @@ from rarlhf.config.fields import (
 )
 from rarlhf.config.groups import MethodParams
 from rarlhf.config.judging import NO_JUDGE, JudgeParams, RewardParams, ScorerParams
+from rarlhf.config.utility import UtilityParams
 
 
 class RuntimeParams(Section):
@@ -312,6 +313,7 @@ class Params(Section):
     head: HeadParams
     generate: GenerateParams
     judge: JudgeParams
+    utility: UtilityParams
     evaluate: EvaluateParams
 
     @property
