@@ -176,8 +176,8 @@ def utility_notes(evaluation: Evaluation) -> list[str]:
         section = evaluation["preference"]
         rates = [_win_rate(evaluation, method, of) for method, of in section["methods"].items()]
         notes.append(
-            f"Win rate over {label_of(section['against'])} on {counted(section['prompts'], 'test prompt')}, by a language "
-            "model asked in both orders, a tie counted as half; in brackets the "
+            f"Win rate over {label_of(section['against'])} on {counted(section['prompts'], 'test prompt')}, by a "
+            "language model asked in both orders, a tie counted as half; in brackets the "
             f"{percent(evaluation['confidence'])} interval over prompts: {'; '.join(rates)}."
         )
     if columns and any(metric != WIN_RATE for metric in columns):
