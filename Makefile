@@ -101,7 +101,7 @@ $(PEER)/.installed: benchmarks/peer-constraints.txt $(INSTALLED)
 # What the pipeline and the set-up made. Records (MLflow, Prefect) and cached results go too; params.yaml, dvc.lock and
 # metrics/, which are in git, stay.
 clean:
-	rm -rf models/base models/reward models/second_scorer models/sft models/*/[0-9]* generations judgements plots curves reports
+	rm -rf models/base models/reward models/second_scorer models/sft models/*/[0-9]* generations judgements utility plots curves reports
 	rm -rf data/inputs data/code data/modules data/raw data/prompts data/samples data/plan
 	rm -rf site .docs .cache .checkpoints .partial mlflow.db* .mlflow.lock .mlflow.down mlartifacts .prefect dvc_plots .dvc/cache .dvc/tmp
 	rm -rf .venv .venv-peer *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

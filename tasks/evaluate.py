@@ -19,6 +19,7 @@ def evaluate(
     samples: Path,
     judgements: Path,
     second_scorer: Path,
+    utility: Path,
     metrics: Path,
     summary: Path,
     plots: Path,
@@ -36,7 +37,7 @@ def evaluate(
     from rarlhf.evaluation.tables import terminal_table
     from rarlhf.system.files import write_json
 
-    folders = Folders(generations, prompts, models, curves, samples, judgements, second_scorer)
+    folders = Folders(generations, prompts, models, curves, samples, judgements, second_scorer, utility)
     results = measure_run(folders, run.params, run.recorder)
     files = run.inputs.files
     data = [path for path in files if path.startswith("data/") and not Path(path).is_relative_to(CODE)]

@@ -14,6 +14,8 @@ def judge(run: Run, generations: Path, base: Path, reward: Path, second_scorer: 
     from rarlhf.evaluation.judge import Judges
     from rarlhf.evaluation.judgements import EMBEDDINGS, answers_hash, write_embeddings, write_judgement
     from rarlhf.evaluation.language_judge import open_language_judge
+    from rarlhf.evaluation.preference import open_chat_judge, preferences
+    from rarlhf.evaluation.preferences_file import PREFERENCES, write_preferences
     from rarlhf.messages.progress import progress
     from rarlhf.rewards.scorers import scorer_hash
     from rarlhf.system.machine import prepare
@@ -34,6 +36,9 @@ def judge(run: Run, generations: Path, base: Path, reward: Path, second_scorer: 
             show(done, f"{method} seed {seed}")
         if language is not None:
             write_embeddings(language.embeddings(files[0][2].prompts).double().numpy(), folder / EMBEDDINGS)
+        if params.judge.preference.source != NO_JUDGE:
+            found = preferences(tables, open_chat_judge(params.judge.preference, machine), params.judge.preference)
+            write_preferences(found, tables, folder / PREFERENCES)
 
 
 if __name__ == "__main__":

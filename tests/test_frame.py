@@ -3,6 +3,7 @@
 import re
 import tomllib
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,4 +31,6 @@ def test_each_dependency_is_bounded_pinned_within_its_bounds_and_installed(requi
     (pin,) = [line.split("==")[1] for line in PINS if canonicalize_name(line.split("==")[0]) == name]
     assert any(part.operator == "<" for part in requirement.specifier)
     assert pin in requirement.specifier
+    if name == "lm-eval" and find_spec("lm_eval") is None:
+        pytest.skip("`make` leaves the extra `utility` out: pip install -c constraints.txt -e '.[utility]'")
     assert version(requirement.name).split("+")[0] == pin

@@ -95,6 +95,7 @@ STAGES = [
     *(f"generate@{method}" for method in PPO),
     *(f"generate_fit@{method}" for method in FITS),
     "judge",
+    "utility",
     "evaluate",
 ]
 KEPT = (
@@ -324,7 +325,7 @@ def test_another_alpha_reruns_what_depends_on_it_and_nothing_else(copy: Copy) ->
     copy.change({"risk.alpha": 0.25})
     trained = [f"ppo@ra_rlhf-{seed}" for seed in SEEDS]
     assert sorted(ran(copy.dvc("repro"))) == sorted(
-        ["check", "plan", *trained, "generate@ra_rlhf", "judge", "evaluate"]
+        ["check", "plan", *trained, "generate@ra_rlhf", "judge", "utility", "evaluate"]
     )
     curve = list(csv.DictReader(copy.read("curves/ra_rlhf/3.csv").splitlines()))
     assert [int(row["risk/kept"]) for row in curve] == [8, 5, 2]  # ceil(8 x .625), 8 x .25
@@ -334,7 +335,7 @@ def test_a_method_more_is_one_entry_in_params_and_runs_nothing_else_again(copy: 
     copy.change({"methods.ppo.cautious": {"alpha": 0.25}})
     trained = [f"ppo@cautious-{seed}" for seed in SEEDS]
     assert sorted(ran(copy.dvc("repro"))) == sorted(
-        ["check", "plan", *trained, "generate@cautious", "judge", "evaluate"]
+        ["check", "plan", *trained, "generate@cautious", "judge", "utility", "evaluate"]
     )
     results = json.loads(copy.read("metrics/evaluate.json"))
     assert list(results["methods"]) == ["base", "sft", *PPO, "cautious", *FITS]

@@ -5,11 +5,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from rarlhf.config.fields import Batch, Epochs, NonNegative, Number, Open01, Section, Seed
+from rarlhf.config.fields import Batch, Count, Epochs, NonNegative, Number, Open01, Section, Seed
 from rarlhf.config.function_names import is_function
 
 NO_JUDGE = "none"  # source of a judge that is left out
 BASE = "base"  # source of the language model that judges: the base model
+QUESTION_PARTS = ("{prompt}", "{first}", "{second}")  # what `judge.preference.instruction` holds, each once
 
 
 class ScratchScorerParams(Section):
@@ -97,6 +98,8 @@ class SecondScorerParams(ScorerParams):
 class LanguageJudgeParams(Section):
     """The language model under which continuations are measured, and prompts embedded."""
 
+    section: ClassVar[str] = "judge.language_model"  # where in params.yaml it stands
+
     source: Annotated[str, Field(min_length=1)]
     revision: str | None
     batch_size: Batch
@@ -110,9 +113,20 @@ class ToxicityParams(Section):
     threshold: Open01
 
 
+class PreferenceParams(LanguageJudgeParams):
+    """The language model that says which of two answers to a prompt is better."""
+
+    section: ClassVar[str] = "judge.preference"
+
+    against: Annotated[str, Field(min_length=1)]
+    prompts: Count
+    instruction: Annotated[str, Field(min_length=1)]
+
+
 class JudgeParams(Section):
     """What judges the answers in the evaluation, besides the reward model."""
 
     second_scorer: SecondScorerParams
     language_model: LanguageJudgeParams
     toxicity: ToxicityParams
+    preference: PreferenceParams

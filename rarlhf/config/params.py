@@ -35,6 +35,7 @@ from rarlhf.config.fields import (
 )
 from rarlhf.config.groups import MethodParams
 from rarlhf.config.judging import NO_JUDGE, JudgeParams, RewardParams, ScorerParams
+from rarlhf.config.utility import UtilityParams
 
 
 class RuntimeParams(Section):
@@ -322,6 +323,7 @@ class Params(Section):
     head: HeadParams
     generate: GenerateParams
     judge: JudgeParams
+    utility: UtilityParams
     evaluate: EvaluateParams
 
     @property

@@ -6,7 +6,7 @@ from math import log
 
 from rarlhf.config.function_names import function_name, is_function
 from rarlhf.config.groups import GROUPS
-from rarlhf.config.judging import NO_JUDGE
+from rarlhf.config.judging import NO_JUDGE, QUESTION_PARTS
 from rarlhf.config.method_rules import Rule, method_rules
 from rarlhf.config.params import Params
 
@@ -64,6 +64,8 @@ def rules(p: Params) -> Iterable[Rule]:
     yield from _column_rules(p)
     yield from _scorer_rules(p)
     yield from _judge_rules(p)
+    yield from _preference_rules(p)
+    yield from _utility_rules(p)
     yield from _model_rules(p)
     yield from _shape_rules(p)
     yield (
@@ -224,6 +226,41 @@ def _judge_rules(p: Params) -> Iterable[Rule]:
         toxicity != "reward" or not p.reward.others,
         ("judge.toxicity.scorer", "reward.others"),
         "a sum of several scorers is no probability: measure toxicity by the second scorer, or not at all",
+    )
+
+
+def _preference_rules(p: Params) -> Iterable[Rule]:
+    preference = p.judge.preference
+    on = preference.source != NO_JUDGE
+    yield (
+        not on or preference.against in p.methods.names,
+        ("judge.preference.against",),
+        f"name the method that the others are compared with, one of {', '.join(p.methods.names)}",
+    )
+    yield (
+        not on or len(p.methods.names) > 1,
+        ("judge.preference.source", "judge.preference.against"),
+        "there is no other method whose answers could be compared with its answers: set source to none",
+    )
+    yield (
+        all(preference.instruction.count(part) == 1 for part in QUESTION_PARTS),
+        ("judge.preference.instruction",),
+        f"it must hold {', '.join(QUESTION_PARTS)}, each once",
+    )
+
+
+def _utility_rules(p: Params) -> Iterable[Rule]:
+    utility = p.utility
+    yield len(set(utility.tasks)) == len(utility.tasks), ("utility.tasks",), "a task is named twice"
+    yield (
+        set(utility.files) <= set(utility.tasks),
+        ("utility.files", "utility.tasks"),
+        "files are given for a task that is not asked for",
+    )
+    yield (
+        utility.classification.rows == 0 or p.data.columns.label is not None or p.data.source == "generator",
+        ("utility.classification.rows", "data.columns.label"),
+        "the classifier is fitted on labels: name their column, or set rows to 0",
     )
 
 

@@ -53,6 +53,23 @@ class Comparison(TypedDict):
     metrics: dict[str, Difference]
 
 
+class PreferenceOf(TypedDict):
+    """How a method's answers did against another's, over all seeds and prompts."""
+
+    wins: int
+    losses: int
+    ties: int
+    interval: list[float] | None  # of the win rate, from the choice of prompts
+
+
+class Preference(TypedDict):
+    """What a judge that compares answers prefers."""
+
+    against: str
+    prompts: int
+    methods: dict[str, PreferenceOf]
+
+
 class Evaluation(TypedDict):
     """The content of metrics/evaluate.json."""
 
@@ -69,6 +86,7 @@ class Evaluation(TypedDict):
     costs: dict[str, Cost]
     attainable: NotRequired[Attainable]
     critical_prompts: NotRequired[CriticalPrompts]  # where a language model judges and evaluate.clusters is above 1
+    preference: NotRequired[Preference]  # where a judge compares answers
     oracle: NotRequired[dict[str, dict[str, Spread]]]  # source generator: method -> metric, as docs/evaluation.md says
 
 

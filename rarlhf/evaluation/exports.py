@@ -18,6 +18,8 @@ from rarlhf.evaluation.tables import (
     difference_text,
     result_rows,
     tested_on,
+    utility_columns,
+    utility_notes,
 )
 from rarlhf.evaluation.words import listed, percent
 from rarlhf.messages.markdown import table
@@ -53,6 +55,7 @@ def results_markdown(
         parts += [
             "What each method costs. Passes are over a token of a response; draws and scores are for one answer.",
             table(["method", *COST_COLUMNS.values()], cost_rows(evaluation)),
+            *_utility(evaluation),
         ]
     if differences:
         parts += [
@@ -61,6 +64,15 @@ def results_markdown(
             *([mark_explained(params)] if any(MARK in row[0] for row in differences) else []),
         ]
     return "\n\n".join(parts)
+
+
+def _utility(evaluation: Evaluation) -> list[str]:
+    """What models can still do, as a heading, a table and how to read it; nothing where nothing was measured."""
+    columns = utility_columns(evaluation)
+    if not columns:
+        return []
+    rows = result_rows(evaluation, list(columns))
+    return ["**Utility**", table(["method", *columns.values()], rows), " ".join(utility_notes(evaluation))]
 
 
 def _about_differences(evaluation: Evaluation, how_to_read: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +15,7 @@ from rarlhf.models.backbone import ModelFolders
 from rarlhf.models.context import positions_of
 from rarlhf.models.given import given_judge
 from rarlhf.models.loading import load_tokenizer
+from rarlhf.models.states import mean_states
 from rarlhf.system.machine import Machine
 
 if TYPE_CHECKING:
@@ -69,20 +69,10 @@ class LanguageJudge:
                 nll[i] = row[max(last - new[i], 0) : last].sum()
         return Likelihoods(nll, torch.tensor([max(count, 0) for count in new], dtype=torch.int32))
 
-    @torch.no_grad()
     def embeddings(self, prompts: Sequence[str]) -> Tensor:
         """The mean of the last hidden states over each prompt's tokens: (N, H) float32; 0 for a prompt without one."""
         rows = [ids[-self.context :] if self.context else ids for ids in self._ids(prompts)]
-        found = torch.zeros(len(rows), self.model.get_input_embeddings().weight.shape[1])
-        for _, group in groupby(sorted(range(len(rows)), key=lambda i: len(rows[i])), key=lambda i: len(rows[i])):
-            alike = [i for i in group if rows[i]]
-            for first in range(0, len(alike), self.batch_size):
-                some = alike[first : first + self.batch_size]
-                tokens = torch.tensor([rows[i] for i in some], device=self.model.device)
-                with self.machine.autocast():
-                    states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-                found[some] = states.float().mean(dim=1).cpu()
-        return found
+        return mean_states(self.model, rows, self.batch_size, self.machine)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []

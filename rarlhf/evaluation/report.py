@@ -41,6 +41,8 @@ from rarlhf.evaluation.tables import (
     result_rows,
     seed_rows,
     shown_pairs,
+    utility_columns,
+    utility_notes,
 )
 from rarlhf.evaluation.words import counted, listed, percent
 
@@ -57,6 +59,7 @@ TITLES: Mapping[str, str] = {  # id of a heading -> its text
     "differences": "Paired differences",
     "by-seed": "Seed by seed",
     "judges": "By the judges",
+    "utility": "Utility",
     "clusters": CAPTIONS["critical_prompts"][0],
     "oracle": "By the oracle",
     "figures": "Figures",
@@ -150,6 +153,7 @@ def render_report(
         pictures={name: pictures.shown.get(name) for name in TOP},
         further=[picture for name, picture in pictures.shown.items() if name not in TOP],
         judged_notes=judged_notes(evaluation, params.judge, second_scorer),
+        utility_notes=utility_notes(evaluation),
         **_tables(evaluation),
         samples=texts.samples,
         browser=texts.browser,
@@ -197,6 +201,8 @@ def _tables(evaluation: Evaluation) -> dict[str, object]:
         "difference_headings": [COLUMNS[metric] for metric in COMPARED],
         "judged": result_rows(evaluation, list(judged_columns(evaluation))),
         "judged_headings": list(judged_columns(evaluation).values()),
+        "utility": result_rows(evaluation, list(utility_columns(evaluation))),
+        "utility_headings": list(utility_columns(evaluation).values()),
         "cluster_methods": [label_of(method) for method in gains_of(evaluation)],
         "costs": cost_rows(evaluation),
         "cost_headings": list(COST_COLUMNS.values()),

@@ -13,15 +13,18 @@ from rarlhf.evaluation.attainable import Prompts, attainable, shares
 from rarlhf.evaluation.browser import browser
 from rarlhf.evaluation.comparisons import Evaluation, any_table, compare_methods, tail_of
 from rarlhf.evaluation.curves import TrainingCurves, cvar_curves, quantile_curves, read_training, write_plot_data
+from rarlhf.evaluation.further import with_preferences, with_utility
 from rarlhf.evaluation.generations import Tables, read_tables
 from rarlhf.evaluation.judgements import read_judgements
 from rarlhf.evaluation.perplexity import perplexities_of_methods
 from rarlhf.evaluation.pictures import Pictures, draw_pictures
+from rarlhf.evaluation.preferences_file import PREFERENCES, read_preferences
 from rarlhf.evaluation.report import Origin, Texts, render_report
 from rarlhf.evaluation.samples import tail_samples
 from rarlhf.messages.progress import Recorder
 from rarlhf.system.files import read_jsonl
 from rarlhf.system.machine import prepare
+from rarlhf.utility.results import read_utility
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Folders:
         samples: of SFT to test prompts.
         judgements: METHOD/SEED.safetensors, what the judges say of the generations.
         second_scorer: file of what stage `second_scorer` measured.
+        utility: METHOD.json, what stage `utility` measured.
     """
 
     generations: Path
@@ -90,6 +94,7 @@ class Folders:
     samples: Path
     judgements: Path
     second_scorer: Path
+    utility: Path
 
 
 def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results:
@@ -109,6 +114,8 @@ def measure_run(folders: Folders, params: Params, recorder: Recorder) -> Results
     samples = read_samples(folders.samples)
     compared = compare_methods(tables, perplexities, params, read_judgements(folders.judgements, tables))
     evaluation = with_shares(compared, tables, samples, params.evaluate)
+    evaluation = with_utility(evaluation, read_utility(folders.utility, params.methods.names, params.seeds))
+    evaluation = with_preferences(evaluation, read_preferences(folders.judgements / PREFERENCES, tables))
     pictures = draw_pictures(tables, training, evaluation, params)
     second_scorer = json.loads(folders.second_scorer.read_text(encoding="utf-8"))
     return Results(params, tables, training, evaluation, pictures, second_scorer)

@@ -7,11 +7,13 @@ from rarlhf.config.judging import JudgeParams
 from rarlhf.config.methods import RLHF, label_of
 from rarlhf.config.params import EvaluateParams
 from rarlhf.evaluation.attainable import SFT, SHARES
-from rarlhf.evaluation.comparisons import Comparison, Evaluation
+from rarlhf.evaluation.comparisons import Comparison, Evaluation, PreferenceOf
 from rarlhf.evaluation.cost import Cost
 from rarlhf.evaluation.findings import SIGN, best_methods, unlike_kl
+from rarlhf.evaluation.further import WIN_RATE
 from rarlhf.evaluation.statistics import Difference, Spread, t_half_width
 from rarlhf.evaluation.words import counted, joined, percent
+from rarlhf.utility.results import CLASSIFICATION, TASK_PREFIX
 
 NONE = "–"  # where there is no value
 COLUMNS: Mapping[str, str] = {  # metric -> short heading, in the order of the results table
@@ -40,6 +42,7 @@ JUDGED_COLUMNS: Mapping[str, str] = {  # metric by a judge that no training saw 
     "perplexity_continuation": "perplexity of continuations",
     "repetition_4": "repetition",
 }
+UTILITY_COLUMNS: Mapping[str, str] = {CLASSIFICATION: "classification AUC", WIN_RATE: "win rate"}
 COST_COLUMNS: Mapping[str, str] = {
     "training": "answers scored in training",
     "draws": "draws per answer",
@@ -147,6 +150,46 @@ def judged_columns(evaluation: Evaluation) -> dict[str, str]:
     found = {metric for spreads in evaluation["methods"].values() for metric in spreads}
     columns = {metric: heading for metric, heading in JUDGED_COLUMNS.items() if metric in found}
     return columns if columns.keys() - {REPETITION} else {}
+
+
+def utility_columns(evaluation: Evaluation) -> dict[str, str]:
+    """Metric of utility, or the win rate -> short heading, of the metrics that were measured; tasks by their names."""
+    found = list(dict.fromkeys(metric for spreads in evaluation["methods"].values() for metric in spreads))
+    return {
+        metric: UTILITY_COLUMNS.get(metric) or metric.removeprefix(TASK_PREFIX)
+        for metric in found
+        if metric in UTILITY_COLUMNS or metric.startswith(TASK_PREFIX)
+    }
+
+
+def utility_notes(evaluation: Evaluation) -> list[str]:
+    """How to read the columns of utility that there are."""
+    columns, notes = utility_columns(evaluation), []
+    if CLASSIFICATION in columns:
+        notes.append(
+            "Classification AUC is that of a logistic regression on the model's mean hidden states, on test rows: the "
+            "chance that a wanted row scores above another one."
+        )
+    if any(metric.startswith(TASK_PREFIX) for metric in columns):
+        notes.append("Tasks of lm-evaluation-harness: share of right answers.")
+    if "preference" in evaluation:
+        section = evaluation["preference"]
+        rates = [_win_rate(evaluation, method, of) for method, of in section["methods"].items()]
+        notes.append(
+            f"Win rate over {label_of(section['against'])} on {counted(section['prompts'], 'test prompt')}, by a "
+            "language model asked in both orders, a tie counted as half; in brackets the "
+            f"{percent(evaluation['confidence'])} interval over prompts: {'; '.join(rates)}."
+        )
+    if columns and any(metric != WIN_RATE for metric in columns):
+        notes.append("A rule of decoding has no model of its own, so it has a win rate alone.")
+    return notes
+
+
+def _win_rate(evaluation: Evaluation, method: str, of: PreferenceOf) -> str:
+    """`RLHF 0.62 [0.55, 0.69], 80 wins, 60 ties, 40 losses`."""
+    low_high = f" [{of['interval'][0]:.2f}, {of['interval'][1]:.2f}]" if of["interval"] else ""
+    rate = number(evaluation["methods"][method][WIN_RATE]["mean"])
+    return f"{label_of(method)} {rate}{low_high}, {of['wins']} wins, {of['ties']} ties, {of['losses']} losses"
 
 
 def judged_notes(evaluation: Evaluation, params: JudgeParams, second_scorer: Mapping[str, float]) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rarlhf.config.errors import UserError
-from rarlhf.config.judging import LanguageJudgeParams, ScorerParams
+from rarlhf.config.judging import LanguageJudgeParams, PreferenceParams, ScorerParams
 from rarlhf.config.params import ModelParams
 from rarlhf.models.files import link_or_copy, plain_files, weight_files
 from rarlhf.models.hub import Snapshot, fetch_model
@@ -49,13 +49,32 @@ def given_causal_lm(params: ModelParams) -> Given:
 
 
 def given_judge(params: LanguageJudgeParams) -> Given:
-    """The language model of section `judge.language_model`, in float32, if it is not the base model.
+    """The language model of section `judge.language_model` or `judge.preference`, in float32.
 
     Raises: UserError as `load_causal_lm`, and if the hub does not give it.
     """
-    key = "judge.language_model.source"
+    key = f"{params.section}.source"
     found = _located(params.source, params.revision, key)
     return Given(found, *load_causal_lm(str(found.folder), torch.float32, params.source, key), "float32")
+
+
+def given_chat_judge(params: PreferenceParams) -> Given:
+    """The language model of section `judge.preference`, in float32.
+
+    Raises: UserError as `given_judge`, or if it was not made for chats.
+    """
+    given = given_judge(params)
+    refuse_without_template(given.tokenizer, params)
+    return given
+
+
+def refuse_without_template(tokenizer: PreTrainedTokenizerBase, params: PreferenceParams) -> None:
+    """Raises UserError if the tokenizer of the model that compares answers has no chat template."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{params.section}.source = {params.source!r}: its tokenizer has no chat template, so it was not made to "
+            "answer questions; name a chat or instruct model, or none"
+        )
 
 
 def given_classifier(params: ScorerParams) -> Given:

@@ -6,15 +6,19 @@ copy in which DVC runs an experiment, need not have the files behind them.
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.function_names import is_function
-from rarlhf.config.judging import BASE, NO_JUDGE
+from rarlhf.config.judging import BASE, NO_JUDGE, PreferenceParams
 from rarlhf.config.params import Params
 from rarlhf.data.sources import SPLITS, data_file
+from rarlhf.models.given import refuse_without_template
 from rarlhf.models.hub import fetch_config
+from rarlhf.models.loading import load_tokenizer
 from rarlhf.rewards.functions import load_function
+from rarlhf.utility.tasks import refuse_unready
 
 MADE_HERE = ("scratch", BASE, NO_JUDGE)  # sources that are no folder and no name on the hub
 
@@ -27,6 +31,7 @@ class Made(NamedTuple):
     reward: Path = Path("models/reward")
     second_scorer: Path = Path("models/second_scorer")
     judgements: Path = Path("judgements")
+    utility: Path = Path("utility")
 
 
 def refuse_missing(params: Params, made: Made) -> None:
@@ -53,6 +58,11 @@ def refuse_missing(params: Params, made: Made) -> None:
         _require_model(judge.second_scorer.source, judge.second_scorer.revision, "judge.second_scorer.source")
     if not _is_made(made.judgements):
         _require_model(judge.language_model.source, judge.language_model.revision, "judge.language_model.source")
+        _require_model(judge.preference.source, judge.preference.revision, "judge.preference.source")
+        _require_chat(judge.preference)
+    if params.utility.tasks and not _is_made(made.utility):
+        with TemporaryDirectory() as scratch:
+            refuse_unready(params.utility, Path(scratch))
 
 
 def _places(path: str | Path) -> tuple[Path, Path]:
@@ -75,3 +85,10 @@ def _require_model(source: str, revision: str | None, key: str) -> None:
         raise UserError(f"{key} = {source!r}: is a file; give the folder that holds the model")
     elif not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise UserError(f"{key} = {source!r}: the folder has no config.json, so it holds no model of transformers")
+
+
+def _require_chat(params: PreferenceParams) -> None:
+    """The chat template of a judge in a local folder; a hub's judge is looked at when it is loaded."""
+    folder = next((place for place in _places(params.source) if place.is_dir()), None)
+    if params.source != NO_JUDGE and folder is not None:
+        refuse_without_template(load_tokenizer(str(folder)), params)

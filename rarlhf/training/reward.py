@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import nan
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import (
 
 from rarlhf.config.function_names import is_function
 from rarlhf.config.judging import ScorerParams
+from rarlhf.data.classes import area_under_curve
 from rarlhf.data.rows import Row
 from rarlhf.data.world import KINDS, best_accuracy, latent_sentiment
 from rarlhf.messages.progress import Recorder
@@ -273,20 +273,3 @@ def _top_slope(scores: Tensor, latent: Tensor) -> float:
     best = latent >= latent.quantile(1 - TOP)
     offsets = latent[best] - latent[best].mean()
     return float(offsets @ scores[best] / (offsets @ offsets))
-
-
-def area_under_curve(scores: Tensor, wanted: Tensor) -> float:
-    """Share of (wanted, unwanted) pairs in which the wanted one scores higher; a tie counts one half.
-
-    Args:
-        scores: (N,) float.
-        wanted: (N,) bool.
-
-    Returns: Mann and Whitney's U over the number of pairs, in [0, 1]; NaN where there is no pair.
-    """
-    from scipy.stats import mannwhitneyu
-
-    first, second = (scores[chosen].double().numpy() for chosen in (wanted, ~wanted))
-    if not (len(first) and len(second)):
-        return nan
-    return float(mannwhitneyu(first, second, method="asymptotic").statistic) / len(first) / len(second)

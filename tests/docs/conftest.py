@@ -71,7 +71,7 @@ def run_all(folder: Path) -> None:
             places = {"method": method, "model": Path("models", method), "sft": SFT, "reward": REWARD}
             run(generate, params, f"generate@{method}", **places, prompts=PROMPTS, out=Path("generations", method))
         judge_all(params)
-        places = {name: Path(name) for name in ("generations", "models", "curves", "plots", "judgements")}
+        places = {name: Path(name) for name in ("generations", "models", "curves", "plots", "judgements", "utility")}
         files = {"metrics": "evaluate.json", "summary": "summary", "report": "report.html", "cards": "model_cards"}
         files |= {"table": "table.md", "latex": "table.tex"}
         places |= {name: Path("reports", file) for name, file in files.items()}

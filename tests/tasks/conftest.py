@@ -90,6 +90,7 @@ def evaluate_paths() -> dict[str, Path]:
         "samples": Path("data/samples/test"),
         "judgements": Path("judgements"),
         "second_scorer": Path("metrics/second_scorer.json"),
+        "utility": Path("utility"),
         "metrics": Path("metrics/evaluate.json"),
         "summary": Path("metrics/summary"),
         "plots": Path("plots"),

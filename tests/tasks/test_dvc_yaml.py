@@ -38,6 +38,7 @@ NO_BYTES = {
             "params",
             "refusals",
             "rules",
+            "utility",
         )
     ),
     *(f"rarlhf/messages/{name}.py" for name in ("__init__", "diagnostics", "progress")),
@@ -149,7 +150,9 @@ def test_what_a_command_reads_and_writes_is_declared(stage: str) -> None:
     entry = STAGES[stage]
     written = [entry_path for key in ("outs", "metrics") for entry_path in paths(entry.get(key, []))]
     words = shlex.split(placeholders(entry["cmd"]))
-    used = {word for word in words[3:] if "/" in word or word in ("generations", "models", "curves", "plots")}
+    used = {
+        word for word in words[3:] if "/" in word or word in ("generations", "models", "curves", "plots", "utility")
+    }
     declared = {placeholders(path) for path in [*entry["deps"], *written]}
     assert used <= declared
 
@@ -232,4 +235,4 @@ def test_metrics_are_in_git_so_that_a_fresh_clone_can_compare() -> None:
 
 
 def test_dvc_yaml_fits_on_a_few_screens() -> None:
-    assert len((REPOSITORY / "dvc.yaml").read_text("utf-8").splitlines()) < 675
+    assert len((REPOSITORY / "dvc.yaml").read_text("utf-8").splitlines()) < 710

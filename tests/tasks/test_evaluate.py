@@ -13,11 +13,15 @@ import torch
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.decoding.samples import Samples, write_samples
+from rarlhf.evaluation.generations import read_tables
 from rarlhf.evaluation.judgements import Judgement, write_judgement
 from rarlhf.evaluation.perplexity import reference_perplexity
+from rarlhf.evaluation.preference import Preferences
+from rarlhf.evaluation.preferences_file import PREFERENCES, write_preferences
 from rarlhf.models.loading import load_causal_lm
 from rarlhf.system.files import write_json, write_jsonl
 from rarlhf.training.base import new_model, train_tokenizer
+from rarlhf.utility.results import TaskResult, Utility, write_utility
 from tasks.evaluate import evaluate
 from tasks.inputs import Inputs
 from tasks.running.stage import Run
@@ -183,6 +187,37 @@ def test_writes_its_outputs_twice_alike(
     assert "Its AUC on 16 test rows is 0.812: " in Path("reports/report.html").read_text("utf-8")
     run_stage(two_seeds)
     assert outputs() == first
+
+
+def test_utility_and_win_rates_are_reported(
+    run_stage: Stage, two_seeds: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unrendered(monkeypatch)
+    Path("utility").mkdir()
+    run_stage(two_seeds)
+    plain = Path("metrics/evaluate.json").read_bytes()
+    assert b"win_rate" not in plain and b"utility_" not in plain
+    assert 'id="utility"' not in Path("reports/report.html").read_text("utf-8")
+    own = Utility(0.75, {"boolq": TaskResult(0.5, 0.1, 20)})
+    for method in ("base", "sft", "rlhf", "ra_rlhf"):
+        write_utility({1: own, 2: own}, Path("utility", f"{method}.json"))
+    tables = read_tables(Path("generations"), two_seeds.methods.names, two_seeds.seeds)
+    verdicts = {method: {seed: np.array([1.0, 0.5]) for seed in (1, 2)} for method in ("base", "rlhf", "ra_rlhf")}
+    write_preferences(Preferences("sft", [0, 1], verdicts), tables, Path("judgements", PREFERENCES))
+    tracker = run_stage(two_seeds)
+    found = json.loads(Path("metrics/evaluate.json").read_text())
+    assert found["methods"]["rlhf"]["win_rate"]["per_seed"] == [0.75, 0.75]
+    assert found["methods"]["sft"]["utility_boolq"]["mean"] == 0.5
+    assert found["preference"]["methods"]["rlhf"]["wins"] == 2
+    for spreads in found["methods"].values():
+        for metric in ("classification_auc", "utility_boolq", "win_rate"):
+            spreads.pop(metric, None)
+    del found["preference"]
+    assert found == json.loads(plain)
+    assert tracker.values["rlhf/win_rate"] == 0.75 and tracker.values["sft/classification_auc"] == 0.75
+    assert "| method | classification AUC | boolq | win rate |" in Path("reports/table.md").read_text("utf-8")
+    page = Path("reports/report.html").read_text("utf-8")
+    assert '<h2 id="utility">Utility</h2>' in page and "Win rate over SFT on 2 test prompts" in page
 
 
 def test_perplexity_is_that_of_each_methods_own_model(

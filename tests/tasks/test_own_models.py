@@ -252,6 +252,7 @@ def run_all(params: Params) -> None:
     results = {
         "judgements": Path("judgements"),
         "second_scorer": Path("metrics/second_scorer.json"),
+        "utility": Path("utility"),
         "metrics": Path("metrics/evaluate.json"),
         "summary": Path("metrics/summary"),
     }

@@ -243,7 +243,7 @@ def test_the_whole_graph_of_stages(name: str, repository: Path, monkeypatch: pyt
     graph = read_graph()
     per_seed = [f"ppo@{method}-{seed}" for method in ("rlhf", "ra_rlhf", "cvar_rlhf") for seed in params.seeds]
     expected = {"code", "check", "download", "base", "reward", "prompts", "sft", "plan", "second_scorer", "judge"}
-    expected |= {"evaluate", *per_seed}
+    expected |= {"utility", "evaluate", *per_seed}
     expected |= {"generate_start@base", "generate_start@sft", "samples@train", "samples@test"}
     expected |= {"generate@rlhf", "generate@ra_rlhf", "generate@cvar_rlhf"}
     expected |= {f"generate_fit@{method}" for method in params.methods.fit}

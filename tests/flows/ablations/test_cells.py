@@ -83,15 +83,7 @@ def test_stages_that_no_key_changes_are_shared() -> None:
         "samples@test",
         "second_scorer",
     ]
-    assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == [
-        "fit@cvar_fit-4",
-        "fit@mean_fit-4",
-        "ppo@cvar_rlhf-4",
-        "ppo@ra_rlhf-4",
-        "ppo@rlhf-4",
-        "samples@test",
-        "second_scorer",
-    ]
+    assert shared({"seeds": [4]}, {"generate.samples": 2}, {"generate.samples": 3}) == ["samples@test", "utility"]
     assert shared({}, {"ppo.lr": 1e-4, "prompts.seed": 1}, {"ppo.lr": 2e-4, "prompts.seed": 2}) == [
         "base",
         "reward",
@@ -108,13 +100,13 @@ def test_other_answers_change_the_methods_that_they_plan_alone() -> None:
 
 
 def test_neither_test_answers_nor_the_frontiers_kl_change_a_training() -> None:
-    # Stage judge needs all that is generated.
-    assert shared({"seeds": [4]}, {"plan.test.samples": 40}, {"plan.test.samples": 50}) == ["judge"]
-    assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == ["judge", "samples@test"]
+    # Stages judge and utility need all that is generated, and all models.
+    assert shared({"seeds": [4]}, {"plan.test.samples": 40}, {"plan.test.samples": 50}) == ["judge", "utility"]
+    assert shared({"seeds": [4]}, {"plan.kl": [0.5]}, {"plan.kl": [1.0]}) == ["judge", "samples@test", "utility"]
 
 
 def test_what_a_measure_does_not_read_changes_no_training() -> None:
-    assert shared({"seeds": [4]}, {"risk.mix": 0.2}, {"risk.mix": 0.3}) == ["judge", "samples@test"]
+    assert shared({"seeds": [4]}, {"risk.mix": 0.2}, {"risk.mix": 0.3}) == ["judge", "samples@test", "utility"]
 
 
 def test_a_key_of_one_methods_entry_changes_that_method_alone() -> None:

@@ -45,6 +45,34 @@ CLASHES = [
         {"methods.heads": {"worth": {"quantile": 0}}},
         "methods.heads.worth = {'quantile': 0}, head.quantile = 0.5: every score is at or above the quantile 0, so all",
     ),
+    (
+        {"judge.preference.source": "chat", "judge.preference.against": "best"},
+        "judge.preference.against = 'best': name the method that the others are compared with, one of base, sft,",
+    ),
+    (
+        {"judge.preference.source": "chat", "methods.start": ["sft"]}
+        | {f"methods.{group}": {} for group in ("ppo", "fit", "headed")},
+        "judge.preference.source = 'chat', judge.preference.against = 'sft': there is no other method whose answers",
+    ),
+    (
+        {"judge.preference.instruction": "{prompt} {first} {first}"},
+        "judge.preference.instruction = '{prompt} {first} {first}': it must hold {prompt}, {first}, {second},",
+    ),
+    ({"utility.tasks": ["boolq", "boolq"]}, "utility.tasks = ['boolq', 'boolq']: a task is named twice"),
+    (
+        {"utility.files": {"boolq": "boolq.jsonl"}},
+        "utility.files = {'boolq': 'boolq.jsonl'}, utility.tasks = []: files are given for a task that is not",
+    ),
+    (
+        {
+            "utility.classification.rows": 10,
+            "data.columns.label": None,
+            "data.source": "hub",
+            "data.name": "x/y",
+            "data.revision": "a",
+        },
+        "utility.classification.rows = 10, data.columns.label = None: the classifier is fitted on labels: name their",
+    ),
     ({"seeds": [1, 1]}, "seeds = [1, 1]: seeds must be distinct"),
     ({"methods.start": ["sft", "sft"]}, "methods.start = ['sft', 'sft']: methods must be distinct"),
     (

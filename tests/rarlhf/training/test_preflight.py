@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import rarlhf.training.preflight
+import rarlhf.utility.tasks
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.training.preflight import Made, refuse_missing
@@ -76,6 +77,29 @@ def test_models_that_are_not_there(section: str, place: Path, params: Params) ->
     Path("own/one/config.json").unlink()
     model(str(place))  # it was made before, from what need not be there any more
     refuse_missing(named, MADE)
+
+
+def test_a_judge_that_compares_is_there_and_has_a_chat_template(params: Params, lm_folder: Path) -> None:
+    def refused(source: str) -> str:
+        with pytest.raises(UserError) as caught:
+            refuse_missing(changed(params, {"judge.preference.source": source}), MADE)
+        return str(caught.value)
+
+    assert refused("own/one") == "judge.preference.source = 'own/one': not there at None"
+    assert f"judge.preference.source = '{lm_folder}': its tokenizer has no chat template" in refused(str(lm_folder))
+    (lm_folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    refuse_missing(changed(params, {"judge.preference.source": str(lm_folder)}), MADE)
+    model(str(MADE.judgements))
+    refuse_missing(changed(params, {"judge.preference.source": "own/one"}), MADE)
+
+
+def test_tasks_that_cannot_be_asked(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rarlhf.utility.tasks, "find_spec", lambda name: None)
+    asked = changed(params, {"utility.tasks": ["boolq"]})
+    with pytest.raises(UserError, match="lm-eval is not installed"):
+        refuse_missing(asked, MADE)
+    model(str(MADE.utility))
+    refuse_missing(asked, MADE)
 
 
 def test_scorers_that_are_not_there(params: Params) -> None:

@@ -1,7 +1,6 @@
 """The classifier made from nothing: targets, training, and how its quality is measured."""
 
 from collections.abc import Sequence
-from math import isnan
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from rarlhf.system.machine import Machine
 from rarlhf.training.reward import (
     LabelledTexts,
     Padded,
-    area_under_curve,
     cut_some,
     make_scorer,
     new_classifier,
@@ -43,25 +41,6 @@ def reward(params: Params) -> RewardParams:
 @pytest.fixture
 def word_pieces(reward: RewardParams) -> PreTrainedTokenizerBase:
     return train_tokenizer([row.text for row in ROWS], reward)
-
-
-def test_area_under_curve_by_hand_with_a_tie() -> None:
-    scores = torch.tensor([2.0, 1.0, 1.0, 0.0])
-    wanted = torch.tensor([True, True, False, False])
-    # pairs (wanted, unwanted): 2 > 1, 2 > 0, 1 = 1 counts a half, 1 > 0
-    assert area_under_curve(scores, wanted) == 3.5 / 4
-    assert area_under_curve(-scores, wanted) == 0.5 / 4
-    assert area_under_curve(torch.zeros(4), wanted) == 0.5
-    assert isnan(area_under_curve(scores, torch.ones(4, dtype=torch.bool)))  # no unwanted row, so no pair
-
-
-def test_area_under_curve_against_all_pairs() -> None:
-    draws = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 5, (23,), generator=draws).float()
-    wanted = torch.rand(23, generator=draws) < 0.4
-    pairs = [(a, b) for a in scores[wanted].tolist() for b in scores[~wanted].tolist()]
-    expected = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
-    assert area_under_curve(scores, wanted) == pytest.approx(expected)
 
 
 def test_quality_counts_signs_and_pairs(params: Params) -> None:

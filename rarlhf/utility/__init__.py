@@ -1,0 +1,1 @@
+"""What models can still do beside the task that they were tuned for."""
