@@ -1,11 +1,11 @@
 """The engine beside the peer: each side's best micro-batch by trial, then all in turn."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.race import Report, race
+from benchmarks.race import Report, Told, nobody, race, summary
 from benchmarks.setting import Setting, Work
 
 WORK = Work(layers=4, width=256, heads=4, vocab_size=8000, episodes=64, query_tokens=64, response_tokens=48, epochs=4)
@@ -27,17 +27,19 @@ class Effort:
 FULL = Effort(micro_batches=(8, 16, 64), trial_rounds=2, warmup=1, rounds=5, growth_rounds=2)
 
 
-def compare(folder: Path, work: Work, effort: Effort, threads: int, pythons: dict[str, str]) -> dict[str, Any]:
-    """Races the settings; without an interpreter for the peer, this project's alone.
+def compare(  # noqa: PLR0913, PLR0917, each is a different thing
+    folder: Path, work: Work, effort: Effort, threads: int, pythons: dict[str, str], told: Told = nobody
+) -> dict[str, Any]:
+    """Races the settings; without an interpreter for the peer, this project's alone. `told` is told of each turn.
 
     Returns: `ratios`, peer's median seconds by ours, and all that they come from.
     """
     sides = ["ours", "peer"] if "peer" in pythons else ["ours"]
     bases = [base for side in sides for base in _bases(folder, work, threads, side)]
-    trials = {base.name: _trial(base, effort, pythons) for base in bases}
+    trials = {base.name: _trial(base, effort, pythons, told) for base in bases}
     chosen = [replace(base, micro_batch=_fastest(trials[base.name], base)) for base in bases]
     settings = [setting for setting in (*chosen, *_averse(chosen)) if not effort.only or setting.name in effort.only]
-    runs = race(settings, pythons, effort.warmup, effort.rounds)
+    runs = race(settings, pythons, effort.warmup, effort.rounds, told)
     return ratios(runs) | {"runs": runs, "trials": trials}
 
 
@@ -55,10 +57,30 @@ def _averse(settings: Iterable[Setting]) -> list[Setting]:
     return [replace(setting, name=setting.name.replace("full", "alpha_0_4"), keep=ALPHA) for setting in ours]
 
 
-def _trial(base: Setting, effort: Effort, pythons: dict[str, str]) -> dict[str, float]:
+def turns(effort: Effort, sides: int) -> int:
+    """How many turns `compare` takes."""
+    bases = 3 + 2 * (sides - 1)
+    settings = len(effort.only) or bases + 3
+    return bases * len(effort.micro_batches) * (1 + effort.trial_rounds) + settings * (effort.warmup + effort.rounds)
+
+
+def ratios_so_far(reports: Mapping[str, list[Report]]) -> str:
+    """The two main ratios by the turns so far, in words; empty while a setting has none, or there is no peer."""
+    if not all(reports.values()) or "peer_fp32_full" not in reports or "ours_fp32_alpha_0_4" not in reports:
+        return ""
+    now = ratios({name: summary(of_one) for name, of_one in reports.items()})
+    return (
+        f"so far {now['ratio_best_alpha_0_4']:.2f} times faster at the worst 40 %, {now['ratio_best_full']:.2f} on all"
+    )
+
+
+def _trial(base: Setting, effort: Effort, pythons: dict[str, str], told: Told) -> dict[str, float]:
     """Median seconds of each micro-batch size."""
     settings = [replace(base, name=str(size), micro_batch=size) for size in effort.micro_batches]
-    runs = [race([setting], pythons, 1, effort.trial_rounds) for setting in settings]
+    runs = [
+        race([setting], pythons, 1, effort.trial_rounds, lambda size, _: told(f"{base.name}, {size} at once", {}))
+        for setting in settings
+    ]
     return {name: report["median"] for run in runs for name, report in run.items()}
 
 

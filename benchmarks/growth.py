@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.models import make_models
-from benchmarks.race import race
+from benchmarks.race import Told, nobody, race
 from benchmarks.setting import Setting, Work
 
 FACTORS: dict[str, tuple[int, ...]] = {"episodes": (16, 128), "response_tokens": (24, 96), "width": (128, 512)}
@@ -22,7 +22,13 @@ def grown(work: Work, factors: dict[str, tuple[int, ...]]) -> dict[str, Work]:
 
 
 def growth(  # noqa: PLR0913, PLR0917, each is a different thing
-    folder: Path, works: dict[str, Work], micro_batch: int, threads: int, rounds: int, python: str
+    folder: Path,
+    works: dict[str, Work],
+    micro_batch: int,
+    threads: int,
+    rounds: int,
+    python: str,
+    told: Told = nobody,
 ) -> dict[str, Any]:
     """Medians of each work's phases in both precisions, with the rate of its update."""
     results: dict[str, Any] = {}
@@ -33,7 +39,7 @@ def growth(  # noqa: PLR0913, PLR0917, each is a different thing
         base = Setting(f"{name} float32", "ours", work, str(place), threads, "float32", size)
         reduced = replace(base, name=f"{name} bfloat16", precision="bfloat16", rollout_logprobs="decode")
         for setting in (base, reduced):
-            run = race([setting], {"ours": python}, 1, rounds)[setting.name]
+            run = race([setting], {"ours": python}, 1, rounds, told)[setting.name]
             results[setting.name] = run | {"update": rates(setting, run["phases"]["update"])}
     return results
 

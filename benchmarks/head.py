@@ -14,7 +14,7 @@ import rarlhf.decoding.sampling
 import rarlhf.models.policy
 from benchmarks.models import make_models, queries
 from benchmarks.ours import trainer
-from benchmarks.race import Report, summary
+from benchmarks.race import Report, Told, nobody, summary
 from benchmarks.setting import Setting, Work
 from benchmarks.worker import Reporter
 from rarlhf.config.params import RuntimeParams
@@ -31,7 +31,9 @@ def rounded(lm: PreTrainedModel, states: Tensor) -> Tensor:
 HEADS: dict[str, Head] = {"float32": rarlhf.models.policy.logits_of, "bfloat16": rounded}
 
 
-def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: int) -> dict[str, Any]:
+def head_cost(  # noqa: PLR0913, PLR0917, each is a different thing
+    folder: Path, work: Work, micro_batch: int, threads: int, rounds: int, told: Told = nobody
+) -> dict[str, Any]:
     """Seconds of an iteration with each head, and `ratios` of float32's processor time to bfloat16's, one a round.
 
     One process and one engine run both ways in turn, so that each round meets one mood of the machine; processor time
@@ -53,6 +55,7 @@ def head_cost(folder: Path, work: Work, micro_batch: int, threads: int, rounds: 
                 start, cpu_start = time.perf_counter(), time.process_time()
                 engine.step(engine.collect_rollout(batch, index + 1), index + 1)
                 times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+            told(f"{name} head", {})
             if index > 0:  # the first round does not count
                 reports[name].append(times | {"phases": dict(reporter.phases), "baseline_bytes": 0, "above_bytes": 0})
     ratios = [full["cpu_seconds"] / other["cpu_seconds"] for full, other in zip(*reports.values(), strict=True)]

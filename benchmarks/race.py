@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,11 @@ from benchmarks.setting import Setting
 
 ROOT = Path(__file__).parents[1]
 Report = dict[str, Any]
+Told = Callable[[str, Mapping[str, list[Report]]], None]  # takes a setting that has had its turn, and all counted turns
+
+
+def nobody(name: str, reports: Mapping[str, list[Report]]) -> None:
+    """Is told of a turn and does nothing."""
 
 
 class Worker:
@@ -64,7 +69,9 @@ class Worker:
         return json.loads(line)
 
 
-def race(settings: Sequence[Setting], pythons: dict[str, str], warmup: int, rounds: int) -> dict[str, Report]:
+def race(
+    settings: Sequence[Setting], pythons: dict[str, str], warmup: int, rounds: int, told: Told = nobody
+) -> dict[str, Report]:
     """Runs all settings in turn.
 
     Args:
@@ -72,6 +79,7 @@ def race(settings: Sequence[Setting], pythons: dict[str, str], warmup: int, roun
         pythons: the interpreter of each side.
         warmup: rounds that do not count.
         rounds: rounds that count.
+        told: is told of each turn.
     Returns: for each name its setting and what `summary` makes of its rounds.
     """
     workers = [Worker(setting, pythons[setting.side]) for setting in settings]
@@ -84,6 +92,7 @@ def race(settings: Sequence[Setting], pythons: dict[str, str], warmup: int, roun
                 report = worker.turn()
                 if index >= warmup:
                     reports[worker.setting.name].append(report)
+                told(worker.setting.name, reports)
     finally:
         for worker in workers:
             worker.end()

@@ -7,16 +7,18 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import FULL, WORK, Effort, compare
+from benchmarks.compare import FULL, WORK, Effort, compare, ratios_so_far, turns
 from benchmarks.growth import FACTORS, grown, growth
 from benchmarks.head import head_cost
 from benchmarks.models import make_models
-from benchmarks.race import ROOT
+from benchmarks.race import ROOT, Report
 from benchmarks.rounding import rounding
 from benchmarks.setting import Work
+from rarlhf.messages.progress import Update, progress
 
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK_WORK = Work(layers=2, width=16, heads=2, vocab_size=40, episodes=4, query_tokens=3, response_tokens=5, epochs=2)
@@ -32,18 +34,34 @@ def main() -> None:
     factors = {} if options.quick else FACTORS
     pythons = {"ours": sys.executable} | ({"peer": options.peer} if options.peer else {})
     about = machine(options.threads, pythons)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    works = grown(work, factors)
+    total = turns(effort, len(pythons)) + 2 * len(works) * (1 + effort.growth_rounds) + 2 * (1 + effort.rounds)
+    with tempfile.TemporaryDirectory() as name, progress("bench", total) as update:
+        folder, told = Path(name), Steps(update)
         make_models(folder / "models", work)
-        compared = compare(folder / "models", work, effort, options.threads, pythons)
+        compared = compare(folder / "models", work, effort, options.threads, pythons, told)
         write(options.out / "compare.json", about | compared)
         micro_batch = compared["runs"]["ours_fp32_full"]["setting"]["micro_batch"]
-        works = grown(work, factors)
-        phases = growth(folder / "growth", works, micro_batch, options.threads, effort.growth_rounds, sys.executable)
-        write(options.out / "growth.json", about | {"runs": phases})
-        cost = head_cost(folder / "head", work, micro_batch, options.threads, effort.rounds)
+        by_size = (works, micro_batch, options.threads, effort.growth_rounds, sys.executable)
+        write(options.out / "growth.json", about | {"runs": growth(folder / "growth", *by_size, told)})
+        cost = head_cost(folder / "head", work, micro_batch, options.threads, effort.rounds, told)
         write(options.out / "head.json", about | cost)
         write(options.out / "rounding.json", about | rounding(folder / "rounding", work, micro_batch, options.threads))
+
+
+class Steps:
+    """Shows how far the turns are, what had the last one, and the ratios so far."""
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+        self.done = 0
+        self.ratios = ""
+
+    def __call__(self, name: str, reports: Mapping[str, list[Report]]) -> None:
+        """Takes one turn."""
+        self.done += 1
+        self.ratios = ratios_so_far(reports) or self.ratios
+        self.update(self.done, "; ".join(filter(None, (name, self.ratios))))
 
 
 def arguments() -> argparse.Namespace:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import WORK, ratios
+from benchmarks.compare import FULL, WORK, ratios, turns
 from benchmarks.growth import episode_flops, grown
-from benchmarks.race import ROOT, summary
+from benchmarks.race import ROOT, Report, summary
 from benchmarks.report import PARTS, page
+from benchmarks.run import Steps
 from benchmarks.setting import Setting, Work
 from tests.warm import warm_python
 
@@ -31,6 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command = [python / "python3", "-m", "benchmarks.run", "--quick", "--threads", "1", "--out", str(folder)]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
+    (folder / "said").write_text(run.stdout)
     return folder
 
 
@@ -109,3 +111,31 @@ def test_a_setting_survives_its_text() -> None:
     setting = Setting("x", "ours", WORK, "folder", 2, "bfloat16", 8, keep=0.4, rollout_logprobs="decode")
     assert Setting.read(setting.text()) == setting
     assert setting.kept == 26  # ceil(25.6)
+
+
+@pytest.mark.slow
+def test_progress_ends_when_the_turns_do(results: Path) -> None:
+    lines = [line for line in (results / "said").read_text().splitlines() if line.startswith("bench ")]
+    assert lines[-1].startswith("bench 10/10 bfloat16 head ")
+
+
+def test_turns_of_the_whole_comparison() -> None:
+    assert turns(FULL, sides=2) == 5 * 3 * 3 + 8 * 6  # trials of three micro-batches; then eight settings
+    assert turns(FULL, sides=1) == 3 * 3 * 3 + 6 * 6
+
+
+def test_ratios_so_far() -> None:
+    def reports(seconds: float) -> list[Report]:
+        return [
+            {"seconds": seconds, "cpu_seconds": 1.0, "phases": {"score": 0.0}, "baseline_bytes": 0, "above_bytes": 0}
+        ]
+
+    names = [f"ours_{kind}_{share}" for kind in ("fp32", "fp32_recompute") for share in ("full", "alpha_0_4")]
+    ours = {name: reports(1.0 if name.endswith("full") else 0.5) for name in names}
+    told: list[tuple[int, str]] = []
+    steps = Steps(lambda done, text: told.append((done, text)))
+    steps("ours_fp32_full", ours)
+    steps("peer_fp32_full", {**ours, "peer_fp32_full": reports(3.0)})
+    steps("base float32", {"base float32": reports(1.0)})
+    ratio = "so far 6.00 times faster at the worst 40 %, 3.00 on all"
+    assert told == [(1, "ours_fp32_full"), (2, f"peer_fp32_full; {ratio}"), (3, f"base float32; {ratio}")]
