@@ -102,15 +102,25 @@ class WeightedAnswers(Dataset[int]):
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The fields of `Episodes`, and the `weights` (B,) of their negative log-likelihoods in the batch's mean."""
         index = torch.tensor(indices)
-        prompts, lengths = self.prompts[index], self.lengths[index]
-        longest = int(lengths.max())
-        return {
-            "queries": self.queries.tokens[prompts],
-            "query_mask": self.queries.mask[prompts],
-            "responses": self.responses[index, :longest].long(),
-            "response_mask": torch.arange(longest) < lengths.unsqueeze(1),
-            "weights": self.weights[index],
-        }
+        answers = batch_of(self.queries.rows(self.prompts[index]), self.responses[index], self.lengths[index])
+        return {**answers, "weights": self.weights[index]}
+
+
+def batch_of(queries: Prompts, responses: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    """The fields of `Episodes`, with responses as wide as the longest of them.
+
+    Args:
+        queries: B of them.
+        responses: (B, T) of any integer type.
+        lengths: (B,) real tokens, int64.
+    """
+    longest = int(lengths.max())
+    return {
+        "queries": queries.tokens,
+        "query_mask": queries.mask,
+        "responses": responses[:, :longest].long(),
+        "response_mask": torch.arange(longest) < lengths.unsqueeze(1),
+    }
 
 
 def kept_answers(weights: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ from rarlhf.models.loading import load_tokenizer
 from rarlhf.models.policy import Sampling, episode_states, logits_of, positions, sampling_of
 from rarlhf.models.reference import RefPolicy
 from rarlhf.system.machine import Machine
-from rarlhf.training.fit import Places, episodes_of, refuse_foreign
+from rarlhf.training.fit import Places, batch_of, episodes_of, refuse_foreign
 from rarlhf.training.supervised import LossCurve, Seat, run_trainer, steps_in, training_options
 
 CPU = torch.device("cpu")
@@ -99,15 +99,9 @@ class LabelledAnswers(Dataset[int]):
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The fields of `Episodes`, and the `labels` (B,)."""
         index = torch.tensor(indices)
-        prompts, lengths = index // self.samples.scores.shape[1], self.samples.lengths.flatten()[index].long()
-        longest = int(lengths.max())
-        return {
-            "queries": self.queries.tokens[prompts],
-            "query_mask": self.queries.mask[prompts],
-            "responses": self.samples.responses.flatten(0, 1)[index, :longest].long(),
-            "response_mask": torch.arange(longest) < lengths.unsqueeze(1),
-            "labels": self.labels[index],
-        }
+        queries = self.queries.rows(index // self.samples.scores.shape[1])
+        responses, lengths = self.samples.responses.flatten(0, 1)[index], self.samples.lengths.flatten()[index].long()
+        return {**batch_of(queries, responses, lengths), "labels": self.labels[index]}
 
 
 def head_losses(

@@ -20,7 +20,7 @@ from tasks.samples import samples
 from tasks.sft import sft
 from tests.tasks.test_lora_stages import ROOT, SECTIONS, STORED, run, write_inputs
 
-SETTINGS = {"layers": 1, "heads": 2, "batch_size": 16, "micro_batch_size": 8, "epochs": 4, "lr": 0.02}
+SETTINGS = {"layers": 1, "heads": 2, "batch_size": 16, "micro_batch_size": 8, "epochs": 12, "lr": 0.02}
 METHODS = {
     "start": ["sft"],
     "ppo": {},
