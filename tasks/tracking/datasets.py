@@ -33,7 +33,7 @@ READS: Mapping[str, Mapping[str, str]] = {
     "generate_headed": {"data/prompts/test.jsonl": EVALUATION},
     "second_scorer": {"data/raw/second_scorer.jsonl": TRAINING, "data/raw/test.jsonl": EVALUATION},
     "judge": {"generations": EVALUATION},
-    "utility": {"data/raw/test.jsonl": EVALUATION},
+    "utility": {"data/raw/train.jsonl": TRAINING, "data/raw/test.jsonl": EVALUATION},
     "evaluate": {
         "data/prompts/test.jsonl": EVALUATION,
         "data/prompts/perplexity.jsonl": EVALUATION,

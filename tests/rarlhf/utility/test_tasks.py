@@ -29,7 +29,7 @@ def section(params: Params, *tasks: str, **values: object) -> UtilityParams:
 
 
 @torch.no_grad()
-def slowly(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, question: str, never: int | None) -> int:
+def slowly(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, question: str) -> int:
     """Which choice the model finds likelier after the question and a space."""
     found = []
     for choice in CHOICES:
@@ -38,8 +38,6 @@ def slowly(lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, question: st
         after = after[-(lm.config.n_positions + 1) :]
         new = len(tokenizer(f"{question.rstrip()} {choice}", add_special_tokens=False)["input_ids"]) - len(before)
         logits = lm(torch.tensor([after[:-1]])).logits[0]
-        if never is not None:
-            logits[:, never] = -torch.inf
         picked = logits.log_softmax(dim=1)[range(len(after) - 1), after[1:]]
         found.append(float(picked[-new:].sum()))
     return int(found[1] > found[0])
@@ -52,21 +50,29 @@ def test_twenty_questions_of_our_own(
     lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, params: Params, machine: Machine, tmp_path: Path
 ) -> None:
     task = write_task(tmp_path)
-    with_most = slowly(lm, tokenizer, "we saw the film", None)
-    likeliest = int(lm(torch.tensor([tokenizer("we saw the film")["input_ids"]])).logits[0, -1].argmax())
-    for never in (None, likeliest):
-        rows = [json.loads(line) for line in (tmp_path / "own.jsonl").read_text().splitlines()]
-        right = [slowly(lm, tokenizer, row["question"], never) == row["answer"] for row in rows]
-        share, banned = sum(right) / 20, () if never is None else (never,)
-        tasks = Tasks(section(params, task), tmp_path / "scratch")
-        (found,) = run_tasks(lm, tokenizer, tasks, banned, machine).values()
-        assert found.accuracy == share and found.questions == 20
-        assert found.error == pytest.approx((share * (1 - share) / 19) ** 0.5)
-        assert run_tasks(lm, tokenizer, tasks, banned, machine) == {"own": found}
-    # The model's own choice is the answer to every question: all are right.
-    whole = write_task(tmp_path / "whole", "whole", [with_most] * 3)
-    first = Tasks(section(params, whole, task, limit=1), tmp_path / "scratch")
-    assert run_tasks(lm, tokenizer, first, (), machine)["whole"] == TaskResult(1.0, None, 1)
+    rows = [json.loads(line) for line in (tmp_path / "own.jsonl").read_text().splitlines()]
+    right = [slowly(lm, tokenizer, row["question"]) == row["answer"] for row in rows]
+    share, tasks = sum(right) / 20, Tasks(section(params, task), tmp_path / "scratch")
+    (found,) = run_tasks(lm, tokenizer, tasks, (), machine).values()
+    assert found.accuracy == share and found.questions == 20
+    assert found.error == pytest.approx((share * (1 - share) / 19) ** 0.5)
+    assert run_tasks(lm, tokenizer, tasks, (), machine) == {"own": found}
+
+
+@harness
+@warned
+@pytest.mark.slow
+def test_tokens_that_a_model_never_draws_have_no_probability(
+    lm: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, params: Params, machine: Machine, tmp_path: Path
+) -> None:
+    chosen = slowly(lm, tokenizer, "we saw the film")
+    asked = section(params, write_task(tmp_path, answers=[chosen] * 3), limit=1)
+    tasks = Tasks(asked, tmp_path / "scratch")
+    assert run_tasks(lm, tokenizer, tasks, (), machine) == {"own": TaskResult(1.0, None, 1)}
+    ids = [set(tokenizer(f"we saw the film {choice}")["input_ids"]) for choice in CHOICES]
+    never = sorted(ids[chosen] - ids[1 - chosen])
+    assert never
+    assert run_tasks(lm, tokenizer, tasks, never, machine) == {"own": TaskResult(0.0, None, 1)}
 
 
 @harness

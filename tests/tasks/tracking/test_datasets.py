@@ -15,7 +15,7 @@ STAGES = {name: entry.get("do", entry) for name, entry in ENTRIES.items()}
 ROWS = ("data/raw", "data/prompts", "data/samples", "generations")  # folders of rows
 KINDS = ("", "_start", "_fit", "_tuned", "_decoded", "_guided", "_headed")
 SHARED = dict.fromkeys((f"generate{kind}" for kind in KINDS), "continuations")
-IN_THE_LIBRARY = ("evaluate", "tuned")  # stages whose files the library names
+IN_THE_LIBRARY = ("utility", "evaluate", "tuned")  # stages whose files the library names
 
 
 def test_name_place_rows_and_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
