@@ -79,7 +79,10 @@ def new_adapter(lm: PreTrainedModel, lora: LoRAParams, seed: int) -> "PeftModel"
 
 
 def copy_policy(model: "PeftModel", name: str) -> None:
-    """Copies the policy's adapter as it is now to a frozen one, `name`, which is made or replaced; in place."""
+    """Copies the policy's adapter as it is now to another, `name`, which is made or replaced, in place.
+
+    Only the active adapter is trained, so the copy is frozen (peft).
+    """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     weights = get_peft_model_state_dict(model, adapter_name=POLICY, save_embedding_layers=False)
@@ -87,9 +90,6 @@ def copy_policy(model: "PeftModel", name: str) -> None:
         if name not in model.peft_config:
             model.add_adapter(name, copy(model.peft_config[POLICY]))
         set_peft_model_state_dict(model, weights, adapter_name=name)
-    for path, parameter in model.named_parameters():
-        if f".{name}." in path:
-            parameter.requires_grad_(False)
 
 
 def train_tokens(model: "PeftModel", tokens: Sequence[int], rows: torch.Tensor) -> None:

@@ -32,7 +32,7 @@ TUNED: dict[str, dict[str, Any]] = {
     "adaptive": {"by": "regularised", "related": "prompt"},
     "tail": {"by": "regularised", "related": "label", "head": {"labels": "soft", "alpha": 0.5}},
 }
-REGULARISED = {"penalty": 3.0, "rounds": 3, "prompts": 8, "samples": 4, "related_quantile": 0.5}
+REGULARISED = {"penalty": 3.0, "rounds": 2, "prompts": 8, "samples": 4, "related_quantile": 0.5}
 PLACES = {"sft": Path("models/sft"), "reward": Path("models/reward"), "prompts": Path("data/prompts")}
 DRAWN = Path("data/samples/train")
 
@@ -77,7 +77,7 @@ def test_each_method_through_its_stages(
     run(samples, params, "samples@train", **PLACES, split="train", out=DRAWN)
     run(plan, params, "plan", samples=DRAWN, out=Path("data/plan"))
     weights = {}
-    for method in TUNED:
+    for method in TUNED if mode == "none" else ("adaptive", "tail"):
         settings, out = Path("data/plan/methods", f"{method}.json"), Path("models", method, "1")
         paths = {"settings": settings, "base": Path("models/base"), "raw": Path("data/raw"), "out": out}
         curve = Path("curves", f"{method}.csv")
@@ -86,7 +86,7 @@ def test_each_method_through_its_stages(
         assert steps == ["1", "2", "3", "4", "5", "6"]  # 12 rows of 4 a step, twice
         name = "model.safetensors" if mode == "none" else "adapter_model.safetensors"
         weights[method] = (out / name).read_bytes()
-    assert len(set(weights.values())) == len(TUNED)
+    assert len(set(weights.values())) == len(weights)
     method = {"method": "adaptive", "model": Path("models/adaptive"), "out": Path("generations/adaptive")}
     run(generate_tuned, params, "generate_tuned@adaptive", **PLACES, **method)
     assert len(read_jsonl(Path("generations/adaptive/1.jsonl"))) == 40
