@@ -11,11 +11,13 @@ import sys
 from rarlhf.config.params import Params
 
 WITH_DATASETS = ("download", "sft", "tuned")  # stages; other trainings give the Trainer data sets of torch
+WITH_HARNESS = ("check", "utility")  # stages that load lm-evaluation-harness where tasks are asked for
 
 
 def unused(stage: str, params: Params) -> list[str]:
     """Names of packages that nothing in a stage can need."""
-    if params.functions:  # a user's scorer may import anything
+    # A scorer of a user's own and the harness's tasks may import anything.
+    if params.functions or (params.utility.tasks and stage in WITH_HARNESS):
         return []
     return ["peft"] * (params.model.adapter == "none") + ["datasets"] * (stage not in WITH_DATASETS)
 
