@@ -28,7 +28,7 @@ def differences(setting: Setting) -> dict[str, float]:
     """Kept minus recomputed, token by token and summed over responses; `ratio_*` is what PPO's first ratio would be."""
     runtime = RuntimeParams(device="cpu", threads=setting.threads, precision=setting.precision, decode="eager")
     machine = prepare(runtime)
-    engine = trainer(setting, machine, Reporter())
+    engine = trainer(setting, machine, Reporter(worker=False))
     work = setting.work
     draws = torch.Generator().manual_seed(2)
     queries = torch.randint(1, work.vocab_size, (work.episodes, work.query_tokens), generator=draws).tolist()

@@ -13,11 +13,16 @@ from typing import Any
 
 
 class Reporter:
-    """Answers each line on standard input with one iteration's numbers on standard output."""
+    """Answers each line on standard input with one iteration's numbers on standard output.
 
-    def __init__(self) -> None:
+    Args:
+        worker: whether this process is a worker; one that is not gives no answers.
+    """
+
+    def __init__(self, worker: bool = True) -> None:
         self.out = sys.stdout
-        sys.stdout = sys.stderr  # what libraries print must not get between the answers
+        if worker:
+            sys.stdout = sys.stderr  # what libraries print must not get between the answers
         self.phases: dict[str, float] = {}
         self.start = self.cpu_start = 0.0
         self.baseline = 0
