@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.gptj import CASES, SMALL_SHAPE, Times, case_params, iterate, make_model, new_trainer
 from rarlhf.decoding.compiled import CompiledSteps
-from rarlhf.decoding.prompts import left_pad
+from rarlhf.decoding.prompts import Prompts, left_pad
 from rarlhf.decoding.sampling import Decoding, sample_with_logprobs, uniform_numbers
 from rarlhf.models.backbone import load_trainable
 from rarlhf.models.policy import logits_of, response_states
@@ -55,12 +55,21 @@ class World:
         trained = load_trainable(self.folder, self.params.model, 1, device)
         return new_trainer(trained, self.params, self.sizes["query"], Machine(device, dtype), Times())
 
+    def queries(self, trainer: "PPOTrainer") -> list[list[int]]:
+        """A batch of queries of random tokens."""
+        draws = torch.Generator().manual_seed(3)
+        shape, count = (self.sizes["batch"], self.sizes["query"]), trainer.policy.lm.config.vocab_size
+        return torch.randint(1, count, shape, generator=draws).tolist()
+
     def episodes(self, trainer: "PPOTrainer") -> "Episodes":
         """One response to each of a batch of queries."""
-        draws = torch.Generator().manual_seed(3)
-        count = trainer.policy.lm.config.vocab_size
-        queries = torch.randint(1, count, (self.sizes["batch"], self.sizes["query"]), generator=draws).tolist()
-        return trainer.generate(queries, 1)
+        return trainer.generate(self.queries(trainer), 1)
+
+    def asked(self, trainer: "PPOTrainer") -> tuple[Prompts, Tensor]:
+        """The batch as prompts, and the random numbers (B, T) of their responses."""
+        queries, sampling = self.queries(trainer), trainer.policy.sampling
+        uniforms = uniform_numbers(("check",), (len(queries), sampling.max_new_tokens))[0]
+        return left_pad(queries, sampling.end_id, self.device), uniforms.to(self.device)
 
 
 def same_bytes(world: World) -> Found:
@@ -89,11 +98,7 @@ def compiled_decoding(world: World) -> Found:
     """Tokens and log-probabilities drawn by compiled passes and by eager ones, from the same random numbers."""
     trainer = world.trainer(world.device)
     lm, sampling = trainer.policy.lm, trainer.policy.sampling
-    draws = torch.Generator().manual_seed(3)
-    shape = (world.sizes["batch"], world.sizes["query"])
-    queries = torch.randint(1, lm.config.vocab_size, shape, generator=draws).tolist()
-    prompts = left_pad(queries, sampling.end_id, world.device)
-    uniforms = uniform_numbers(("check",), (len(queries), sampling.max_new_tokens))[0].to(world.device)
+    prompts, uniforms = world.asked(trainer)
     with torch.no_grad():
         eager, logprobs = sample_with_logprobs(Decoding(lm, sampling), prompts, uniforms)
         compiled, others = sample_with_logprobs(Decoding(lm, sampling, compiled=CompiledSteps(lm)), prompts, uniforms)
@@ -123,11 +128,7 @@ def kept_logprobs(world: World) -> Found:
     """Log-probabilities kept from decoding, and computed again in one pass, in float32."""
     trainer = world.trainer(world.device)
     lm, sampling = trainer.policy.lm, trainer.policy.sampling
-    draws = torch.Generator().manual_seed(4)
-    shape = (world.sizes["batch"], world.sizes["query"])
-    queries = torch.randint(1, lm.config.vocab_size, shape, generator=draws).tolist()
-    prompts = left_pad(queries, sampling.end_id, world.device)
-    uniforms = uniform_numbers(("kept",), (len(queries), sampling.max_new_tokens))[0].to(world.device)
+    prompts, uniforms = world.asked(trainer)
     with torch.no_grad():
         episodes, kept = sample_with_logprobs(Decoding(lm, sampling), prompts, uniforms)
         again = trainer.policy.measure(episodes).logprobs
