@@ -88,7 +88,7 @@ bench: $(INSTALLED) $(PEER)/.installed
 accelerator:
 	@python=$$([ -e $(INSTALLED) ] && echo $(BIN)/python || echo python3); \
 	if [ -n "$(WHEELS)" ]; then \
-		python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target .wheels $(WHEELS)/*.whl || exit 1; \
+		$$python -m pip install -q --no-index --no-deps --no-compile --upgrade --target .wheels $(WHEELS)/*.whl || exit 1; \
 		export PYTHONPATH="$$PWD/.wheels"; \
 	fi; \
 	$$python -m benchmarks.accelerator

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from tasks.running.stage import Run, stage
 
+OFF = "section utility of params.yaml is off: nothing is measured"
+
 
 @stage
 def utility(run: Run, raw: Path, models: Path, out: Path) -> None:
-    """Measure the models that section `utility` asks about; with the section off, write an empty folder."""
+    """Measure the models that section `utility` asks about; with the section off, say so in a file."""
     asked = run.params.utility
     with run.output(out) as folder:
         if not asked.tasks and not asked.classification.rows:
-            run.log("section utility is off: nothing is measured")
+            run.log(OFF)
+            (folder / "off.txt").write_text(f"{OFF}\n", encoding="utf-8")  # DVC warns of a folder that is empty
             return
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, which fill the log
         from rarlhf.system.machine import prepare

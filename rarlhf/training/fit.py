@@ -16,8 +16,7 @@ says. So there are rounds (`fit.rounds`):
    these from the policy so far. Beta moves by the factor by which the policy missed the target (`step`). Eta stays: it
    belongs to the policy of the target KL, which the rounds are to reach.
 
-After the last round `fit.calibrated` brings the policy to the target along the line from the SFT model's weights
-(`rarlhf.training.step_length`).
+After the last round `fit.calibrated` brings the policy to the target KL (`rarlhf.training.step_length`).
 
 With N answers of the SFT model and M of policy k to each prompt, the answers are those of q = (N pi_ref + M pi_k) /
 (N + M). Their importance weights pi_ref / q are at most (N + M) / N, so that none has to be clipped (Hesterberg 1995,

@@ -51,7 +51,7 @@ def read_utility(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> 
     """Reads the results of the methods that have some.
 
     Args:
-        folder: METHOD.json; empty where section `utility` is off.
+        folder: METHOD.json; none where section `utility` is off.
         methods: names of all methods of the run.
         seeds: of the run.
 

@@ -105,14 +105,16 @@ def test_tasks_are_measured_of_every_model(mode: str) -> None:
     assert run_utility(params) == written
 
 
-def test_while_it_is_off_it_writes_nothing(
+def test_while_it_is_off_it_says_so_and_has_no_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "presets" / "tiny.yaml").read_text("utf-8"))
     monkeypatch.setitem(sys.modules, "rarlhf.utility.methods", None)  # nothing heavy is imported
-    assert run_utility(load_params(ROOT / "presets" / "tiny.yaml")) == {}
-    assert "section utility is off" in capsys.readouterr().out
+    said = b"section utility of params.yaml is off: nothing is measured\n"
+    assert run_utility(load_params(ROOT / "presets" / "tiny.yaml")) == {"off.txt": said}
+    assert capsys.readouterr().out == said.decode()
+    assert read_utility(Path("utility"), ["sft"], [1]) == {}
 
 
 @pytest.mark.slow
