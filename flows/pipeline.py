@@ -17,9 +17,11 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.artifacts import publish_mlflow_link, publish_results
+from flows.machines.places import places
 from flows.running.command import status_of, value_of
 from flows.running.devices import Shares, stage_shares
-from flows.running.graph import up_to_date
+from flows.running.graph import look
+from flows.running.lockfile import names_in_lock, order_lock
 from flows.running.processes import Processes
 from flows.running.remote import fetch_run_cache, push
 from flows.running.reproduce import Repro
@@ -66,6 +68,7 @@ def rarlhf(
     preset: str | None = None,
     parallel: Annotated[int, Field(ge=1)] | None = None,
     remote: str | None = None,
+    pool: str | None = None,
 ) -> State[None]:
     """Brings the pipeline, or what the targets need, up to date. One run at a time works in a workspace.
 
@@ -75,23 +78,26 @@ def rarlhf(
         force: whether to run stages that are up to date too.
         preset: name of a preset that replaces params.yaml first.
         parallel: how many stages may run at the same time; where empty, one for each accelerator, or on a CPU as
-            many as its cores and memory have room for.
+            many as its cores and memory have room for. With a pool: how many stages may be asked for at a time.
         remote: name of a DVC remote. Results that it has are taken from it; what was made is sent to it.
+        pool: name of a work pool whose machines run the stages that compute; it needs a remote.
     """
     with hold_workspace(get_run_logger().info) as held:
         try:
             graph, params = prepare(targets or [], overrides or {}, preset, get_run_logger().info)
             if remote:
                 fetch_run_cache(remote)
+            where = places(pool, remote, graph, params, parallel, get_run_logger().info)
         except UserError as error:
             get_run_logger().error(str(error))
             return Failed(message=str(error))
         with pipeline_run("flows.pipeline") as pipeline:
             pipeline.open(params)
-            fresh = set() if force else up_to_date(graph)
-            repro = Repro(force, remote, Processes([held]), Shares(stage_shares(params, parallel)))
+            locked, (_, fresh, order) = names_in_lock(), look(targets or [], force)
+            repro = Repro(force, remote, Processes([held]), Shares(stage_shares(params, where.here)))
             with nullcontext() if set(graph) <= fresh else tracking_process(pipeline.folder):
-                states = run_stages(graph, fresh, repro)
+                states = run_stages(graph, fresh, repro, where.bring, where.number)
+            order_lock(locked, order)
             for stage, state in states.items():
                 pipeline.stage(stage, _named(state))
             _show(states, pipeline)
@@ -162,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how many stages may run at the same time (default: one for each accelerator, or as many as fit the CPU)",
     )
     parser.add_argument("--remote", help="DVC remote that results are taken from and sent to")
+    parser.add_argument("--pool", help="work pool whose machines run the stages that compute; needs --remote")
     return parser
 
 
@@ -182,6 +189,7 @@ def _run(options: argparse.Namespace) -> State[Any]:
             preset=options.preset,
             parallel=options.parallel,
             remote=options.remote,
+            pool=options.pool,
             return_state=True,
         )
 

@@ -24,7 +24,7 @@ def read_graph(targets: Sequence[str] = ()) -> Graph:
         waits for, the one at the end of the longest chain comes first.
     Raises: UserError for a target that is not there.
     """
-    with _opened() as repo:
+    with opened() as repo:
         return _graph(repo, targets)
 
 
@@ -52,16 +52,11 @@ def _depth_first(upstream: Graph) -> Iterator[str]:
     yield from visit(upstream)
 
 
-def up_to_date(graph: Graph) -> set[str]:
+def _up_to_date(repo: "Repo", graph: Graph) -> set[str]:
     """Stages that are up to date, as are all stages they wait for. Asking for all at once saves 0.5 s for each.
 
     Empty if another process holds DVC's lock: DVC is then asked stage by stage.
     """
-    with _opened() as repo:
-        return _up_to_date(repo, graph)
-
-
-def _up_to_date(repo: "Repo", graph: Graph) -> set[str]:
     from dvc.exceptions import DvcException
 
     fresh: set[str] = set()
@@ -89,14 +84,18 @@ def look(targets: Sequence[str], force: bool) -> tuple[Graph, set[str], list[str
     """
     from dvc.repo.reproduce import plan_repro
 
-    with _opened() as repo:
+    with opened() as repo:
         graph = _graph(repo, targets)
         order = [stage.addressing for stage in plan_repro(repo.index.graph)]
         return graph, set() if force else _up_to_date(repo, graph), order
 
 
 @contextmanager
-def _opened() -> "Iterator[Repo]":
+def opened() -> "Iterator[Repo]":
+    """The repository.
+
+    Raises: UserError if DVC cannot read it, also for errors of DVC in the block.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

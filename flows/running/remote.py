@@ -26,7 +26,7 @@ def fetch_run_cache(name: str) -> None:
     """
     from dvc.stage.cache import RunCacheNotSupported
 
-    with _opened(name) as repo, repo.lock:
+    with opened(name) as repo, repo.lock:
         known = sorted(repo.config["remote"])
         if name not in known:
             there = f"there are {', '.join(known)}" if known else "there is none"
@@ -42,7 +42,7 @@ def restore(name: str, stage: str) -> bool:
     """Puts a stage's results into the workspace if they are missing there; returns False if the remote lacks them."""
     from dvc.stage.cache import RunCacheNotFoundError
 
-    with _opened(name) as repo, repo.lock:
+    with opened(name) as repo, repo.lock:
         (found,) = repo.stage.collect(stage)
         if not found.changed():
             return True
@@ -55,12 +55,12 @@ def restore(name: str, stage: str) -> bool:
 
 def push(name: str, stages: Iterable[str]) -> int:
     """Sends the stages' results and the run cache to the remote; returns the number of files that were sent."""
-    with _opened(name) as repo:
+    with opened(name) as repo:
         return int(repo.push(targets=list(stages), remote=name, run_cache=True))
 
 
 @contextmanager
-def _opened(name: str) -> "Iterator[Repo]":
+def opened(name: str) -> "Iterator[Repo]":
     """The repository; errors of the remote come without the password that its address may hold."""
     from dvc.exceptions import DownloadError, DvcException, UploadError
     from dvc.repo import Repo

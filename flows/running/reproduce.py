@@ -88,15 +88,15 @@ def reproduce(stage: str, repro: Repro, say: Callable[[str], object]) -> Ended:
     lines: list[str] = []
     with repro.shares.one() as share:
         for command in repro.commands(stage):
-            status = 0 if repro.processes.stopped else _follow(command, repro.processes, share, lines, say)
+            status = 0 if repro.processes.stopped else run_command(command, repro.processes, share, lines, say)
             if repro.processes.stopped:
                 return Ended.CANCELLED
             if status:
-                raise _error(stage, lines, status)
+                raise error_of(stage, lines, status)
     return Ended.CACHED if any(text in line for line in lines for text in SKIPPED) else Ended.COMPLETED
 
 
-def _follow(
+def run_command(
     command: Sequence[str],
     processes: Processes,
     share: Mapping[str, str],
@@ -121,7 +121,7 @@ def follow(process: "subprocess.Popen[str]", lines: list[str], say: Callable[[st
                 say(lines[-1])
 
 
-def _error(stage: str, lines: Sequence[str], status: int) -> StageError:
+def error_of(stage: str, lines: Sequence[str], status: int) -> StageError:
     """The error of a failed command; `status` is the command's, and `dvc` has another status than its stage."""
     killed = SIGNALLED < status < DVC_FAILED
     told = (

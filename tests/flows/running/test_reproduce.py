@@ -5,7 +5,7 @@ import pytest
 from flows.running.devices import Shares
 from flows.running.guard import SIGNALLED
 from flows.running.processes import Processes
-from flows.running.reproduce import DVC_FAILED, PassingTrouble, Repro, StageError, _error
+from flows.running.reproduce import DVC_FAILED, PassingTrouble, Repro, StageError, error_of
 from rarlhf.config.errors import PASSING_STATUS
 
 
@@ -36,7 +36,7 @@ RUN = "ERROR: failed to reproduce 'sft': failed to run: python -m tasks.sft --ou
 def test_a_passing_trouble_is_known_by_dvcs_last_error(last: list[str]) -> None:
     told = next(line for line in last if line.startswith(("error:", "ERROR:")))
     with pytest.raises(PassingTrouble, match=f"^sft: {re.escape(told[:20])}"):
-        raise _error("sft", ["Running stage 'sft':", *last], DVC_FAILED)
+        raise error_of("sft", ["Running stage 'sft':", *last], DVC_FAILED)
 
 
 @pytest.mark.parametrize(
@@ -53,16 +53,16 @@ def test_a_passing_trouble_is_known_by_dvcs_last_error(last: list[str]) -> None:
 )
 def test_what_a_stage_writes_does_not_make_its_failure_pass(last: list[str]) -> None:
     with pytest.raises(StageError, match="^sft: ") as caught:
-        raise _error("sft", ["Running stage 'sft':", *last], DVC_FAILED)
+        raise error_of("sft", ["Running stage 'sft':", *last], DVC_FAILED)
     assert not isinstance(caught.value, PassingTrouble)
 
 
 def test_a_command_that_is_not_dvc_tells_by_its_own_status() -> None:
     lines = ["error: sft: remote team: Connection refused"]
     with pytest.raises(PassingTrouble, match="sft: error: sft: remote team"):
-        raise _error("sft", lines, PASSING_STATUS)
+        raise error_of("sft", lines, PASSING_STATUS)
     with pytest.raises(PassingTrouble, match="sft: DVC was killed"):
-        raise _error("sft", ["Running stage 'sft':"], SIGNALLED + 9)
+        raise error_of("sft", ["Running stage 'sft':"], SIGNALLED + 9)
     with pytest.raises(StageError, match="sft: error: sft: remote team") as caught:
-        raise _error("sft", lines, 1)
+        raise error_of("sft", lines, 1)
     assert not isinstance(caught.value, PassingTrouble)
