@@ -73,6 +73,7 @@ def send(remote: str, name: str) -> int:
     with opened(remote) as repo, repo.lock:
         (stage,) = repo.stage.collect(name)
         stage.save_deps()
+        repo.stage_cache.save(stage)  # DVC itself leaves out stages with outputs outside its cache that are no metrics
         key = _key(stage)
         entries = [(key, path.name) for path in Path(repo.stage_cache.cache_dir, key[:2], key).iterdir()]
         sent = _send(repo, repo.stage_cache.get_used_objs(entries))  # outputs outside DVC's cache included

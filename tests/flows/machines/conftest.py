@@ -30,7 +30,7 @@ stages:
     outs:
       - models/${item.seed}.txt
   last:
-    cmd: cat models/* > metrics/last.txt
+    cmd: mkdir -p metrics && cat models/* > metrics/last.txt
     deps: [models]
     params: [runtime.threads]
     outs:
