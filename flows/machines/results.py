@@ -72,7 +72,6 @@ def send(remote: str, name: str) -> int:
     """
     with opened(remote) as repo, repo.lock:
         (stage,) = repo.stage.collect(name)
-        stage.save_deps()
         repo.stage_cache.save(stage)  # DVC itself leaves out stages with outputs outside its cache that are no metrics
         key = _key(stage)
         entries = [(key, path.name) for path in Path(repo.stage_cache.cache_dir, key[:2], key).iterdir()]
@@ -86,13 +85,12 @@ def _taken(repo: "Repo", stage: "Stage") -> bool:
     from dvc.stage.cache import RunCacheNotFoundError
 
     with repo.lock:
-        stage.save_deps()
         _copy_entries(repo, _key(stage), to_remote=False)
         try:
             repo.stage_cache.restore(stage, pull=True)
         except RunCacheNotFoundError:
             return False
-    repo.reproduce(targets=stage.addressing, single_item=True)
+    repo.commit(target=stage.addressing, force=True)  # never runs the stage, as `repro` might
     return True
 
 
@@ -100,7 +98,9 @@ def _key(stage: "Stage") -> str:
     """The run cache's key of a stage with its present inputs."""
     from dvc.stage.cache import _get_stage_hash
 
-    return _get_stage_hash(stage)
+    present = stage.reload()  # the stage itself keeps the inputs of dvc.lock, by which DVC tells whether it has changed
+    present.save_deps()
+    return _get_stage_hash(present)
 
 
 def _copy_entries(repo: "Repo", key: str, to_remote: bool) -> None:

@@ -68,7 +68,11 @@ def opened(name: str) -> "Iterator[Repo]":
     try:
         with Repo(config={"core": {"remote": name}}, _wait_for_lock=True) as repo:
             yield repo
-    except (DvcException, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, DvcException | OSError) or may_pass(error)):
+            raise  # an error of the code; libraries of buckets have classes of their own for a failed network
         passing = may_pass(error) or isinstance(error, DownloadError | UploadError)
         told = without_passwords(f"remote {name}: {error}")
         raise (PassingError if passing else UserError)(told) from None  # the cause holds the address

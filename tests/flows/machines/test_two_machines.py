@@ -66,7 +66,7 @@ def test_a_stage_of_a_machine_that_vanishes_goes_to_another(
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
     monkeypatch.setenv("PREFECT_API_URL", url)
-    monkeypatch.setenv("PREFECT_WORKER_HEARTBEAT_SECONDS", "4")
+    monkeypatch.setenv("PREFECT_WORKER_HEARTBEAT_SECONDS", "8")
     folders = {name: clone(name) for name in ("run", "second", "a", "b", "alone")}
     (folders["run"] / ".prefect").mkdir()
     (folders["run"] / ".prefect" / "prefect.db").write_bytes(prefect_database.read_bytes())
@@ -92,7 +92,8 @@ def test_a_stage_of_a_machine_that_vanishes_goes_to_another(
         assert [run.wait(300) for run in runs] == [0, 0], [log.read_text() for log in told]
         shown = told[0].read_text() + told[1].read_text()
         assert "its machine vanished (worker " in shown and "it starts again on another" in shown
-        assert len(list(tmp_path.glob("here2-*"))) == 1  # one machine ran it for both
+        lost_again = told[0].read_text().count("train@2: its machine vanished")  # where the tests' machine is too busy
+        assert len(list(tmp_path.glob("here2-*"))) == 1 + lost_again  # one machine ran it for both
         assert re.search(r"'train seed 2' - train@2: on .*:.*/[ab]$", shown, re.MULTILINE)  # lines from a machine
         assert "3 of 4 stages go to queue cpu of pool machines" in shown
 
