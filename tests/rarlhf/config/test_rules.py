@@ -64,6 +64,10 @@ CLASHES = [
         "utility.files = {'boolq': 'boolq.jsonl'}, utility.tasks = []: files are given for a task that is not",
     ),
     (
+        {"utility.fewshot": {"boolq": 5}},
+        "utility.fewshot = {'boolq': 5}, utility.tasks = []: examples are given for a task that is not",
+    ),
+    (
         {
             "utility.classification.rows": 10,
             "data.columns.label": None,
