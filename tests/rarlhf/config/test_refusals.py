@@ -8,7 +8,6 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
-
 from tests.rarlhf.config.edits import REPOSITORY, TINY, write
 
 
