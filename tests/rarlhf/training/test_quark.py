@@ -25,7 +25,7 @@ from rarlhf.system.files import write_jsonl
 from rarlhf.system.machine import Machine
 from rarlhf.training.quark import TOKEN, Places, Pool, Quark, add_tokens, loss_terms, quantiles_of, train_quark
 from rarlhf.training.supervised import LossCurve, Seat
-from tests.rarlhf.conftest import Keeping, changed, letters
+from tests.rarlhf.small import Keeping, changed, letters
 
 PLAIN = Sampling(1.0, 0, 5, 0)
 PROMPTS = ("we saw", "we liked", "we", "the film", "the plot", "music")

@@ -26,7 +26,7 @@ from rarlhf.training.regularised import constrained, divergence, known_columns, 
 from rarlhf.training.rounds import Rounds
 from rarlhf.training.supervised import LossCurve, Seat
 from rarlhf.training.tuned import Places, train_tuned
-from tests.rarlhf.conftest import Keeping, changed, letters
+from tests.rarlhf.small import Keeping, changed, letters
 
 CPU = torch.device("cpu")
 HEAD = {"layers": 1, "heads": 2, "batch_size": 16, "micro_batch_size": 8, "epochs": 2, "lr": 0.01, "quantile": 0.5}
