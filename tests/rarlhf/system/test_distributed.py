@@ -25,7 +25,7 @@ from rarlhf.models.episodes import Episodes
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.rl.rollout import Rollout
 from rarlhf.system.distributed import Processes, World
-from tests.rarlhf.conftest import parts
+from tests.rarlhf.small import parts
 
 CHILD = Path(__file__).with_name("several_processes.py")
 PPO = {
