@@ -1,17 +1,20 @@
 """Several processes that train one policy: how they share the rows of a batch and combine their results.
 
-Every process holds the whole policy and, after each rollout, the whole batch; it samples, scores and differentiates its
-own share of the rows. Gradients are added up, so that the optimiser takes the same step everywhere.
+Every process holds the whole policy, or its part of it (rarlhf/models/sharding.py), and after each rollout the whole
+batch; it samples, scores and differentiates its own share of the rows. Gradients are added up, so that the optimiser
+takes the same step everywhere.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+
+from rarlhf.config.errors import UserError
 
 Part = TypeVar("Part")
 PATIENCE = timedelta(hours=2)  # how long a process waits for the slowest; a dead process is noticed at once
@@ -35,6 +38,10 @@ class World:
     def gather(self, part: Part) -> list[Part]:
         """The parts of all processes in order of rank, the same for each process."""
         return [part]
+
+    def first(self, make: Callable[[], Part]) -> Part:
+        """What `make` gives in the first process, for each process; where it fails there, it fails in all."""
+        return make()
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of `x` over the processes; `x` itself may be changed."""
@@ -70,6 +77,22 @@ class Processes(World):
         parts: list[Any] = [None] * self.size
         distributed.all_gather_object(parts, moved(part, torch.device("cpu")))
         return [moved(other, self.device) for other in parts]
+
+    def first(self, make: Callable[[], Part]) -> Part:
+        """What `make` gives in the first process, for each process, with its tensors on the CPU.
+
+        Raises: UserError in all processes if it is raised in the first.
+        """
+        told: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                told = [moved(make(), torch.device("cpu"))]
+            except UserError as error:
+                told = [error]
+        distributed.broadcast_object_list(told, src=0)
+        if isinstance(told[0], UserError):
+            raise told[0]
+        return cast("Part", told[0])
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of `x`, a tensor on this process's device, over the processes; `x` itself is changed."""
