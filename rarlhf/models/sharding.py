@@ -2,8 +2,8 @@
 
 Each process keeps its part of every matrix, of its gradient and of Adam's moments. A pass with gradients, through
 `Policy.forward`, gathers one block's weights at a time and frees them again; its backward pass adds up the gradients
-and leaves each process its part. Passes without gradients run inside `whole`, which gathers all weights once: decoding would
-otherwise gather every block for every token.
+and leaves each process its part. Passes without gradients run inside `whole`, which gathers all weights once: decoding
+would otherwise gather every block for every token.
 
 This is PyTorch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277), stage 3 of ZeRO (Rajbhandari et al. 2020, arXiv
 1910.02054). All processes must open `whole`, and make a pass with gradients, equally often.

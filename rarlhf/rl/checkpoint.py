@@ -135,6 +135,6 @@ def load_training(
     refuse_other(path, state.get("settings", {}), settings)
     try:
         restore_training(policy, optimizer, tensors)
-    except (KeyError, ValueError) as error:
+    except (IndexError, KeyError, ValueError) as error:
         raise UserError(f"{path} has other weights than this training ({error}); delete it to start over") from error
     return loaded

@@ -114,6 +114,23 @@ class Processes(World):
                 self.sum(parameter.grad)
 
 
+def refuse_unlike(world: World, inputs: str) -> None:
+    """Refuses processes that would train on different things, such as machines with other files or another commit.
+
+    Args:
+        world: the processes; all of them call this.
+        inputs: a digest of all that a process reads, its params and code included.
+    Raises: UserError in all processes.
+    """
+    digests = world.gather(inputs)
+    unlike = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
+    if unlike:
+        raise UserError(
+            f"process {', '.join(unlike)} has other inputs than the first: give every machine the same commit, the "
+            "same params.yaml, and by `dvc pull` the same files"
+        )
+
+
 def moved(part: Any, device: torch.device) -> Any:
     """`part` with all its tensors on `device`, also in tuples, lists, dictionaries and dataclasses."""
     if isinstance(part, Tensor):

@@ -1,8 +1,8 @@
 """Tiny trainings by as many processes as the launcher started: several_processes.py FOLDER [CASE ...].
 
-Writes weights, optimiser and records of each case and process to FOLDER/out/CASE-RANK.*; where weights are divided, those
-of a process are its part, and the whole model is in FOLDER/out/CASE. A case `stopped` is stopped by a signal to the last
-process, and goes on.
+Writes weights, optimiser and records of each case and process to FOLDER/out/CASE-RANK.*. Where weights are divided,
+these are the process's part, and the whole model is in FOLDER/out/CASE. A case `stopped` is stopped by a signal to the
+last process, and goes on.
 """
 
 import json
