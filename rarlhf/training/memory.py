@@ -1,7 +1,7 @@
 """Memory that a training takes, counted from the shape of its model.
 
-What is held all the time (weights, gradient, Adam's moments) is exact. What a pass holds is counted from above, at 4 bytes
-a number; bfloat16 takes about half.
+What is held all the time (weights, gradient, Adam's moments) is exact. What a pass holds is counted from above, at 4
+bytes a number; bfloat16 takes about half.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ GIB = 1024**3
 BYTES = {"float32": 4, "bfloat16": 2}  # of one number, by its type
 MOMENTS = 2  # of Adam, for every trained weight
 # Numbers that a block keeps for its backward pass, for each token and unit of width: 16.1 were counted in GPT-2's and
-# 12.5 in GPT-J's, without attention weights, which fused attention does not keep. As many again for gradients on the way.
+# 12.5 in GPT-J's, without attention weights, which fused attention does not keep. As many again for gradients.
 KEPT = 32
 LOGITS = 3  # arrays of logits at a time: the model's, their float32 or shaped copy, and a gradient
 PROCESSES = 2  # the fewest that share divided weights
