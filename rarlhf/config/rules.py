@@ -259,6 +259,11 @@ def _utility_rules(p: Params) -> Iterable[Rule]:
         "files are given for a task that is not asked for",
     )
     yield (
+        set(utility.fewshot) <= set(utility.tasks),
+        ("utility.fewshot", "utility.tasks"),
+        "examples are given for a task that is not asked for",
+    )
+    yield (
         utility.classification.rows == 0 or p.data.columns.label is not None or p.data.source == "generator",
         ("utility.classification.rows", "data.columns.label"),
         "the classifier is fitted on labels: name their column, or set rows to 0",

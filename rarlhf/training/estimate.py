@@ -15,6 +15,7 @@ from rarlhf.config.baselines import BestOfNParams, HeadParams, QuarkParams, Regu
 from rarlhf.config.counts import learning_rounds, warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.config.judging import BASE, ScorerParams
+from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
 from rarlhf.training.memory import (
     BYTES,
@@ -77,6 +78,7 @@ def estimate(params: Params) -> Needs | None:
     seconds += _tuned_seconds(params, shape, rate) + _rules_seconds(params, shape, rate)
     seconds += _head_seconds(params, shape, rate)
     seconds += _generation_seconds(params, shape, rate) + _judging_seconds(params, shape, rate)
+    seconds += _utility_seconds(params, shape, rate)
     seconds += STAGE_SECONDS * (10 + runs + len(params.methods.names))
     disk = _disk_bytes(params, shape, runs)
     if _on_accelerator(params):
@@ -196,6 +198,14 @@ def _judging_seconds(params: Params, shape: Shape, rate: float) -> float:
     language = shape.parameters if judge.language_model.source == BASE else 0
     passes = (language + _scorer_matrices(judge.second_scorer)) * _answers(params)
     return 2.0 * passes * episode_tokens(params) / rate
+
+
+def _utility_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds in which every model reads the classifier's rows; other tasks are of unknown length."""
+    asked, methods = params.utility.classification, methods_of(params)
+    models = sum(len(params.seeds) if method.per_seed else 1 for method in methods if method.has_model)
+    texts = models * (asked.rows + asked.test_rows) if asked.rows else 0
+    return 2.0 * shape.parameters * texts * asked.tokens / rate
 
 
 def _planning_seconds(params: Params, shape: Shape, rate: float) -> float:

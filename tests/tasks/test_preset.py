@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
-from tasks.preset import apply_preset, main, overridden, override, set_value
+from tasks.preset import apply_preset, main, overridden, override, set_value, set_values
 
 
 def deep() -> list[object]:
@@ -176,6 +176,16 @@ def test_set_value_replaces_the_value_alone() -> None:
     text = "a:\n  b: 1   # one\nc: {b: x, d: 'y'}  # two\n"
     assert set_value(text, "a.b", "z: #") == "a:\n  b: \"z: #\"   # one\nc: {b: x, d: 'y'}  # two\n"
     assert set_value(text, "c.b", 2.5) == "a:\n  b: 1   # one\nc: {b: 2.5, d: 'y'}  # two\n"
+
+
+def test_values_are_set_side_by_side_and_within_one_another() -> None:
+    text = "a:\n  b: 1   # one\nc: {b: x, d: 'y'}  # two\n"
+    assert set_values(text, {"c.d": 30, "a.b": [1, 2]}) == "a:\n  b: [1, 2]   # one\nc: {b: x, d: 30}  # two\n"
+    assert set_values(text, {"c": {"e": 1}, "c.e": 2}) == 'a:\n  b: 1   # one\nc: {"e": 2}  # two\n'
+    assert set_values(text, {"c.d": 2, "c": 3, "a.b": 4}) == "a:\n  b: 4   # one\nc: 3  # two\n"
+    assert set_values(text, {}) == text
+    with pytest.raises(UserError, match=r"a.c is not a key"):
+        set_values(text, {"c.d": 2, "a.c": 1})
 
 
 @pytest.mark.parametrize("items", ["- 1\n- 2\n", "  - 1\n  - 2\n"])

@@ -8,8 +8,7 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
-
-from .test_params import REPOSITORY, TINY, write
+from tests.rarlhf.config.edits import REPOSITORY, TINY, write
 
 
 @pytest.mark.parametrize(

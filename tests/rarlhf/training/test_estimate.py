@@ -16,6 +16,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.training.estimate import (
+    EFFICIENCY,
     Needs,
     accelerator_memory,
     available_memory,
@@ -245,6 +246,18 @@ def test_the_estimate_is_positive_and_grows_with_the_work(params: Params, rate: 
         without = estimate(params.model_copy(update={"judge": params.judge.model_copy(update={judge: none})}))
         assert without is not None
         assert without.seconds < slow.seconds
+
+
+def test_every_model_reads_the_classifiers_rows(params: Params, rate: Callable[[float], None]) -> None:
+    rate(1e6 / EFFICIENCY)
+    shape = model_shape(params)
+    assert shape is not None
+    asked = params.utility.classification.model_copy(update={"rows": 10, "test_rows": 6, "tokens": 4})
+    with_it = params.model_copy(update={"utility": params.utility.model_copy(update={"classification": asked})})
+    needs = [estimate(params), estimate(with_it)]
+    models = 2 + 5 * len(params.seeds)  # base and SFT; three methods of PPO and two fits for each seed
+    assert needs[0] is not None and needs[1] is not None
+    assert needs[1].seconds - needs[0].seconds == pytest.approx(2 * shape.parameters * models * 16 * 4 / 1e6)
 
 
 def test_the_estimate_says_how_rough_it_is() -> None:
