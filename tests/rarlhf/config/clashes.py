@@ -196,6 +196,18 @@ CLASHES: list[tuple[Edits, str]] = [
         "model.dtype = 'bfloat16', model.adapter = 'none': full training needs float32 weights",
     ),
     (
+        {"runtime.sharding": "full", "model.adapter": "lora", "model.quantization": "int8"},
+        "runtime.sharding = 'full', model.adapter = 'lora': only weights that are trained are divided, and an",
+    ),
+    (
+        {"runtime.sharding": "full", "runtime.decode": "compiled"},
+        "runtime.sharding = 'full', runtime.decode = 'compiled': compiled passes need weights that stay where they are",
+    ),
+    (
+        {"runtime.sharding": "full", "ppo.micro_batch_size": "auto"},
+        "runtime.sharding = 'full', ppo.micro_batch_size = 'auto': auto tries sizes in each process alone",
+    ),
+    (
         {"data.columns.text": None},
         "data.columns.text = None, data.columns.prompt = None: rows need a text or a prompt",
     ),
