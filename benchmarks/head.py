@@ -41,7 +41,9 @@ def head_cost(  # noqa: PLR0913, PLR0917, each is a different thing
     """
     make_models(folder, work)
     setting = Setting("head", "ours", work, str(folder), threads, "bfloat16", micro_batch, rollout_logprobs="decode")
-    machine = prepare(RuntimeParams(device="cpu", threads=threads, precision="bfloat16", decode="eager"))
+    machine = prepare(
+        RuntimeParams(device="cpu", threads=threads, precision="bfloat16", decode="eager", sharding="none")
+    )
     reporter = Reporter(worker=False)
     engine = trainer(setting, machine, reporter)
     batch = queries(work, work.episodes)

@@ -85,7 +85,9 @@ def trainer(setting: Setting, machine: Machine, reporter: Reporter) -> PPOTraine
 def main() -> None:
     """Runs the setting on the command line, an iteration each turn."""
     setting = Setting.read(sys.argv[1])
-    runtime = RuntimeParams(device="cpu", threads=setting.threads, precision=setting.precision, decode="eager")
+    runtime = RuntimeParams(
+        device="cpu", threads=setting.threads, precision=setting.precision, decode="eager", sharding="none"
+    )
     machine = prepare(runtime)
     rows = json.loads((Path(setting.folder) / "queries.json").read_text(encoding="utf-8"))
     reporter = Reporter()

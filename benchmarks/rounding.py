@@ -26,7 +26,9 @@ def rounding(folder: Path, work: Work, micro_batch: int, threads: int) -> dict[s
 @torch.no_grad()
 def differences(setting: Setting) -> dict[str, float]:
     """Kept minus recomputed, token by token and summed over responses; `ratio_*` is what PPO's first ratio would be."""
-    runtime = RuntimeParams(device="cpu", threads=setting.threads, precision=setting.precision, decode="eager")
+    runtime = RuntimeParams(
+        device="cpu", threads=setting.threads, precision=setting.precision, decode="eager", sharding="none"
+    )
     machine = prepare(runtime)
     engine = trainer(setting, machine, Reporter(worker=False))
     work = setting.work

@@ -17,7 +17,7 @@ def ppo(
     from rarlhf.rewards.scorers import load_reward_model
     from rarlhf.risk.planned import with_planned_eta
     from rarlhf.rl.parts import Session
-    from rarlhf.system.distributed import world
+    from rarlhf.system.distributed import refuse_unlike, world
     from rarlhf.system.files import read_jsonl, write_curve
     from rarlhf.system.machine import prepare
     from rarlhf.training.rlhf import Places, train_policy
@@ -26,6 +26,7 @@ def ppo(
     params = run.params.model_copy(update={"risk": risk, "ppo": ppo_params})
     run.tracker.params(all_params(params))  # as this method takes them
     processes = world(cpu=params.runtime.device == "cpu")
+    refuse_unlike(processes, run.inputs_hash)
     session = Session(prepare(params.runtime), run.recorder, processes)
     rows = cast("list[Query]", read_jsonl(prompts / "train.jsonl"))
     queries, messages = [row["input_ids"] for row in rows], plain_prompts(rows, params.prompts.chat_template)

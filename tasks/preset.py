@@ -8,6 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,8 +92,14 @@ def set_values(text: str, values: Mapping[str, object]) -> str:
 
     Raises: UserError as `set_value`.
     """
-    for key, value in values.items():
-        text = set_value(text, key, value)
+    keys = [f"{key}." for key in values]
+    if any(inner != outer and inner.startswith(outer) for inner in keys for outer in keys):
+        for key, value in values.items():  # the later one replaces a part of the earlier one's value, or all of it
+            text = set_value(text, key, value)
+        return text
+    edits = [_edit(text, key, value) for key, value in values.items()]
+    for start, end, written in sorted(edits, reverse=True):
+        text = text[:start] + written + text[end:]
     return text
 
 
@@ -102,6 +109,12 @@ def set_value(text: str, key: str, value: object) -> str:
     Raises: UserError if the key is not there, the file cannot hold the value, or the value cannot be replaced in the
         text: YAML anchors share it with another key, or nothing is written there.
     """
+    start, end, written = _edit(text, key, value)
+    return text[:start] + written + text[end:]
+
+
+def _edit(text: str, key: str, value: object) -> tuple[int, int, str]:
+    """Where the value at a dotted key begins and ends in the text, and what is written there instead."""
     node = _editable(text, key)
     try:
         written = json.dumps(value, ensure_ascii=False)
@@ -111,7 +124,7 @@ def set_value(text: str, key: str, value: object) -> str:
     end -= len(text[start:end]) - len(text[start:end].rstrip())  # a block ends only where the next key begins
     # The items of a block may stand right below its key, where a value in brackets must not.
     indent = "  " if isinstance(node, CollectionNode) and not node.flow_style else ""
-    return text[:start] + indent + written + text[end:]
+    return start, end, indent + written
 
 
 def _editable(text: str, key: str) -> Node:
@@ -131,7 +144,7 @@ def _editable(text: str, key: str) -> Node:
 def _path(text: str, key: str) -> list[Node]:
     """The text's root, then for each part of a dotted key the node of its name and the node of its value."""
     try:
-        path: list[Node] = [YAML(pure=True).compose(text)]
+        path = [_composed(text)]
     except (YAMLError, RecursionError) as error:
         raise unreadable(PARAMS, error) from error
     for part in key.split("."):
@@ -141,6 +154,11 @@ def _path(text: str, key: str) -> list[Node]:
             raise UserError(_not_there(key, [name for name, _ in entries]))
         path += found
     return path
+
+
+@lru_cache(maxsize=4)  # many values are set in the same text, and to compose it takes 0.09 s
+def _composed(text: str) -> Node:
+    return YAML(pure=True).compose(text)
 
 
 def _nodes(root: Node) -> Iterator[Node]:

@@ -1,7 +1,7 @@
 """Reads params.yaml.
 
 `load_params` is the only way in. It refuses a file with unknown, missing, ill-typed, out-of-range or clashing keys and
-names all of them at once, each with its key, its value and the rule.
+names all of them at once, each with its key, its value and the rule. `checked` is its part behind the reading.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,17 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
     Raises: UserError naming every unknown, missing, ill-typed, out-of-range or clashing key with its value and rule.
     """
-    raw = read_yaml(Path(path))
+    return checked(read_yaml(Path(path)), Path(path))
+
+
+def checked(raw: object, path: Path) -> Params:
+    """Validates the plain values of a params file.
+
+    Args:
+        raw: what the file holds.
+        path: where the values come from, for the messages.
+    Raises: as `load_params`.
+    """
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no sections; copy a preset over it (cp presets/tiny.yaml {path})")
     try:
@@ -32,7 +42,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         problems = list(_method_problems(params)) or list(clashes(params))
         if not problems:
             return params
-    raise UserError(listed(Path(path), problems))
+    raise UserError(listed(path, problems))
 
 
 def _method_problems(params: Params) -> Iterator[str]:

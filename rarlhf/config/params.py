@@ -45,6 +45,7 @@ class RuntimeParams(Section):
     threads: Annotated[int, Field(ge=1, le=256)]
     precision: Literal["float32", "bfloat16", "auto"]
     decode: Literal["eager", "compiled"]
+    sharding: Literal["none", "full"]
 
 
 class ColumnParams(Section):

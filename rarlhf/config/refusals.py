@@ -3,7 +3,9 @@
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,14 @@ def read_yaml(path: Path) -> Any:
             "keep one of the two versions and delete the marks"
         )
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return deepcopy(_values(text))
     except Exception as error:  # odd numbers, dates and tags raise errors of many classes
         raise unreadable(path, error) from error
+
+
+@lru_cache(maxsize=32)  # one process often reads the same file again, which takes 0.07 s
+def _values(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

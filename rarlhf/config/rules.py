@@ -67,6 +67,7 @@ def rules(p: Params) -> Iterable[Rule]:
     yield from _preference_rules(p)
     yield from _utility_rules(p)
     yield from _model_rules(p)
+    yield from _sharding_rules(p)
     yield from _shape_rules(p)
     yield (
         p.sft.batch_size % p.sft.micro_batch_size == 0,
@@ -258,6 +259,11 @@ def _utility_rules(p: Params) -> Iterable[Rule]:
         "files are given for a task that is not asked for",
     )
     yield (
+        set(utility.fewshot) <= set(utility.tasks),
+        ("utility.fewshot", "utility.tasks"),
+        "examples are given for a task that is not asked for",
+    )
+    yield (
         utility.classification.rows == 0 or p.data.columns.label is not None or p.data.source == "generator",
         ("utility.classification.rows", "data.columns.label"),
         "the classifier is fitted on labels: name their column, or set rows to 0",
@@ -269,6 +275,25 @@ def _model_rules(p: Params) -> Iterable[Rule]:
     rule = "full training needs float32 weights: set model.adapter: lora, which freezes them"
     yield lora or p.model.quantization == "none", ("model.quantization", "model.adapter"), rule
     yield lora or p.model.dtype == "float32", ("model.dtype", "model.adapter"), rule
+
+
+def _sharding_rules(p: Params) -> Iterable[Rule]:
+    whole = p.runtime.sharding == "none"
+    yield (
+        whole or p.model.adapter == "none",
+        ("runtime.sharding", "model.adapter"),
+        "only weights that are trained are divided, and an adapter's backbone is frozen: set sharding: none",
+    )
+    yield (
+        whole or p.runtime.decode == "eager",
+        ("runtime.sharding", "runtime.decode"),
+        "compiled passes need weights that stay where they are: set decode: eager",
+    )
+    yield (
+        whole or p.ppo.micro_batch_size != "auto",
+        ("runtime.sharding", "ppo.micro_batch_size"),
+        "auto tries sizes in each process alone, and divided weights need all processes: give a number",
+    )
 
 
 def _shape_rules(p: Params) -> Iterable[Rule]:

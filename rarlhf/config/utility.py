@@ -24,6 +24,6 @@ class UtilityParams(Section):
     classification: ClassificationParams
     tasks: list[Annotated[str, Field(min_length=1)]]
     files: dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]
-    fewshot: Annotated[int, Field(ge=0, le=1000)] | None
+    fewshot: dict[Annotated[str, Field(min_length=1)], Annotated[int, Field(ge=0, le=1000)]]
     limit: Count | None
     batch_size: Batch

@@ -3,7 +3,7 @@
 Code that trains or measures gets its models from here and need not know which kind it has.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -87,8 +87,8 @@ class Trainable(Protocol):
         The output table may lack them afterwards; where it has them, their logits are not to be used.
         """
 
-    def save(self, folder: Path) -> None:
-        """Writes what was trained to `folder`."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes what was trained to `folder`; of a whole model `weights` by name, where they are not in the model."""
 
 
 class WholeModel:
@@ -117,9 +117,9 @@ class WholeModel:
         """Adds rows to both tables where they are too short."""
         add_rows(self.lm, tokens, rows)
 
-    def save(self, folder: Path) -> None:
-        """Writes the model and its tokenizer."""
-        save_model(self.lm, self.tokenizer, folder)
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes the model, with `weights` by name where they are not in it, and its tokenizer."""
+        save_model(self.lm, self.tokenizer, folder, weights)
 
 
 class AdapterModel:
@@ -172,8 +172,8 @@ class AdapterModel:
         """Makes the embeddings a part of the adapter; the backbone's logits stay as they are."""
         train_tokens(self.model, tokens, rows)
 
-    def save(self, folder: Path) -> None:
-        """Writes the adapter and the tokenizer."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes the adapter and the tokenizer; its weights are always in the model."""
         save_adapter(self.model, self.tokenizer, folder, self.storage)
 
 

@@ -296,7 +296,19 @@ def no_safetensors(key: str, source: str, what: str) -> str:
     )
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes what `from_pretrained` loads: safetensors, configuration, tokenizer."""
-    model.save_pretrained(folder)
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes what `from_pretrained` loads: safetensors, configuration, tokenizer.
+
+    Args:
+        model: for its configuration, and for its weights where `weights` is None.
+        tokenizer: of the model.
+        folder: where to write.
+        weights: by name.
+    """
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)

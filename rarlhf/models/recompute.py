@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -20,12 +21,23 @@ def recompute_blocks(lm: PreTrainedModel) -> None:
 
     Raises: UserError if the model's blocks are not of the kind that can be recomputed.
     """
-    blocks = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not blocks:
-        name = type(lm).__name__
-        raise UserError(f"model.gradient_checkpointing = True: {name} has no blocks to recompute; set it to false")
-    for block in blocks:
+    for block in blocks_of(lm, "model.gradient_checkpointing = True", "false"):
         block.forward = _recomputed(block.forward)
+
+
+def blocks_of(lm: PreTrainedModel, setting: str, instead: str) -> list[nn.Module]:
+    """The model's blocks, in order.
+
+    Args:
+        lm: a language model of transformers.
+        setting: key and value that need them, for an error.
+        instead: the value that does not need them.
+    Raises: UserError if the model has none that are marked as such.
+    """
+    blocks: list[nn.Module] = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks:
+        raise UserError(f"{setting}: {type(lm).__name__} has no blocks of a known kind; set it to {instead}")
+    return blocks
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,8 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions, version
 from math import isfinite
@@ -88,9 +89,15 @@ def code_fingerprint(source: str) -> dict[str, Any]:
     """
     module_name, _ = _parts(source)
     folder, files = _code(module_name, Path(_spec(source).origin or ""))
-    distributions = packages_distributions().get(module_name.partition(".")[0], [])
+    distributions = _distributions().get(module_name.partition(".")[0], [])
     number = version(distributions[0]) if distributions else None
     return {"function": source, "sha256": files_hash(folder, files), "version": number}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """The installed packages of each top-level module; to look through them all takes a second or more."""
+    return packages_distributions()
 
 
 def _code(module_name: str, file: Path) -> tuple[Path, list[Path]]:

@@ -1,7 +1,7 @@
 """Checkpoints of a training: one file without pickle, which is either complete or not there."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rarlhf.config.errors import UserError
+from rarlhf.models.sharding import like_parameter, own_part
 from rarlhf.system.files import replaced
 
+Loaded = tuple[dict[str, Tensor], dict[str, Any]]  # what a checkpoint holds: tensors by name, and the state
 SHOWN = 4  # differing keys that an error names
 
 
@@ -32,7 +34,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         ) from error
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_checkpoint(path: Path) -> Loaded | None:
     """Tensors and state of a checkpoint, or None if there is none.
 
     Raises: UserError if the file is not a checkpoint.
@@ -78,15 +80,15 @@ def refuse_former(path: Path, names: Iterable[str]) -> None:
         raise UserError(f"{path} is a checkpoint of a former version of rarlhf; delete it to start over")
 
 
-def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The trained parameters with their names; those of a frozen backbone are left out."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+def trained(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The trained parameters with their names, without those of a frozen backbone; of divided ones, our part."""
+    return [(name, own_part(parameter)) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def training_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The policy's trained weights, named `policy/PARAMETER`, and the optimiser's state, `adam/INDEX/FIELD`."""
     state = optimizer.state_dict()["state"]
-    moments = {f"adam/{index}/{name}": value for index, of in state.items() for name, value in of.items()}
+    moments = {f"adam/{index}/{name}": own_part(value) for index, of in state.items() for name, value in of.items()}
     return {f"policy/{name}": parameter for name, parameter in trained(policy)} | moments
 
 
@@ -95,24 +97,37 @@ def restore_training(policy: nn.Module, optimizer: torch.optim.Optimizer, tensor
     """Puts back what `training_tensors` gave; the parameters must be the same."""
     for name, parameter in trained(policy):
         parameter.copy_(tensors[f"policy/{name}"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, _, place = key.partition("/")
         if kind == "adam":
             index, _, name = place.partition("/")
-            state.setdefault(int(index), {})[name] = value.clone()  # the optimiser changes its state in place
+            own = value.clone()  # the optimiser changes its state in place
+            moment = like_parameter(own, parameters[int(index)]) if own.dim() else own  # the number of steps is one
+            state.setdefault(int(index), {})[name] = moment
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
 def load_training(
-    path: Path, settings: Mapping[str, Any], policy: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    path: Path,
+    settings: Mapping[str, Any],
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    load: Callable[[Path], Loaded | None] = load_checkpoint,
+) -> Loaded | None:
     """Restores weights and optimiser from the checkpoint at `path`; returns all it holds, or None if there is none.
 
+    Args:
+        path: of the checkpoint.
+        settings: that it must have been made with.
+        policy: gets the weights.
+        optimizer: gets its state.
+        load: reads it.
     Raises: UserError if it is not a checkpoint, is of a former version or of a training with other `settings`, or
         holds other weights.
     """
-    loaded = load_checkpoint(path)
+    loaded = load(path)
     if loaded is None:
         return None
     tensors, state = loaded
@@ -120,6 +135,6 @@ def load_training(
     refuse_other(path, state.get("settings", {}), settings)
     try:
         restore_training(policy, optimizer, tensors)
-    except (KeyError, ValueError) as error:
+    except (IndexError, KeyError, ValueError) as error:
         raise UserError(f"{path} has other weights than this training ({error}); delete it to start over") from error
     return loaded

@@ -18,6 +18,7 @@ from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.sampling import Decoding, sample_batches, uniform_numbers
 from rarlhf.models.episodes import Episodes, Measured, chunks, joined
 from rarlhf.models.policy import response_logprobs, response_states
+from rarlhf.models.sharding import shard_policy, shard_reference, whole
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.schedule import RiskSchedule
 from rarlhf.rl.parts import Models, Recipe, Session
@@ -36,8 +37,19 @@ class Collector:
         self.ppo, self.seed = recipe.ppo, recipe.seed
         self.schedule = RiskSchedule(recipe.risk, recipe.ppo.iterations)
         self.machine, self.world = session.machine, session.world
+        if self.machine.sharded:
+            self._shard()
         self.compiled = CompiledSteps(self.policy.lm) if self.machine.compiled else None
         self.seconds: dict[str, float] = {}  # spent in each phase since the last record
+
+    def _shard(self) -> None:
+        if self.world.size == 1:
+            raise UserError(
+                "runtime.sharding = 'full': this is a single process, which has nobody to divide the weights with; "
+                "start several by a launcher such as accelerate launch (docs/scale.md), or set none"
+            )
+        shard_policy(self.policy)
+        self.ref_policy = shard_reference(self.ref_policy)
 
     def collect_rollout(self, queries: Sequence[list[int]], iteration: int) -> Rollout:
         """Samples, scores and measures `ppo.responses` responses to each query.
@@ -67,7 +79,7 @@ class Collector:
         prompts = left_pad(queries, self.policy.sampling.end_id, self.machine.device)
         nothing = torch.full((len(queries), 1), self.policy.sampling.end_id, device=self.machine.device)
         episodes = Episodes(*prompts, nothing, torch.ones_like(nothing, dtype=torch.bool))
-        with self.timed("candidates"), self.machine.autocast():
+        with self.timed("candidates"), self.machine.autocast(), whole(self.policy):
             states = [response_states(self.policy.lm, part) for part in self._micro_batches(episodes)]
         return self.policy.values_of(torch.cat(states))[:, 0]
 
@@ -88,7 +100,7 @@ class Collector:
         measuring = self.policy if self.ppo.rollout_logprobs == "decode" else None
         decoding = Decoding(self.policy.lm, self.policy.sampling, compiled=self.compiled)
         try:
-            with self.machine.autocast():
+            with self.machine.autocast(), whole(self.policy):
                 return sample_batches(
                     decoding, prompts.rows(ours), uniforms[ours], self.ppo.decode_batch_size, measuring
                 )
@@ -102,8 +114,8 @@ class Collector:
     @torch.no_grad()
     def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
         """Measures episodes with scores (B,) and joins the processes' shares; `measured` is what decoding has kept."""
-        with self.timed("policy"), self.machine.autocast():
-            if measured is None:
+        if measured is None:
+            with self.timed("policy"), self.machine.autocast(), whole(self.policy):
                 measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
         with self.timed("reference"), self.machine.autocast(), self.ref_policy() as lm:
             reference = [response_logprobs(lm, part, self.policy.sampling) for part in self._micro_batches(episodes)]

@@ -29,7 +29,8 @@ def settings_of(sections: dict[str, Section], seed: int, machine: Machine, polic
     weights = sum(parameter.numel() for parameter in policy.parameters())
     settings |= {"seed": seed, "model": f"{weights} weights ({digest(shapes)})"}
     settings |= {"runtime.device": machine.device.type, "runtime.precision": str(machine.dtype)}
-    return settings | {"runtime.decode": "compiled" if machine.compiled else "eager"}
+    settings["runtime.decode"] = "compiled" if machine.compiled else "eager"
+    return settings | {"runtime.sharding": "full" if machine.sharded else "none"}
 
 
 def described(queries: Sequence[list[int]]) -> str:

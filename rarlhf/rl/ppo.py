@@ -36,6 +36,7 @@ from rarlhf.messages.diagnostics import Watch
 from rarlhf.messages.progress import Update, progress, short
 from rarlhf.models.episodes import chunks
 from rarlhf.models.policy import response_states
+from rarlhf.models.sharding import clip_gradients, held_whole, whole
 from rarlhf.risk.hard_prompts import HardPrompts
 from rarlhf.risk.measures import risk_measure
 from rarlhf.risk.measures.base import Batch, Treatment
@@ -50,7 +51,7 @@ from rarlhf.rl.advantages import (
     whitening,
 )
 from rarlhf.rl.average import WeightAverage
-from rarlhf.rl.checkpoint import load_training, save_checkpoint, training_tensors
+from rarlhf.rl.checkpoint import Loaded, load_training, trained, training_tensors
 from rarlhf.rl.collect import DIVERGED, Collector
 from rarlhf.rl.identity import described, settings_of
 from rarlhf.rl.kl import controlled_kl, next_kl_coef
@@ -58,6 +59,7 @@ from rarlhf.rl.losses import policy_loss, value_loss
 from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.rollout import Rollout, Targets, UpdateStats, combined, select, with_dropped
 from rarlhf.rl.runaway import iterations_beyond, stop_runaway
+from rarlhf.rl.together import load_together, save_together
 from rarlhf.system.signals import HeldSignals
 from rarlhf.system.streams import generator
 
@@ -143,8 +145,8 @@ class PPOTrainer(Collector):
             self.warm_up_value(rollout)
         else:
             show(iteration, short(self.step(rollout, iteration)))
-        totals = torch.stack([p.detach().sum() for p in self.policy.parameters() if p.requires_grad])
-        if not totals.isfinite().all():
+        totals = torch.stack([weight.detach().sum() for _, weight in trained(self.policy)])
+        if self.world.max(float(not totals.isfinite().all())):
             raise UserError(f"iteration {iteration}: weights are not finite, though the losses were; {DIVERGED}")
 
     def step(self, rollout: Rollout, iteration: int) -> dict[str, float]:
@@ -255,6 +257,7 @@ class PPOTrainer(Collector):
                 order = torch.randperm(len(targets.logprobs), generator=generator("order", self.seed, iteration, epoch))
                 for rows in chunks(order, self.ppo.mini_batch_size):
                     steps.append(self.optimizer_step(targets.rows(rows), iteration))
+            self.optimizer.zero_grad(set_to_none=True)  # rollouts have the room of the gradient
         return combined(steps)
 
     def optimizer_step(self, batch: Targets, iteration: int) -> UpdateStats:
@@ -266,6 +269,8 @@ class PPOTrainer(Collector):
             loss, part = self.losses(batch.rows(rows), tokens)
             loss.backward()
             parts.append(part)
+        if self.machine.sharded:
+            self._keep_step(batch, len(parts) - 1)
         sums = torch.stack(parts)
         policy, value, clipped, approx_kl, ratio = self.world.sum(sums[:, :-1].sum(dim=0)).tolist()
         if not math.isfinite(policy + value):
@@ -300,10 +305,18 @@ class PPOTrainer(Collector):
         loss = sums[0] + self.ppo.value_coef * sums[1] if self.risk.critic == "kept" else sums[0]
         return loss, torch.cat([sums, ratio[mask].max().unsqueeze(0)]).detach()
 
+    def _keep_step(self, batch: Targets, passes: int) -> None:
+        """Passes without effect, until this process has made as many as the one with most rows: weights are divided."""
+        most = len(chunks(torch.arange(math.ceil(len(batch.logprobs) / self.world.size)), self.ppo.micro_batch))
+        for _ in range(most - passes):
+            with self.machine.autocast():
+                output = self.policy(batch.episodes.rows(torch.tensor([0])))
+            torch.autograd.backward(output, [torch.zeros_like(numbers) for numbers in output])
+
     def _apply_gradient(self) -> None:
-        self.world.sum_gradients(self.policy.parameters())
+        self.world.sum_gradients(held_whole(self.policy.parameters()))
         if self.ppo.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
+            clip_gradients(self.policy.parameters(), self.ppo.max_grad_norm)
         self.optimizer.step()
 
     def warm_up_value(self, rollout: Rollout) -> None:
@@ -316,7 +329,7 @@ class PPOTrainer(Collector):
         """`ppo.epochs` steps of the value head alone towards `returns` (B, T) of all episodes, on detached features."""
         rows, tokens = self.world.share(len(returns)), rollout.episodes.response_mask.sum()
         ours = rollout.episodes.rows(rows)
-        with torch.no_grad(), self.machine.autocast():
+        with torch.no_grad(), self.machine.autocast(), whole(self.policy):
             parts = [response_states(self.policy.lm, part) for part in self._micro_batches(ours)]
         states = torch.cat(parts).float()
         for _ in range(self.ppo.epochs):
@@ -335,8 +348,8 @@ class PPOTrainer(Collector):
             return
         state: dict[str, Any] = {"iteration": iteration, "kl_coef": self.kl_coef, "records": self.records}
         state |= {"measure": self.measure.state, "settings": self.settings}
-        if self.world.rank == 0:
-            save_checkpoint(path, training_tensors(self.policy, self.optimizer) | self.average.tensors(), state)
+        tensors = training_tensors(self.policy, self.optimizer) | self.average.tensors()
+        save_together(path, tensors, state, self.world, self.machine.sharded)
         self.saved = iteration, path
 
     def restore(self, path: Path) -> int | None:
@@ -344,7 +357,7 @@ class PPOTrainer(Collector):
 
         Raises: UserError if it is of another training or model, naming what differs.
         """
-        loaded = load_training(path, self.settings, self.policy, self.optimizer)
+        loaded = load_training(path, self.settings, self.policy, self.optimizer, self._loaded)
         if loaded is None:
             return None
         tensors, state = loaded
@@ -356,3 +369,6 @@ class PPOTrainer(Collector):
             self.watch.warnings(record)  # they were shown before the interruption
         self.recorder.say(f"going on after iteration {max(state['iteration'], 0)} of {self.ppo.iterations}")
         return int(state["iteration"])
+
+    def _loaded(self, path: Path) -> Loaded | None:
+        return load_together(path, self.world, self.machine.sharded)

@@ -1,17 +1,20 @@
 """Several processes that train one policy: how they share the rows of a batch and combine their results.
 
-Every process holds the whole policy and, after each rollout, the whole batch; it samples, scores and differentiates its
-own share of the rows. Gradients are added up, so that the optimiser takes the same step everywhere.
+Every process holds the whole policy, or its part of it (rarlhf/models/sharding.py), and after each rollout the whole
+batch; it samples, scores and differentiates its own share of the rows. Gradients are added up, so that the optimiser
+takes the same step everywhere.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+
+from rarlhf.config.errors import UserError
 
 Part = TypeVar("Part")
 PATIENCE = timedelta(hours=2)  # how long a process waits for the slowest; a dead process is noticed at once
@@ -35,6 +38,10 @@ class World:
     def gather(self, part: Part) -> list[Part]:
         """The parts of all processes in order of rank, the same for each process."""
         return [part]
+
+    def first(self, make: Callable[[], Part]) -> Part:
+        """What `make` gives in the first process, for each process; where it fails there, it fails in all."""
+        return make()
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum of `x` over the processes; `x` itself may be changed."""
@@ -71,6 +78,22 @@ class Processes(World):
         distributed.all_gather_object(parts, moved(part, torch.device("cpu")))
         return [moved(other, self.device) for other in parts]
 
+    def first(self, make: Callable[[], Part]) -> Part:
+        """What `make` gives in the first process, for each process, with its tensors on the CPU.
+
+        Raises: UserError in all processes if it is raised in the first.
+        """
+        told: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                told = [moved(make(), torch.device("cpu"))]
+            except UserError as error:
+                told = [error]
+        distributed.broadcast_object_list(told, src=0)
+        if isinstance(told[0], UserError):
+            raise told[0]
+        return cast("Part", told[0])
+
     def sum(self, x: Tensor) -> Tensor:
         """The sum of `x`, a tensor on this process's device, over the processes; `x` itself is changed."""
         distributed.all_reduce(x)
@@ -89,6 +112,23 @@ class Processes(World):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 self.sum(parameter.grad)
+
+
+def refuse_unlike(world: World, inputs: str) -> None:
+    """Refuses processes that would train on different things, such as machines with other files or another commit.
+
+    Args:
+        world: the processes; all of them call this.
+        inputs: a digest of all that a process reads, its params and code included.
+    Raises: UserError in all processes.
+    """
+    digests = world.gather(inputs)
+    unlike = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
+    if unlike:
+        raise UserError(
+            f"process {', '.join(unlike)} has other inputs than the first: give every machine the same commit, the "
+            "same params.yaml, and by `dvc pull` the same files"
+        )
 
 
 def moved(part: Any, device: torch.device) -> Any:

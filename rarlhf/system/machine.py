@@ -37,6 +37,7 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     compiled: bool = False  # whether each new token is decoded by a compiled pass
+    sharded: bool = False  # whether the processes of a PPO training hold a part of its weights each
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of every forward pass: bfloat16 autocast, or nothing in float32."""
@@ -67,7 +68,7 @@ def machine_of(runtime: RuntimeParams) -> Machine:
     """
     device = _device(runtime.device)
     dtype = torch.bfloat16 if _reduced(runtime.precision, device) else torch.float32
-    return Machine(device, dtype, runtime.decode == "compiled")
+    return Machine(device, dtype, runtime.decode == "compiled", runtime.sharding == "full")
 
 
 def quieten_libraries() -> None:

@@ -15,33 +15,26 @@ from rarlhf.config.baselines import BestOfNParams, HeadParams, QuarkParams, Regu
 from rarlhf.config.counts import learning_rounds, warmup_rollouts
 from rarlhf.config.errors import UserError
 from rarlhf.config.judging import BASE, ScorerParams
+from rarlhf.config.methods import methods_of
 from rarlhf.config.params import Params
-from rarlhf.models.hub import UnreachableError, fetch_config
+from rarlhf.training.memory import (
+    BYTES,
+    GIB,
+    Shape,
+    episode_tokens,
+    model_shape,
+    training_memory,
+    transformer_shape,
+)
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
     from rarlhf.system.machine import Machine
 
 LAYER_SECONDS = 0.0002  # fixed cost of one layer's forward pass in eager mode, whatever its size; measured on CPUs
 STAGE_SECONDS = 6.0  # start of a process with its imports
 LENGTHS = 3  # that a calibrated fit tries, about
 EFFICIENCY = 0.3  # share of the bare matrix-product rate that training reaches
-GIB = 1024**3
 PROCESS_BYTES = 1.5 * GIB  # of a stage's process with its libraries
-BYTES = {"float32": 4, "bfloat16": 2}  # of one number, by its type
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes that decide the cost of a transformer."""
-
-    parameters: int
-    layers: int
-    vocab_size: int
-    matrices: int  # the parameters of the layers' matrices, which 8 bits can hold
-    width: int  # hidden size
 
 
 @dataclass(frozen=True)
@@ -68,67 +61,6 @@ def _time(seconds: float) -> str:
     return f"{round(seconds / 3600)} h" if seconds < 3 * 86400 else f"{round(seconds / 86400):,} days"
 
 
-def transformer_shape(vocab_size: int, context: int, layers: int, width: int) -> Shape:
-    """Shape of a GPT-2 or BERT-like model: 12 width^2 weights a layer, and its embeddings."""
-    matrices = layers * 12 * width * width
-    return Shape(vocab_size * width + context * width + matrices, layers, vocab_size, matrices, width)
-
-
-def model_shape(params: Params) -> Shape | None:
-    """Shape of the base model; None if it is not known before the model is fetched or trained.
-
-    Raises: UserError if the hub has no such model, or transformers has no causal language model of this kind.
-    """
-    if params.model.source == "scratch":
-        p = params.model.scratch
-        return transformer_shape(p.vocab_size, p.context, p.layers, p.width)
-    folder = Path(params.model.source)
-    if not folder.is_dir():
-        try:
-            folder = fetch_config(params.model.source, params.model.revision, "model.source").folder
-        except UnreachableError:
-            return None
-    return _configured_shape(folder, params.model.source) if (folder / "config.json").is_file() else None
-
-
-def _configured_shape(folder: Path, name: str) -> Shape | None:
-    """Shape of the model that a configuration describes, nested or not; no weights are allocated."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from rarlhf.models.loading import load_config
-
-    config = load_config(str(folder), name)
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        raise UserError(
-            f"model.source = {name!r}: transformers has no causal language model of the kind {config.model_type}"
-        ) from error
-    except Exception:  # some models need real numbers while they are built; their errors can be of any class
-        return None
-    return _counted(model)
-
-
-def _counted(model: "PreTrainedModel") -> Shape | None:
-    """Shape of a model; None if its configuration has other names for layers and width."""
-    text, head = model.config.get_text_config(), model.get_output_embeddings()
-    names = ("num_hidden_layers", "vocab_size", "hidden_size")
-    layers, vocab_size, width = (getattr(text, name, None) for name in names)
-    if layers is None or vocab_size is None or width is None:
-        return None
-    matrices = sum(module.weight.numel() for module in model.modules() if _is_matrix(module) and module is not head)
-    return Shape(model.num_parameters(), layers, vocab_size, matrices, width)
-
-
-def _is_matrix(module: "torch.nn.Module") -> bool:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, torch.nn.Linear | Conv1D)
-
-
 def estimate(params: Params) -> Needs | None:
     """Estimates the whole pipeline; None if the base model's shape is not known.
 
@@ -146,11 +78,12 @@ def estimate(params: Params) -> Needs | None:
     seconds += _tuned_seconds(params, shape, rate) + _rules_seconds(params, shape, rate)
     seconds += _head_seconds(params, shape, rate)
     seconds += _generation_seconds(params, shape, rate) + _judging_seconds(params, shape, rate)
+    seconds += _utility_seconds(params, shape, rate)
     seconds += STAGE_SECONDS * (10 + runs + len(params.methods.names))
     disk = _disk_bytes(params, shape, runs)
     if _on_accelerator(params):
         loading = shape.parameters * BYTES[params.model.dtype]
-        return Needs(seconds, PROCESS_BYTES + loading, disk, _training_bytes(params, shape))
+        return Needs(seconds, PROCESS_BYTES + loading, disk, training_memory(params, shape).total)
     return Needs(seconds, _host_bytes(params, shape), disk)
 
 
@@ -164,26 +97,7 @@ def stage_memory(params: Params) -> float | None:
 
 
 def _host_bytes(params: Params, shape: Shape) -> float:
-    return PROCESS_BYTES + max(_training_bytes(params, shape), shape.parameters * BYTES[params.model.dtype])
-
-
-def _training_bytes(params: Params, shape: Shape) -> float:
-    """Bytes of weights and activations during training, on the device that trains."""
-    model, ppo, sft = params.model, params.ppo, params.sft
-    weights = 4.0 * 5 * shape.parameters  # policy, reference, gradient, two Adam moments
-    line = params.methods.fit and params.fit.calibrated
-    weights += 4.0 * shape.parameters if ppo.averaged or line else 0.0  # the mean of the last weights, or a fit's start
-    if model.adapter == "lora":
-        of_matrices = 1 if model.quantization == "int8" else BYTES[model.dtype]
-        weights = of_matrices * shape.matrices + BYTES[model.dtype] * (shape.parameters - shape.matrices)
-    episodes = 1 if ppo.micro_batch_size == "auto" else ppo.micro_batch_size  # `auto` adapts to the memory there is
-    if params.methods.fit:
-        episodes = max(episodes, params.fit.micro_batch_size)
-    if params.methods.heads:
-        episodes = max(episodes, params.head.micro_batch_size)
-    rows = max(episodes * _episode_tokens(params), sft.micro_batch_size * sft.tokens)
-    blocks = 40 + shape.layers if model.gradient_checkpointing else 40 * shape.layers
-    return weights + 4.0 * rows * (3 * shape.vocab_size + blocks * shape.width)
+    return PROCESS_BYTES + max(training_memory(params, shape).total, shape.parameters * BYTES[params.model.dtype])
 
 
 def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
@@ -198,7 +112,7 @@ def _disk_bytes(params: Params, shape: Shape, runs: int) -> float:
 def _training_seconds(params: Params, shape: Shape, rate: float) -> float:
     """Seconds of one PPO run: decoding, two forward passes, and the epochs with forward and backward passes."""
     ppo = params.ppo
-    tokens = ppo.batch_size * _episode_tokens(params)
+    tokens = ppo.batch_size * episode_tokens(params)
     passes = 1 + 1 + 1 + 3 * ppo.epochs
     fixed = shape.layers * LAYER_SECONDS * (ppo.max_new_tokens + 10 * ppo.epochs)
     return (ppo.iterations + warmup_rollouts(ppo)) * (2.0 * shape.parameters * tokens * passes / rate + fixed)
@@ -227,7 +141,7 @@ def _answers(params: Params) -> int:
 
 
 def _generation_seconds(params: Params, shape: Shape, rate: float) -> float:
-    return 6.0 * shape.parameters * _answers(params) * _episode_tokens(params) / rate
+    return 6.0 * shape.parameters * _answers(params) * episode_tokens(params) / rate
 
 
 def _tuned_seconds(params: Params, shape: Shape, rate: float) -> float:
@@ -237,10 +151,10 @@ def _tuned_seconds(params: Params, shape: Shape, rate: float) -> float:
         settings = params.chosen_of(name).settings
         if isinstance(settings, QuarkParams):
             learned = 3.0 * settings.rounds * settings.steps * settings.batch_size  # with the reference's pass and ours
-            tokens = (learned + settings.rounds * settings.prompts) * _episode_tokens(params)
+            tokens = (learned + settings.rounds * settings.prompts) * episode_tokens(params)
         elif isinstance(settings, RegularisedParams):  # another pass by the frozen copy, and the answers of each round
             answers = len(learning_rounds(settings)) * settings.prompts * settings.samples
-            tokens = 4.0 * rows * params.sft.tokens * params.sft.epochs + answers * _episode_tokens(params)
+            tokens = 4.0 * rows * params.sft.tokens * params.sft.epochs + answers * episode_tokens(params)
             seconds += _learning_seconds(params, shape, rate, HeadParams.model_validate(settings.head), answers)
         else:
             tokens = 3.0 * rows / 2 * params.sft.tokens * params.sft.epochs
@@ -258,7 +172,7 @@ def _head_seconds(params: Params, shape: Shape, rate: float) -> float:
 def _learning_seconds(params: Params, shape: Shape, rate: float, head: HeadParams, answers: int) -> float:
     """Seconds in which a head learns answers: a pass of the model, and three of the head."""
     size = 12 * head.layers * shape.width**2 + shape.vocab_size * shape.width
-    passes = 2.0 * head.epochs * answers * _episode_tokens(params) / rate
+    passes = 2.0 * head.epochs * answers * episode_tokens(params) / rate
     fixed = 10 * head.epochs * answers / head.batch_size * (shape.layers + head.layers) * LAYER_SECONDS
     return passes * (shape.parameters + 3 * size) + fixed
 
@@ -283,13 +197,21 @@ def _judging_seconds(params: Params, shape: Shape, rate: float) -> float:
     judge = params.judge
     language = shape.parameters if judge.language_model.source == BASE else 0
     passes = (language + _scorer_matrices(judge.second_scorer)) * _answers(params)
-    return 2.0 * passes * _episode_tokens(params) / rate
+    return 2.0 * passes * episode_tokens(params) / rate
+
+
+def _utility_seconds(params: Params, shape: Shape, rate: float) -> float:
+    """Seconds in which every model reads the classifier's rows; other tasks are of unknown length."""
+    asked, methods = params.utility.classification, methods_of(params)
+    models = sum(len(params.seeds) if method.per_seed else 1 for method in methods if method.has_model)
+    texts = models * (asked.rows + asked.test_rows) if asked.rows else 0
+    return 2.0 * shape.parameters * texts * asked.tokens / rate
 
 
 def _planning_seconds(params: Params, shape: Shape, rate: float) -> float:
     """Seconds of drawing the SFT model's answers, each with a forward pass."""
     answers = sum(split.prompts * split.samples for split in (params.plan.train, params.plan.test))
-    return 2.0 * shape.parameters * answers * _episode_tokens(params) / rate
+    return 2.0 * shape.parameters * answers * episode_tokens(params) / rate
 
 
 def _fit_seconds(params: Params, shape: Shape, rate: float) -> float:
@@ -299,12 +221,7 @@ def _fit_seconds(params: Params, shape: Shape, rate: float) -> float:
     passes = 3 * fit.epochs * (old + further * (old + new)) + further * (2 * old + 3 * new)
     passes += 3 * LENGTHS * new if fit.calibrated else 0
     steps = fit.epochs * (old + further * (old + new)) / fit.batch_size
-    return 2.0 * shape.parameters * passes * _episode_tokens(params) / rate + 10 * steps * shape.layers * LAYER_SECONDS
-
-
-def _episode_tokens(params: Params) -> int:
-    """Tokens of a query with its longest response."""
-    return params.prompts.tokens + params.ppo.max_new_tokens
+    return 2.0 * shape.parameters * passes * episode_tokens(params) / rate + 10 * steps * shape.layers * LAYER_SECONDS
 
 
 def matmul_rate(params: Params) -> float:

@@ -14,6 +14,7 @@ from rarlhf.models.backbone import load_trainable
 from rarlhf.models.fused import fuse_activations
 from rarlhf.models.policy import Policy, reset_value_head, sampling_of
 from rarlhf.models.recompute import recompute_blocks
+from rarlhf.models.sharding import whole_weights
 from rarlhf.rewards.scorers import Score
 from rarlhf.rl.memory import with_micro_batch
 from rarlhf.rl.parts import Models, Recipe, Session
@@ -71,6 +72,7 @@ def train_policy(
         records = trainer.train(queries, places.checkpoint)
     except torch.OutOfMemoryError as error:
         raise UserError(_FULL.format(str(error).split(". ")[0])) from error
+    weights = whole_weights(policy.lm) if session.machine.sharded else None  # all processes take part
     if session.world.rank == 0:
-        start.save(places.out)
+        start.save(places.out, weights)
     return records

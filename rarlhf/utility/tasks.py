@@ -77,7 +77,7 @@ class Tasks:
             for task_name, task in found["tasks"].items():
                 if task_name in loaded["tasks"]:
                     raise UserError(f"utility.tasks: {task_name} is in two of its entries; name it once")
-                self._prepare(task_name, task)
+                _prepare(task_name, task, name, self.params.fewshot.get(name))
             for key, values in loaded.items():
                 values.update(found.get(key, {}))
             entries.append(Entry(next(iter(found.get("groups", {})), None), list(found["tasks"])))
@@ -92,23 +92,33 @@ class Tasks:
                 f"utility.tasks: {name} cannot be loaded ({reason}); give its data in utility.files, or leave it out"
             ) from error
 
-    def _prepare(self, name: str, task: Any) -> None:
-        """Sets the number of worked examples as lm-eval's `simple_evaluate` does; refuses what cannot be run here."""
-        if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-            raise UserError(f"utility.tasks: {name} runs code that a model wrote, or needs pictures; leave it out")
-        if not set(ACCURACIES) & set(task.aggregation()):
-            raise UserError(f"utility.tasks: {name} measures no accuracy ({' or '.join(ACCURACIES)}); leave it out")
-        own = task.get_config("num_fewshot")
-        if own != 0:  # a task that says 0 is meant without examples
-            asked = self.params.fewshot if self.params.fewshot is not None else own
-            task.set_config(key="num_fewshot", value=asked or 0)
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
-
 
 def refuse_without_package(params: UtilityParams) -> None:
     """Raises UserError if tasks are asked for and lm-eval is not installed."""
     if params.tasks and find_spec("lm_eval") is None:
         raise UserError(f"utility.tasks = {params.tasks}: lm-eval is not installed; `{INSTALL}` installs it")
+
+
+def _prepare(name: str, task: Any, entry: str, examples: int | None) -> None:
+    """Sets the number of worked examples as lm-eval's `simple_evaluate` does; refuses what cannot be run here.
+
+    Args:
+        name: of the task.
+        task: lm-eval's.
+        entry: of `utility.tasks` that it belongs to.
+        examples: before each question; None for as many as the task says.
+    """
+    if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+        raise UserError(f"utility.tasks: {name} runs code that a model wrote, or needs pictures; leave it out")
+    if not set(ACCURACIES) & set(task.aggregation()):
+        raise UserError(f"utility.tasks: {name} measures no accuracy ({' or '.join(ACCURACIES)}); leave it out")
+    own = task.get_config("num_fewshot")
+    if own == 0 and examples:
+        raise UserError(
+            f"utility.fewshot.{entry} = {examples}: {name} is made to be asked without examples; leave it out"
+        )
+    task.set_config(key="num_fewshot", value=(own if examples is None else examples) or 0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
 def _own_file(name: str) -> str | None:

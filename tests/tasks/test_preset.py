@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
-from tasks.preset import apply_preset, main, overridden, override, set_value
+from tasks.preset import apply_preset, main, overridden, override, set_value, set_values
 
 
 def deep() -> list[object]:
@@ -73,7 +73,7 @@ def test_an_edited_file_is_kept_unless_forced(edited: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe\x00", b"a: " + b"[" * 9999, b"? [1]\n: 2\n"], ids=["binary", "deep", "list key"]
+    "content", [b"\xff\xfe\x00", b"a: " + b"[" * 1000, b"? [1]\n: 2\n"], ids=["binary", "deep", "list key"]
 )
 def test_a_file_that_is_none_of_ours_is_kept_unless_forced(content: bytes) -> None:
     Path("params.yaml").write_bytes(content)
@@ -178,6 +178,16 @@ def test_set_value_replaces_the_value_alone() -> None:
     assert set_value(text, "c.b", 2.5) == "a:\n  b: 1   # one\nc: {b: 2.5, d: 'y'}  # two\n"
 
 
+def test_values_are_set_side_by_side_and_within_one_another() -> None:
+    text = "a:\n  b: 1   # one\nc: {b: x, d: 'y'}  # two\n"
+    assert set_values(text, {"c.d": 30, "a.b": [1, 2]}) == "a:\n  b: [1, 2]   # one\nc: {b: x, d: 30}  # two\n"
+    assert set_values(text, {"c": {"e": 1}, "c.e": 2}) == 'a:\n  b: 1   # one\nc: {"e": 2}  # two\n'
+    assert set_values(text, {"c.d": 2, "c": 3, "a.b": 4}) == "a:\n  b: 4   # one\nc: 3  # two\n"
+    assert set_values(text, {}) == text
+    with pytest.raises(UserError, match=r"a.c is not a key"):
+        set_values(text, {"c.d": 2, "a.c": 1})
+
+
 @pytest.mark.parametrize("items", ["- 1\n- 2\n", "  - 1\n  - 2\n"])
 def test_set_value_replaces_a_block_list_wherever_its_items_stand(items: str) -> None:
     assert YAML(typ="safe").load(set_value(f"a:\n{items}b: 3\n", "a", [4])) == {"a": [4], "b": 3}
@@ -201,7 +211,7 @@ MERGED = r"a merge key \(<<\) takes the section's values from elsewhere; write t
         ("b: 1\na:\n", "a", r"a: in params.yaml, line 2, no value is written; write null there"),
         ("a: *x\n", "a", "params.yaml is not readable as YAML: line 1, column 4: found undefined alias 'x'"),
         ("a: {b: 1\n", "a.b", "params.yaml is not readable as YAML: line 2, column 1: expected ',' or '}'"),
-        (f"a: {'[' * 9999}\n", "a", "params.yaml is not readable as YAML: its brackets or sections nest too deep"),
+        (f"a: {'[' * 1000}\n", "a", "params.yaml is not readable as YAML: its brackets or sections nest too deep"),
     ],
 )
 def test_set_value_refuses_what_it_cannot_replace_alone(text: str, key: str, message: str) -> None:

@@ -11,7 +11,8 @@ from flows.running.devices import Shares, accelerators, cores, shares, stage_sha
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
-from rarlhf.training.estimate import GIB, stage_memory
+from rarlhf.training.estimate import stage_memory
+from rarlhf.training.memory import GIB
 
 TINY = Path(__file__).parents[3] / "presets" / "tiny.yaml"
 

@@ -1,7 +1,5 @@
 """Entries of methods.tuned, methods.decoded and methods.guided: what is read of them, and every refusal in one line."""
 
-from pathlib import Path
-
 import pytest
 
 from rarlhf.config.baselines import (
@@ -12,9 +10,8 @@ from rarlhf.config.baselines import (
     RejectionParams,
     TuningParams,
 )
-from rarlhf.config.load import load_params
 from rarlhf.config.methods import LOOKS, methods_of
-from tests.rarlhf.config.edits import TINY, Edits, plain, refusal, write
+from tests.rarlhf.config.edits import TINY, Edits, accepted, plain, refusal
 
 BEST = {"rule": "best_of_n", "of": "sft"}
 GUIDED = {"rule": "dexperts", "of": "sft", "expert": "rlhf", "anti_expert": "base"}
@@ -22,13 +19,13 @@ REGULARISED = {"by": "regularised"}
 MODELS = "name one of the methods that are models (base, sft, cvar_rlhf, "
 
 
-def test_an_entry_changes_its_own_section_alone(tmp_path: Path) -> None:
+def test_an_entry_changes_its_own_section_alone() -> None:
     methods = {
         "methods.tuned": {"expert": {"by": "supervised", "texts": "wanted"}},
         "methods.decoded": {"strict": {"rule": "rejection", "of": "rlhf", "threshold": 2}, "best": BEST},
         "methods.guided": {"steered": {**GUIDED, "expert": "expert", "alpha": 1.5}},
     }
-    params = load_params(write(tmp_path, methods))
+    params = accepted(methods)
     strict, steered = params.chosen_of("strict"), params.chosen_of("steered")
     assert strict.settings == RejectionParams(n=32, threshold=2.0)
     assert strict.models == {"of": "rlhf"}
@@ -41,9 +38,9 @@ def test_an_entry_changes_its_own_section_alone(tmp_path: Path) -> None:
     assert list(made)[-4:] == ["expert", "best", "strict", "steered"]
 
 
-def test_a_training_s_head_is_section_head_with_its_changes(tmp_path: Path) -> None:
+def test_a_training_s_head_is_section_head_with_its_changes() -> None:
     methods = {"x": {"by": "regularised", "head": {"labels": "soft", "alpha": 0.3}}, "y": {"by": "regularised"}}
-    params = load_params(write(tmp_path, {"methods.tuned": methods, "tuning.regularised.head": {"layers": 0}}))
+    params = accepted({"methods.tuned": methods, "tuning.regularised.head": {"layers": 0}})
     first, second = (params.chosen_of(name).settings for name in "xy")
     assert isinstance(first, RegularisedParams)
     assert isinstance(second, RegularisedParams)
@@ -204,12 +201,12 @@ REFUSED: list[tuple[Edits, str]] = [
 
 
 @pytest.mark.parametrize(("edits", "message"), REFUSED, ids=[message[:60] for _, message in REFUSED])
-def test_a_wrong_entry_is_one_line(edits: Edits, message: str, tmp_path: Path) -> None:
-    lines = refusal(tmp_path, edits)
+def test_a_wrong_entry_is_one_line(edits: Edits, message: str) -> None:
+    lines = refusal(edits)
     assert [line for line in lines if line.startswith(message)], lines
 
 
-def test_texts_of_a_class_need_labels_or_a_quantile(tmp_path: Path) -> None:
+def test_texts_of_a_class_need_labels_or_a_quantile() -> None:
     edits: Edits = {
         "methods.tuned": {"x": {"by": "supervised", "texts": "wanted"}},
         "data.source": "file",
@@ -220,13 +217,11 @@ def test_texts_of_a_class_need_labels_or_a_quantile(tmp_path: Path) -> None:
         "judge.second_scorer.source": "none",
         "prompts.wanted_quantile": 0.0,
     }
-    lines = refusal(tmp_path, edits)
+    lines = refusal(edits)
     assert any("without labels a quantile divides the rows in classes" in line for line in lines), lines
-    load_params(write(tmp_path, edits | {"prompts.wanted_quantile": 0.5}))
+    accepted(edits | {"prompts.wanted_quantile": 0.5})
     by_label: Edits = {"methods.tuned": {"x": {"by": "regularised", "related": "label"}}}
-    assert any("or take related: all or prompt" in line for line in refusal(tmp_path, edits | by_label))
-    load_params(write(tmp_path, edits | {"methods.tuned": {"x": REGULARISED}}))
+    assert any("or take related: all or prompt" in line for line in refusal(edits | by_label))
+    accepted(edits | {"methods.tuned": {"x": REGULARISED}})
     bare = {"data.columns.text": None, "data.columns.prompt": "prompt", "prompts.wanted_quantile": 0.5}
-    assert any(
-        "it learns whole texts, and the data has prompts alone" in line for line in refusal(tmp_path, edits | bare)
-    )
+    assert any("it learns whole texts, and the data has prompts alone" in line for line in refusal(edits | bare))

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from ruamel.yaml import YAML
 
 from rarlhf.config.exact import final_level
 from rarlhf.config.fields import Section
-from rarlhf.config.load import load_params
+from rarlhf.config.load import checked, load_params
 from rarlhf.config.params import Params, RiskParams
 from rarlhf.config.rules import cautions
 from rarlhf.risk.plan import TRUSTED
-from tests.rarlhf.config.edits import MISSING, REPOSITORY, TINY, leaves, plain, refusal, write
+from tests.rarlhf.config.edits import MISSING, REPOSITORY, TINY, accepted, leaves, plain, refusal, refusal_of_file
 
 PRESETS = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
 *OTHER_MEASURES, LAST_MEASURE = map(repr, get_args(RiskParams.model_fields["measure"].annotation))
@@ -31,10 +30,7 @@ def test_every_preset_loads_and_has_the_keys_of_tiny(preset: str, tmp_path: Path
     assert keys == tiny
     if values["data"]["source"] == "file" and values["data"]["path"] is None:
         values["data"]["path"] = "data/files"
-    path = tmp_path / "params.yaml"
-    with path.open("w", encoding="utf-8") as stream:
-        YAML(typ="safe", pure=True).dump(values, stream)
-    params = load_params(path)
+    params = checked(values, Path("params.yaml"))
     assert params.preset == preset
     assert list(cautions(params)) == []
 
@@ -46,8 +42,8 @@ def test_values_come_as_they_are_written_and_are_frozen() -> None:
         params.risk.alpha = 0.5
 
 
-def test_a_level_is_the_rational_that_was_written(tmp_path: Path) -> None:
-    risk = load_params(write(tmp_path, {"risk.alpha": 0.28})).risk
+def test_a_level_is_the_rational_that_was_written() -> None:
+    risk = accepted({"risk.alpha": 0.28}).risk
     assert final_level(risk.measure, risk.alpha) == Fraction(7, 25)
     assert final_level("entropic", risk.alpha) == 1
 
@@ -63,10 +59,10 @@ NAME_FORM = "the name should be lower-case letters, digits and _, begin with a l
 METHODS_FORM = "is now start: [...] and ppo: {...}; presets/tiny.yaml shows the form"
 
 
-def test_limits_themselves_are_within_the_rules(tmp_path: Path) -> None:
+def test_limits_themselves_are_within_the_rules() -> None:
     limits = {"prompts.tokens": 40, "ppo.max_new_tokens": 24, "sft.tokens": 64, "model.scratch.context": 64}
-    load_params(write(tmp_path, limits | {"prompts.train": 128, "ppo.batch_size": 128, "plan.train.prompts": 128}))
-    load_params(write(tmp_path, {"prompts.train": 11800, "prompts.test": 2000, "seeds": list(range(100))}))
+    accepted(limits | {"prompts.train": 128, "ppo.batch_size": 128, "plan.train.prompts": 128})
+    accepted({"prompts.train": 11800, "prompts.test": 2000, "seeds": list(range(100))})
 
 
 def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
@@ -81,7 +77,7 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         "data.splits": 3,
         "colour": "red",
     }
-    lines = {line.partition(":")[0].partition(" = ")[0]: line for line in refusal(tmp_path, edits)}
+    lines = {line.partition(":")[0].partition(" = ")[0]: line for line in refusal_of_file(tmp_path, edits)}
     assert lines == {
         "risk.aplha": "risk.aplha: unknown key; did you mean risk.alpha?",
         "risk.alpha": "risk.alpha: missing; presets/tiny.yaml shows it with its unit and range",
@@ -145,8 +141,8 @@ def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
         ("preset", "../x", "preset = '../x': should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
     ],
 )
-def test_values_out_of_range_are_refused_with_the_rule(key: str, value: object, line: str, tmp_path: Path) -> None:
-    assert refusal(tmp_path, {key: value}) == [line]
+def test_values_out_of_range_are_refused_with_the_rule(key: str, value: object, line: str) -> None:
+    assert refusal({key: value}) == [line]
 
 
 def modules() -> str:
@@ -183,7 +179,7 @@ def test_the_plans_answers_show_the_kl_that_is_wanted(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if "mixture" in name])
-def test_a_mixture_is_learnt_and_measured_whole(preset: str, tmp_path: Path) -> None:
+def test_a_mixture_is_learnt_and_measured_whole(preset: str) -> None:
     values = plain((REPOSITORY / "presets" / f"{preset}.yaml").read_text(encoding="utf-8"))
     assert values["data"]["wanted_share"] == {"train": 0.5, "test": 0.5}
     assert (values["sft"]["texts"], values["prompts"]["perplexity_texts"]) == ("all", "all")

@@ -8,8 +8,7 @@ import pytest
 
 from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
-
-from .test_params import REPOSITORY, TINY, write
+from tests.rarlhf.config.edits import REPOSITORY, TINY, write
 
 
 @pytest.mark.parametrize(
@@ -21,8 +20,8 @@ from .test_params import REPOSITORY, TINY, write
         ("seeds: [1]\nseeds: [2]\n", "is not readable as YAML: .*duplicate key"),
         ("\tppo: 1\n", "is not readable as YAML"),
         ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "line 2 is a mark of a merge conflict .*HEAD"),
-        ("a: " + "[" * 5000 + "]" * 5000, "nest too deep"),
-        ("a: " + "{a: " * 5000 + "}" * 5000, "nest too deep"),
+        ("a: " + "[" * 1000 + "]" * 1000, "nest too deep"),
+        ("a: " + "{a: " * 1000 + "}" * 1000, "nest too deep"),
         ("a: " + "9" * 5000, "is not readable as YAML: Exceeds the limit"),
         ("a: 2024-13-45\n", "is not readable as YAML: month must be in"),
         ('a: !!int ""\n', "is not readable as YAML: "),

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GPT2LMHeadModel
 
 import rarlhf.models.policy
@@ -152,3 +153,19 @@ def test_the_gradient_of_a_bias_is_the_sum_of_its_logits_gradients(lm: GPT2LMHea
     with BFLOAT16:
         logits_of(lm, torch.zeros(2, 3, 16)).backward(upstream)
     torch.testing.assert_close(lm.lm_head.bias.grad, upstream.sum(dim=(0, 1)))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_fused_attention_takes_the_masks_of_training(padded: bool, lm: GPT2LMHeadModel) -> None:
+    """Plain products are switched off: attention weights of (B, heads, S, S) are never in memory."""
+    episodes = episodes_of()
+    if not padded:
+        episodes = episodes._replace(query_mask=torch.ones_like(episodes.query_mask))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        response_states(lm, episodes).square().sum().backward()
+        with pytest.raises(RuntimeError, match="No available kernel"):  # negative control: a mask that wants a gradient
+            torch.nn.functional.scaled_dot_product_attention(
+                *torch.ones(3, 1, 2, 4, 8), attn_mask=torch.zeros(4, 4, requires_grad=True)
+            )
+    weight = lm.transformer.h[0].attn.c_attn.weight
+    assert weight.grad is not None and float(weight.grad.abs().max()) > 0

@@ -152,7 +152,9 @@ def test_an_optimiser_goes_on_as_if_never_stopped() -> None:
     assert not torch.equal(cold.weight, whole.weight)
 
 
-@pytest.mark.parametrize("wrong", [("policy/bias", "policy/other"), ("adam/0/step", "adam/2/step")])
+@pytest.mark.parametrize(
+    "wrong", [("policy/bias", "policy/other"), ("adam/0/step", "adam/2/step"), ("adam/1/exp_avg", "adam/2/exp_avg")]
+)
 def test_other_weights_are_refused(wrong: tuple[str, str], tmp_path: Path) -> None:
     layer, optimizer = start()
     step(layer, optimizer, 1.0)

@@ -1,6 +1,8 @@
-"""Tiny trainings by as many processes as the launcher started: several_processes.py FOLDER.
+"""Tiny trainings by as many processes as the launcher started: several_processes.py FOLDER [CASE ...].
 
-Writes weights, optimiser and records of each case and process to FOLDER/out/CASE-RANK.*.
+Writes weights, optimiser and records of each case and process to FOLDER/out/CASE-RANK.*. Where weights are divided,
+these are the process's part, and the whole model is in FOLDER/out/CASE. A case `stopped` is stopped by a signal to the
+last process, and goes on.
 """
 
 import json
@@ -16,7 +18,9 @@ from safetensors.torch import save_file
 from rarlhf.config.params import Params
 from rarlhf.messages.progress import SilentRecorder
 from rarlhf.models.backbone import load_trainable
+from rarlhf.models.loading import save_model
 from rarlhf.models.policy import Policy, reset_value_head, sampling_of
+from rarlhf.models.sharding import whole_weights
 from rarlhf.risk.measures.base import Batch, Treatment
 from rarlhf.risk.measures.cvar import HardSelection
 from rarlhf.risk.schedule import RiskLevel
@@ -29,6 +33,7 @@ from rarlhf.system.machine import prepare
 from rarlhf.system.streams import generator
 
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(14)]
+DIVIDED: dict[str, dict[str, object]] = {"runtime": {"sharding": "full"}}
 CASES: dict[str, dict[str, dict[str, object]]] = {
     "cvar": {},
     "one_kept": {"risk": {"alpha": 0.15}},  # of 6 episodes: the other process has no row
@@ -37,6 +42,14 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
     "lora": {"model": {"adapter": "lora"}},
     "query": {"ppo": {"responses": 3, "baseline": "query", "averaged": 0.4}, "risk": {"measure": "cvar_ru"}},
     "local": {},  # negative control, see below
+    "stopped": {},
+    "sharded": DIVIDED,
+    "sharded_one_kept": DIVIDED | {"risk": {"alpha": 0.15}},
+    "sharded_clipped": DIVIDED | {"ppo": {"max_grad_norm": 0.1}, "risk": {"measure": "evar"}},
+    "sharded_critic_all": DIVIDED | {"risk": {"critic": "all", "hard_share": 0.5}},
+    "sharded_query": DIVIDED
+    | {"ppo": {"responses": 3, "baseline": "query", "averaged": 0.4}, "risk": {"measure": "cvar_ru"}},
+    "sharded_stopped": DIVIDED,
 }
 Score = Callable[[Sequence[str]], torch.Tensor]
 
@@ -95,26 +108,32 @@ def write(folder: Path, name: str, trainer: PPOTrainer, world: World) -> None:
     path.with_suffix(".json").write_text(json.dumps(trainer.records))
 
 
-def main(folder: Path) -> None:
+def stop(folder: Path, name: str, edits: dict[str, dict[str, object]], here: World) -> None:
+    handler = signal.signal(signal.SIGTERM, terminate)
+    try:
+        make(folder, edits, here, terminating(here, 4)).train(QUERIES, folder / f"{name}.safetensors")
+    except Terminated:
+        (folder / "out" / f"{name}-{here.rank}").touch()
+    signal.signal(signal.SIGTERM, handler)
+    here.gather(None)  # all have written their checkpoint
+
+
+def main(folder: Path, names: Sequence[str]) -> None:
     here = world()
     (folder / "out").mkdir(exist_ok=True)
     treat = HardSelection.treat
-    for name, edits in CASES.items():
+    for name in names:
         HardSelection.treat = local_treat if name == "local" else treat
-        trainer = make(folder, edits, here)
+        if name.endswith("stopped"):
+            stop(folder, name, CASES[name], here)
+        trainer = make(folder, CASES[name], here)
         trainer.train(QUERIES, folder / f"{name}.safetensors")
         write(folder, name, trainer, here)
-    HardSelection.treat = treat
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        make(folder, {}, here, terminating(here, 4)).train(QUERIES, folder / "stopped.safetensors")
-    except Terminated:
-        (folder / "out" / f"stopped-{here.rank}").touch()
-    here.gather(None)  # the first process has written the checkpoint
-    trainer = make(folder, {}, here)
-    trainer.train(QUERIES, folder / "stopped.safetensors")
-    write(folder, "resumed", trainer, here)
+        if trainer.machine.sharded:
+            whole = whole_weights(trainer.policy.lm)
+            if here.rank == 0:
+                save_model(trainer.policy.lm, trainer.tokenizer, folder / "out" / name, whole)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

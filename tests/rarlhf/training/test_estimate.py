@@ -16,17 +16,15 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.load import load_params
 from rarlhf.config.params import Params
 from rarlhf.training.estimate import (
-    GIB,
+    EFFICIENCY,
     Needs,
-    Shape,
     accelerator_memory,
     available_memory,
     estimate,
     matmul_rate,
-    model_shape,
     refuse_if_short,
-    transformer_shape,
 )
+from rarlhf.training.memory import GIB, Shape, model_shape, transformer_shape
 from tasks.preset import set_value
 from tests.hubs import Cache
 
@@ -70,15 +68,23 @@ def shape_of(config: dict[str, object], params: Params, folder: Path) -> Shape |
 
 
 def test_a_local_models_shape_is_that_of_its_configuration(params: Params, tmp_path: Path) -> None:
-    for config, parameters, layers, matrices, width in (
-        (GPT2, 124_439_808, 12, 12 * 12 * 768**2, 768),
-        (GPTJ, 6_050_882_784, 28, 28 * 12 * 4096**2, 4096),
+    four = dict.fromkeys(("q_proj", "k_proj", "v_proj"), 2)
+    for config, parameters, layers, matrices, width, sides in (
+        (GPT2, 124_439_808, 12, 12 * 12 * 768**2, 768, {"c_attn": 4, "c_proj": 2 + 5, "c_fc": 5}),
+        (GPTJ, 6_050_882_784, 28, 28 * 12 * 4096**2, 4096, four | {"out_proj": 2, "fc_in": 5, "fc_out": 5}),
         # two embeddings, a norm of 64 at the end and two in each layer
-        (LLAMA, 2 * 64_000 + 12 * (65_536 + 128) + 64, 12, 12 * 65_536, 64),
+        (
+            LLAMA,
+            2 * 64_000 + 12 * (65_536 + 128) + 64,
+            12,
+            12 * 65_536,
+            64,
+            four | {"o_proj": 2, "gate_proj": 5, "up_proj": 5, "down_proj": 5},
+        ),
     ):
         shape = shape_of(config, params, tmp_path)
-        assert shape is not None
-        assert shape == Shape(parameters, layers, config["vocab_size"], matrices, width)
+        widths = {name: layers * width * count for name, count in sides.items()}
+        assert shape == Shape(parameters, layers, config["vocab_size"], matrices, width, 2 * width, widths)
 
 
 def test_a_nested_configuration_counts_in_full(params: Params, tmp_path: Path) -> None:
@@ -240,6 +246,18 @@ def test_the_estimate_is_positive_and_grows_with_the_work(params: Params, rate: 
         without = estimate(params.model_copy(update={"judge": params.judge.model_copy(update={judge: none})}))
         assert without is not None
         assert without.seconds < slow.seconds
+
+
+def test_every_model_reads_the_classifiers_rows(params: Params, rate: Callable[[float], None]) -> None:
+    rate(1e6 / EFFICIENCY)
+    shape = model_shape(params)
+    assert shape is not None
+    asked = params.utility.classification.model_copy(update={"rows": 10, "test_rows": 6, "tokens": 4})
+    with_it = params.model_copy(update={"utility": params.utility.model_copy(update={"classification": asked})})
+    needs = [estimate(params), estimate(with_it)]
+    models = 2 + 5 * len(params.seeds)  # base and SFT; three methods of PPO and two fits for each seed
+    assert needs[0] is not None and needs[1] is not None
+    assert needs[1].seconds - needs[0].seconds == pytest.approx(2 * shape.parameters * models * 16 * 4 / 1e6)
 
 
 def test_the_estimate_says_how_rough_it_is() -> None:

@@ -94,8 +94,14 @@ def test_tasks_that_lm_eval_brings_read_local_files(
         for split in ("dev", "test"):
             (science / name / f"{split}.jsonl").write_text((json.dumps(row) + "\n") * 5)
     files = {"boolq": str(data), "mmlu_abstract_algebra": str(science)}
-    asked = section(params, "boolq", "mmlu_abstract_algebra", files=files, fewshot=2)
-    found = run_tasks(lm, tokenizer, Tasks(asked, tmp_path / "scratch"), (), machine)
+    asked = section(params, "boolq", "mmlu_abstract_algebra", files=files, fewshot={"boolq": 2})
+    tasks = Tasks(asked, tmp_path / "scratch")
+    loaded, _ = tasks.load()
+    assert {name: task.get_config("num_fewshot") for name, task in loaded["tasks"].items()} == {
+        "boolq": 2,
+        "mmlu_abstract_algebra": 0,
+    }
+    found = run_tasks(lm, tokenizer, tasks, (), machine)
     assert list(found) == ["boolq", "mmlu_abstract_algebra"]
     assert found["boolq"].accuracy == 0.5 and found["boolq"].questions == 6
     assert found["mmlu_abstract_algebra"].accuracy in (0.0, 1.0)
@@ -132,6 +138,13 @@ def test_what_cannot_be_asked_is_refused(params: Params, tmp_path: Path) -> None
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="is a task of your own, whose YAML file names its data"):
         refuse_unready(section(params, good, files={good: str(tmp_path)}), tmp_path / "scratch")
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(Path(good).read_text() + "num_fewshot: 0\n")
+    with pytest.raises(
+        UserError, match=r"utility\.fewshot\..*alone.yaml = 2: own is made to be asked without examples"
+    ):
+        refuse_unready(section(params, str(alone), fewshot={str(alone): 2}), tmp_path / "scratch")
+    refuse_unready(section(params, str(alone), fewshot={str(alone): 0}), tmp_path / "scratch")
     refuse_unready(section(params, good), tmp_path / "scratch")
 
 

@@ -75,5 +75,5 @@ def test_training_recomputes_where_it_is_asked_to(
 
 
 def test_a_model_without_blocks_cannot_be_recomputed(small: Params) -> None:
-    with pytest.raises(UserError, match="Linear has no blocks to recompute; set it to false"):
+    with pytest.raises(UserError, match="Linear has no blocks of a known kind; set it to false"):
         recompute_blocks(torch.nn.Linear(2, 2))
