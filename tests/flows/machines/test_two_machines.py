@@ -30,6 +30,7 @@ def started(folder: Path, log: Path, *module: str) -> Iterator[psutil.Popen]:
         yield process
     finally:
         kill(process)
+        process.wait(30)
 
 
 def kill(process: psutil.Process) -> None:
