@@ -22,6 +22,8 @@ export PYTHONUNBUFFERED ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export CUBLAS_WORKSPACE_CONFIG ?= :4096:8
 export PYTHONHASHSEED ?= 0
+# Many short processes would each compile all modules of this project, and each worker of pytest all tests.
+export PYTHONDONTWRITEBYTECODE :=
 
 BIN := .venv/bin
 PEER := .venv-peer

@@ -12,8 +12,8 @@ from rarlhf.evaluation.preferences_file import PREFERENCES, read_preferences
 from rarlhf.models.loading import load_causal_lm, save_model
 from rarlhf.system.files import write_jsonl
 from tasks.judge import judge
-from tests.rarlhf.conftest import changed
 from tests.rarlhf.evaluation.conftest import rows_of
+from tests.rarlhf.small import changed
 from tests.tasks.test_lora_stages import ROOT, run, write_inputs
 
 pytestmark = pytest.mark.slow

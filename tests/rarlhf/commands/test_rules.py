@@ -27,8 +27,8 @@ from rarlhf.system.machine import Machine
 from rarlhf.training.reward import train_tokenizer as train_word_pieces
 from tests.rarlhf.commands.test_main import ROOT, in_a_process
 from tests.rarlhf.commands.test_main import refusal as refused
-from tests.rarlhf.conftest import TEXTS
 from tests.rarlhf.decoding.test_writing import lines
+from tests.rarlhf.small import TEXTS
 
 PROMPTS = ["we liked", "we saw the music and the old", "the film was"]
 LENGTH = ("--max-new-tokens", "6", "--seed", "3")

@@ -15,7 +15,7 @@ from rarlhf.decoding.prompts import left_pad
 from rarlhf.decoding.sampling import Decoding, sample_responses
 from rarlhf.models.policy import Sampling
 from rarlhf.rl.ppo import PPOTrainer
-from tests.rarlhf.conftest import parts
+from tests.rarlhf.small import parts
 
 SAMPLING = Sampling(temperature=1.0, min_new_tokens=0, max_new_tokens=6, end_id=0)
 QUERIES = [[5, 6, 7], [8], [9, 10], [5, 5, 5]]

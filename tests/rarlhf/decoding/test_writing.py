@@ -21,7 +21,7 @@ from rarlhf.config.params import Params
 from rarlhf.decoding.writing import Choices, open_model, write
 from rarlhf.models.backbone import AdapterModel
 from rarlhf.training.reward import train_tokenizer as train_word_pieces
-from tests.rarlhf.conftest import TEXTS
+from tests.rarlhf.small import TEXTS
 
 CPU = torch.device("cpu")
 PROMPTS = ["we liked", "we saw the music and the old", "the film was"]

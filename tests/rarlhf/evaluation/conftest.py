@@ -83,6 +83,7 @@ def perplexities() -> dict[str, dict[int, float]]:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The default preset with the KL target that `SHIFTS` is near."""
+    """The default preset with the KL target that `SHIFTS` is near, and few bootstrap draws."""
     preset = load_params(Path(__file__).parents[3] / "presets" / "tiny.yaml")
-    return preset.model_copy(update={"kl": preset.kl.model_copy(update={"target": 2.0})})
+    kl = preset.kl.model_copy(update={"target": 2.0})
+    return preset.model_copy(update={"kl": kl, "evaluate": preset.evaluate.model_copy(update={"bootstrap_draws": 100})})

@@ -13,8 +13,8 @@ from rarlhf.evaluation.generations import FloatArray
 from rarlhf.evaluation.judge import Judges, Remembered, Toxicity
 from rarlhf.evaluation.language_judge import Likelihoods
 from rarlhf.system.machine import Machine
-from tests.rarlhf.conftest import changed
 from tests.rarlhf.evaluation.conftest import MakeTable
+from tests.rarlhf.small import changed
 
 FUNCTIONS = """
 def length(texts):

@@ -11,7 +11,7 @@ from rarlhf.config.params import Params
 from rarlhf.evaluation.language_judge import LanguageJudge, open_language_judge
 from rarlhf.models.loading import save_model
 from rarlhf.system.machine import Machine
-from tests.rarlhf.conftest import changed
+from tests.rarlhf.small import changed
 
 CONTEXT = 8
 

@@ -1,7 +1,7 @@
 """Best of n from one pool: hand numbers, ties, and agreement with draws."""
 
-from itertools import combinations, product
-from math import log
+from itertools import combinations, combinations_with_replacement, product
+from math import factorial, log, prod
 
 import numpy as np
 import pytest
@@ -38,14 +38,21 @@ def test_one_draw_is_the_pool_itself() -> None:
         assert values == sorted(values)
 
 
-def test_the_mean_is_that_of_fresh_draws_on_a_known_distribution() -> None:
+@pytest.mark.parametrize(("samples", "n"), [(4, 2), (8, 4)])
+def test_the_mean_is_that_of_fresh_draws_on_a_known_distribution(samples: int, n: int) -> None:
+    """Without bias: the mean over all pools that can be drawn is that of n draws, to the last digits."""
     values, shares = np.array([-1.0, 0.0, 2.0]), np.array([0.5, 0.3, 0.2])
-    exact = sum(
-        np.prod(shares[list(draws)]) * values[list(draws)].max() for draws in product(range(3), repeat=4)
-    )  # best of 4, all 81 outcomes
-    pools = np.random.default_rng(2).choice(values, p=shares, size=(40_000, 8))
-    curve = best_of_n_curve(pools, None, 0.1)
-    assert curve["metrics"]["reward_mean"][curve["n"].index(4)] == pytest.approx(exact, abs=0.02)
+
+    def chance(draws: tuple[int, ...]) -> float:
+        return float(np.prod(shares[list(draws)]))
+
+    exact = sum(chance(draws) * values[list(draws)].max() for draws in product(range(3), repeat=n))
+    mean = 0.0
+    for pool in combinations_with_replacement(range(3), samples):
+        curve = best_of_n_curve(values[[pool]], None, 0.1)
+        orders = factorial(samples) // prod(factorial(pool.count(value)) for value in range(3))
+        mean += orders * chance(pool) * curve["metrics"]["reward_mean"][curve["n"].index(n)]
+    assert mean == pytest.approx(exact, rel=1e-12)
 
 
 def test_the_kl_is_below_the_bound_and_near_it_where_scores_differ() -> None:

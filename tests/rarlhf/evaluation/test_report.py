@@ -16,6 +16,7 @@ from rarlhf.evaluation.report import Origin, Texts, render_report
 from rarlhf.evaluation.samples import Answer, TailSample, tail_samples
 from tests.rarlhf.evaluation.texts import HOSTILE
 
+pytestmark = pytest.mark.slow  # the page takes seconds
 RUN = {name: np.arange(1.0, 6.0) for name in ("iteration", "score_mean", "score_cvar", "kl", "kl_coef", "kept")}
 TRAINING = {method: {seed: RUN for seed in (1, 2, 3)} for method in ("rlhf", "ra_rlhf")}
 VOID = {"meta", "img", "br", "link", "input"}
@@ -64,7 +65,6 @@ def page(measured, tables, params) -> str:
     return build(measured, tables, params)
 
 
-@pytest.mark.slow
 def test_page_needs_nothing_from_outside(page: str) -> None:
     assert "http:" not in page and "https:" not in page
     assert not re.findall(r"<(?:link|img|iframe|base|form)\b|@import|url\((?!#)", page)
@@ -205,7 +205,6 @@ def test_offensive_text_is_announced_folded_and_blurred(page: str, measured, tab
     assert "\n.veiled:focus { filter: none; }" in warned  # wherever it stands
 
 
-@pytest.mark.slow
 def test_page_of_two_methods_without_training(tables, perplexities, params) -> None:
     evaluation = compare_methods({method: tables[method] for method in ("base", "sft")}, perplexities, params)
     two = {method: tables[method] for method in ("base", "sft")}

@@ -8,7 +8,7 @@ from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.rewards.functions import load_function
 from rarlhf.rewards.scorers import FunctionScore
-from tests.rarlhf.conftest import changed
+from tests.rarlhf.small import changed
 
 VADER, PROFANITY = "python:rarlhf.rewards.vader:compound", "python:rarlhf.rewards.profanity:probability"
 

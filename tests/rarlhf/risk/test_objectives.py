@@ -25,14 +25,14 @@ def tail(values: Tensor, p: Tensor, alpha: float) -> float:
     return float(eta - (p * (eta - values).clamp(min=0.0)).sum() / alpha)
 
 
-def ascend(alpha: float, of: str, planned: float | None = None, steps: int = 2000) -> Tensor:
+def ascend(alpha: float, of: str, planned: float | None = None, steps: int = 900) -> Tensor:
     """(K, S) policy that the gradient of the measure's utilities leads to, from the uniform one.
 
     Eta is `planned`, or the quantile of the policy so far. The step falls to zero, since CVaR has a kink wherever an
     answer passes the quantile.
     """
     logits = torch.zeros_like(VALUES).requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=0.05)
+    optimizer = torch.optim.Adam([logits], lr=0.15)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 - step / steps) ** 2)
     for _ in range(steps):
         logp = logits.log_softmax(dim=1)

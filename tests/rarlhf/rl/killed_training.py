@@ -32,24 +32,41 @@ def die() -> None:
 
 
 class Profile:
-    """Counts calls, and dies at one of them."""
+    """Counts calls, and dies at one of them. Each call of the training comes by here, so it does little."""
 
     def __init__(self, name: str, call: int) -> None:
         self.name, self.call = name, call
+        self.seen = 0  # calls anywhere
+        self.own = 0  # calls of the C function `name`
         self.depth: Counter[str] = Counter()
-        self.calls: Counter[str] = Counter()
+        self.entered: dict[str, int] = {}  # calls that were seen before the function was entered
+        self.calls: Counter[str] = Counter()  # inside each function that has been left
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        name = frame.f_code.co_name
-        ours = name in WITHIN and frame.f_globals["__name__"].startswith("rarlhf.")
-        if event in ("call", "return") and ours:
-            self.depth[name] += 1 if event == "call" else -1
+        if event in ("call", "return"):
+            name = frame.f_code.co_name
+            if name in WITHIN and frame.f_globals["__name__"].startswith("rarlhf."):
+                self._passed(name, event)
         if event in ("call", "c_call"):
-            self.calls.update(name for name, depth in self.depth.items() if depth)
-            if event == "c_call":
-                self.calls[argument.__name__] += argument.__name__ not in WITHIN
-            if self.call and self.calls[self.name] == self.call:
+            self.seen += 1
+            if self.call and self._due(event, argument):
                 die()
+
+    def _passed(self, name: str, event: str) -> None:
+        if event == "call" and not self.depth[name]:
+            self.entered[name] = self.seen
+        self.depth[name] += 1 if event == "call" else -1
+        if event == "return" and not self.depth[name]:
+            self.calls[name] += self.seen - self.entered[name]
+
+    def _due(self, event: str, argument: Any) -> bool:
+        if self.name in WITHIN:
+            return self.depth[self.name] > 0 and self.inside() == self.call
+        self.own += event == "c_call" and argument.__name__ == self.name
+        return self.own == self.call
+
+    def inside(self) -> int:
+        return self.calls[self.name] + self.seen - self.entered[self.name]
 
 
 def dying_half_way(save_file: Callable[..., None], call: int) -> Callable[..., None]:

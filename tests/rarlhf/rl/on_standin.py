@@ -12,7 +12,7 @@ from torch import nn
 from rarlhf.rl.parts import Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine, quieten_libraries
-from tests.rarlhf.conftest import Keeping, parts
+from tests.rarlhf.small import Keeping, parts
 from tests.standin import DEVICE, Held, Standin, move
 
 PADDED = [[5, 6, 7], [8, 9]] * 4

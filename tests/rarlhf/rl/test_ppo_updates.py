@@ -11,7 +11,7 @@ from torch import Tensor
 import rarlhf.rl.collect
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.rl.rollout import Rollout, Targets, select
-from tests.rarlhf.conftest import parts
+from tests.rarlhf.small import parts
 
 QUERIES = [[5 + i] * (1 + i % 3) for i in range(6)]
 Make = Callable[..., PPOTrainer]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -54,12 +55,30 @@ def doing(call: int, act: Callable[[], None]) -> Score:
     return score
 
 
+class Whole(NamedTuple):
+    """A training that was never stopped, and the checkpoint of iteration 4 that it leaves."""
+
+    trainer: PPOTrainer
+    checkpoint: bytes
+
+
+WHOLE: dict[str, Whole] = {}  # by settings, since many tests are held against the same training
+
+
+def whole(make: Callable[[Score], PPOTrainer], folder: Path) -> Whole:
+    trainer = make(lengths)
+    key = json.dumps([trainer.settings, str(trainer.machine.dtype)])
+    if key not in WHOLE:
+        trainer.train(QUERIES, path := folder / "whole.safetensors")
+        WHOLE[key] = Whole(trainer, path.read_bytes())
+    return WHOLE[key]
+
+
 def resumed(make: Callable[[Score], PPOTrainer], path: Path) -> PPOTrainer:
     """Goes on from the checkpoint, and must end bit for bit as a training that was never stopped."""
-    again, whole = make(lengths), make(lengths)
+    again = make(lengths)
     again.train(QUERIES, path)
-    whole.train(QUERIES, path.with_name("whole.safetensors"))
-    assert same(again, whole)
+    assert same(again, whole(make, path.parent).trainer)
     return again
 
 
@@ -121,8 +140,9 @@ def test_a_training_with_several_responses_to_a_query_goes_on_to_the_same_bytes(
 def test_each_part_of_the_checkpoint_matters(part: str, make_trainer: Make, tmp_path: Path) -> None:
     """Negative control."""
     values = VALUES | {"risk.measure": "cvar_ru", "risk.eta": "running", "risk.eta_rate": 0.5, "ppo.averaged": 0.5}
-    whole = make_trainer(**values)
-    whole.train(QUERIES, path := tmp_path / "c.safetensors")  # leaves the checkpoint of iteration 4
+    made = whole(partial(make_trainer, **values), tmp_path)
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(made.checkpoint)
     loaded = load_checkpoint(path)
     assert loaded is not None
     tensors, state = loaded
@@ -133,9 +153,9 @@ def test_each_part_of_the_checkpoint_matters(part: str, make_trainer: Make, tmp_
     else:
         state |= {"kl_coef": 0.9} if part == "kl_coef" else {"measure": {}}
     save_checkpoint(path, tensors, state)
-    again = make_trainer(**values)
+    again = make_trainer(lengths, **values)
     again.train(QUERIES, path)
-    assert not same(again, whole)
+    assert not same(again, made.trainer)
 
 
 class Terminated(BaseException):
@@ -274,8 +294,8 @@ def test_a_checkpoint_of_other_params_is_refused(
     key: str, there: object, here: object, make_trainer: Make, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.safetensors"
-    make_trainer(**VALUES).train(QUERIES, path)
-    before = path.read_bytes()
+    before = whole(partial(make_trainer, **VALUES), tmp_path).checkpoint
+    path.write_bytes(before)
     text = f"{path} is the checkpoint of another training: {key} = {there} there, {here} here. Give the values "
     with pytest.raises(UserError, match=re.escape(text)):
         make_trainer(**VALUES | {key: here}).train(QUERIES, path)
@@ -284,7 +304,7 @@ def test_a_checkpoint_of_other_params_is_refused(
 
 def test_a_checkpoint_of_another_seed_query_precision_or_model_is_refused(make_trainer: Make, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    make_trainer(**VALUES).train(QUERIES, path)
+    path.write_bytes(whole(partial(make_trainer, **VALUES), tmp_path).checkpoint)
     with pytest.raises(UserError, match="another training: seed = 1 there, 2 here. Give"):
         make_trainer(seed=2, **VALUES).train(QUERIES, path)
     with pytest.raises(UserError, match=r"queries = 14 queries \(\w+\) there, 13 queries \(\w+\) here. Give"):

@@ -36,7 +36,7 @@ from rarlhf.rl.parts import Models, Recipe, Session
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.system.machine import Machine
 from rarlhf.system.streams import generator
-from tests.rarlhf.conftest import changed
+from tests.rarlhf.small import changed
 
 FOLDER = Path(__file__).with_name("trajectories")
 LIBRARIES = ("torch", "transformers", "peft")

@@ -17,7 +17,7 @@ from rarlhf.models.episodes import Episodes
 from rarlhf.rl.ppo import PPOTrainer
 from rarlhf.rl.rollout import Rollout
 from rarlhf.system.distributed import Processes, World
-from tests.rarlhf.conftest import parts
+from tests.rarlhf.small import parts
 
 
 @pytest.mark.parametrize(("rows", "size"), [(7, 3), (6, 2), (2, 3), (5, 1)])

@@ -34,7 +34,7 @@ from rarlhf.training.fit import (
     step,
     summed,
 )
-from tests.rarlhf.conftest import changed, letters
+from tests.rarlhf.small import changed, letters
 
 FIT = {
     "fit.rounds": 1,

@@ -23,7 +23,7 @@ from rarlhf.models.policy import Sampling, episode_states, positions, response_l
 from rarlhf.system.machine import Machine
 from rarlhf.training.fit import Places
 from rarlhf.training.head import head_losses, labels_of, train_head
-from tests.rarlhf.conftest import changed
+from tests.rarlhf.small import changed
 
 SAMPLING = Sampling(temperature=1.0, min_new_tokens=0, max_new_tokens=2, end_id=0)
 

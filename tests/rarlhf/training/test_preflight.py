@@ -9,7 +9,7 @@ import rarlhf.utility.tasks
 from rarlhf.config.errors import UserError
 from rarlhf.config.params import Params
 from rarlhf.training.preflight import Made, refuse_missing
-from tests.rarlhf.conftest import changed
+from tests.rarlhf.small import changed
 
 MADE = Made()
 

@@ -2,7 +2,7 @@ import pytest
 
 from rarlhf.config.params import Params
 from tasks.running.spared import unused
-from tests.rarlhf.conftest import changed
+from tests.rarlhf.small import changed
 
 
 def test_a_plain_stage_needs_neither(params: Params) -> None:

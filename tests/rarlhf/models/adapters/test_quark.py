@@ -23,8 +23,8 @@ from rarlhf.models.way import Way, own_way
 from rarlhf.system.machine import Machine
 from rarlhf.training.quark import TOKEN, Quark, add_tokens
 from rarlhf.training.supervised import Seat
-from tests.rarlhf.conftest import Keeping
 from tests.rarlhf.models.adapters.tiny import CPU, QUERIES, gpt2, lengths, logprobs, section
+from tests.rarlhf.small import Keeping
 
 SETTINGS = {
     "rounds": 2,
