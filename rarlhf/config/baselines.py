@@ -166,6 +166,7 @@ class HeadParams(Section):
     batch_size: Batch
     micro_batch_size: Batch
     lr: Open01
+    warmup: Annotated[Number, Field(ge=0, lt=1)]
     weight_decay: NonNegative
 
 

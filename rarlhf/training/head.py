@@ -226,6 +226,7 @@ def learn_head(  # noqa: PLR0913, PLR0917, as above
     options = training_options(machine, settings.epochs, settings.micro_batch_size, settings.lr, "linear", seed, steps)
     options |= {
         "gradient_accumulation_steps": settings.batch_size // settings.micro_batch_size,
+        "warmup_steps": round(settings.warmup * steps),
         "weight_decay": settings.weight_decay,
         "bf16": False,  # the loss is in float32, under the machine's own autocast
     }

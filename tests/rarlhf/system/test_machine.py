@@ -14,8 +14,10 @@ from rarlhf.system.streams import derived_seed, generator, seed_globals
 pytestmark = pytest.mark.usefixtures("restored")
 
 
-def runtime(device: str = "cpu", precision: str = "float32", decode: str = "eager") -> RuntimeParams:
-    return RuntimeParams(device=device, threads=1, precision=precision, decode=decode)
+def runtime(
+    device: str = "cpu", precision: str = "float32", decode: str = "eager", sharding: str = "none"
+) -> RuntimeParams:
+    return RuntimeParams(device=device, threads=1, precision=precision, decode=decode, sharding=sharding)
 
 
 def test_a_derived_seed_is_the_same_number_for_ever() -> None:
@@ -50,6 +52,11 @@ def test_prepare_sets_threads_and_determinism() -> None:
 def test_decoding_is_compiled_where_it_is_asked_to_be() -> None:
     assert not prepare(runtime()).compiled
     assert prepare(runtime(decode="compiled")).compiled
+
+
+def test_weights_are_divided_where_it_is_asked() -> None:
+    assert not prepare(runtime()).sharded
+    assert prepare(runtime(sharding="full")).sharded
 
 
 def test_on_cuda_what_has_no_deterministic_kernel_warns_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ class Told(SilentRecorder):
         self.lines.append(text)
 
 
-SETTINGS = {"layers": 1, "heads": 2, "batch_size": 8, "micro_batch_size": 4, "epochs": 3, "lr": 0.01}
+SETTINGS = {"layers": 1, "heads": 2, "batch_size": 8, "micro_batch_size": 4, "epochs": 3, "lr": 0.01, "warmup": 0.34}
 
 
 @pytest.fixture
@@ -242,6 +242,8 @@ def test_a_head_is_trained_and_written_the_same_twice_and_read_by_transformers(
         curve = train_head(settings, samples, Places(lm_folder, out), small(params), machine, told, seed)
         assert [row["step"] for row in curve] == list(range(1, 10))  # 24 answers of 8 a step, three times
         assert curve[-1]["loss"] < curve[0]["loss"]
+        rising, falling = [0, 1 / 3, 2 / 3, 1], [5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+        assert [row["lr"] / 0.01 for row in curve] == pytest.approx(rising + falling)
         return bytes_of(out)
 
     first, same, other = trained("first", 1), trained("same", 1), trained("other", 2)

@@ -14,7 +14,7 @@ from rarlhf.models.episodes import Episodes
 from rarlhf.models.policy import Policy, Sampling
 from rarlhf.models.recompute import recompute_blocks
 from rarlhf.training.memory import KEPT, Shape, model_shape, training_memory
-from tests.rarlhf.conftest import changed
+from tests.rarlhf.small import changed
 
 WIDTH, LAYERS, VOCABULARY = 4096, 28, 50400
 MATRICES = LAYERS * 12 * WIDTH**2  # 4 of attention, 8 of the MLP: 5,637,144,576
