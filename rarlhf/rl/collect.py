@@ -114,9 +114,10 @@ class Collector:
     @torch.no_grad()
     def rollout(self, episodes: Episodes, scores: Tensor, measured: Measured | None = None) -> Rollout:
         """Measures episodes with scores (B,) and joins the processes' shares; `measured` is what decoding has kept."""
-        if measured is None:
-            with self.timed("policy"), self.machine.autocast(), whole(self.policy):
-                measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
+        with self.timed("policy"), self.machine.autocast():
+            if measured is None:
+                with whole(self.policy):
+                    measured = joined([self.policy.measure(part) for part in self._micro_batches(episodes)])
         with self.timed("reference"), self.machine.autocast(), self.ref_policy() as lm:
             reference = [response_logprobs(lm, part, self.policy.sampling) for part in self._micro_batches(episodes)]
         ours = Rollout(episodes, measured.logprobs, torch.cat(reference), measured.values, measured.entropy, scores)
