@@ -7,10 +7,11 @@
 #   make test-quick [QUICK=folders]      tests that are not marked slow, for use while editing; under a minute
 #   make accelerator [WHEELS=folder]      check and time PPO on the accelerator at hand, within ten minutes
 #   make docs      build the documentation into site/, which opens without a network
+#   make test-long      what make test leaves out: further presets and kinds of models, stages on two machines, a killed training
 #   make test-kill      kill trainings at two dozen random points; some minutes
 
 .DEFAULT_GOAL := repro
-.PHONY: repro exp dag test test-quick test-kill check format types layers docs ui deploy stop bench accelerator clean
+.PHONY: repro exp dag test test-quick test-kill test-long check format types layers docs ui deploy stop bench accelerator clean
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -49,7 +50,10 @@ test: $(INSTALLED)
 
 # Leaves out the rooms whose tests load models. Shows what took over half a second: on an idle machine that is to be marked slow.
 test-quick: $(INSTALLED)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -q -m "not slow and not kill" --durations 9 --durations-min 0.5 $(QUICK)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -q -m "not slow and not kill and not long" --durations 9 --durations-min 0.5 $(QUICK)
+
+test-long: $(INSTALLED)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m long
 
 test-kill: $(INSTALLED)
 	$(BIN)/pytest -m kill -s tests/rarlhf/rl/test_kill.py

@@ -138,7 +138,15 @@ def run(stage: Any, params: Params, name: str, **paths: object) -> None:
     run.finish()
 
 
-@pytest.fixture(scope="module", params=[(kind, mode) for kind in ("gpt2", "gptj") for mode in STORED], ids="-".join)
+CASES = [(kind, mode) for kind in ("gpt2", "gptj") for mode in STORED]
+SHORT = {("gpt2", "none"), ("gpt2", "int8"), ("gptj", "lora")}  # each mode once; the others are for `make test-long`
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(case, marks=[pytest.mark.long] if case not in SHORT else []) for case in CASES],
+    ids="-".join,
+)
 def done(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, evaluate_paths: dict[str, Path]
 ) -> Iterator[Done]:

@@ -186,7 +186,11 @@ def run(stage: Callable[..., None], params: Params, name: str, **paths: object) 
     run.finish()
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: f"{kind.name}-{'-'.join(kind.values) or 'plain'}")
+@pytest.fixture(
+    scope="module",
+    params=[*KINDS[:2], pytest.param(KINDS[2], marks=pytest.mark.long), KINDS[3]],
+    ids=lambda kind: f"{kind.name}-{'-'.join(kind.values) or 'plain'}",
+)
 def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
     """A folder in which all stages from `base` on have run; it is the current one."""
     kind: Kind = request.param

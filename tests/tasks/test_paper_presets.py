@@ -43,6 +43,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TRAINED = ["rlhf", "ra_rlhf", "cvar_rlhf", "cvar_fit", "mean_fit"]
 NAMES = ["imdb-gpt2", "imdb-gpt2-as-shipped", "jigsaw-gpt2", "rtp-gpt2", "imdb-gptj", "jigsaw-gptj"]
+SHORT = {"imdb-gpt2", "jigsaw-gptj"}  # each kind of model once; the others are for `make test-long`
 TEXTS = [f"{word} saw film {n} and {word} it was long , " + "so they told us all of it again . " * 6
          for n in range(100) for word in ("we", "they")]  # fmt: skip
 SMALL = {
@@ -135,7 +136,10 @@ def run_all(params: Params) -> None:
             run.finish()
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.long] if name not in SHORT else []) for name in NAMES],
+)
 def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     """A folder in which a preset has run; it is the current one."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -17,8 +17,8 @@ import pytest
 
 from tests.flows.machines.clones import Clone, git
 
-# About 60 s on an idle machine of two cores.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# A vanished machine is noticed only after half a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_prefect_is_told_what_each_stage_waits_for(monkeypatch: pytest.MonkeyPat
     graph = {name: upstream for name, upstream in DIAMOND.items() if name not in "ce"}
     states = run_stages(graph, {"a", "b"}, repro(None, {}, {}))
     skipped = {"a": ([], []), "b": ([], ["a"])}  # what is up to date needs no process and no share
-    given = ["stage", "repro"]
+    given = ["stage", "repro", "bring"]
     assert Recorded.submitted == skipped | {"d": (given, ["a"]), "f": (given, ["d"])}
     assert Recorded.workers == 2
     assert list(states) == list(graph) and all(state.is_completed() for state in states.values())

@@ -76,6 +76,7 @@ def result(folder: Path) -> tuple[bytes, str]:
     return (folder / "out" / "model.safetensors").read_bytes(), (folder / "records.json").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_training_killed_three_times_ends_with_the_bytes_of_one_never_killed(
     lm_folder: Path, params: Params, tmp_path: Path

@@ -235,7 +235,8 @@ def test_rows_to_spare_are_used(
     quark = a_quark(Path("models/base"), "lora", small, machine, queries)
     quark.rounds()
     with quark.ref_policy() as opened:
-        assert torch.equal(opened(tokens).logits, before)
+        # On some processors equal matrices at other addresses give other last digits.
+        torch.testing.assert_close(opened(tokens).logits, before, atol=1e-5, rtol=0)
     quark.save(OUT)
     again, ids = open_model(OUT, CPU), torch.tensor([[quark.tokens[-1], 5, 6]])
     fuse_activations(again.lm)
